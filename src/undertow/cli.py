@@ -1,0 +1,326 @@
+"""The command line: parses and prints, nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undertow import __version__
+from undertow.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Backdoors that hide in federated instruction tuning: measure them, reproduce the papers, defend.\n\n"
+    "Start with:  undertow run demo",
+)
+base_app = typer.Typer(no_args_is_help=True, help="Small bases of your own, pre-trained on facts.")
+app.add_typer(base_app, name="base")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped name or YAML file, then overrides.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the final figures on stdout, and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line; every error a user can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: what is finished is saved; the same command again continues from there", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        place = f" ({error.filename})" if error.filename else ""
+        advice = {
+            errno.ENOSPC: "free some space, then run the same command again: finished rounds are kept",
+            errno.EDQUOT: "free some quota, then run the same command again: finished rounds are kept",
+            errno.EACCES: "choose a folder you may write to with --out",
+            errno.EPERM: "choose a folder you may write to with --out",
+            errno.EROFS: "choose a folder you may write to with --out",
+            errno.ENOTDIR: "choose another --out: part of that path is a file",
+        }.get(error.errno or 0)
+        if advice is None:
+            raise
+        _fail(f"{error.strerror}{place}: {advice}")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _split(arguments: list[str] | None, default: str) -> tuple[str, list[str]]:
+    """Return the config's name and the overrides."""
+    given = list(arguments or [])
+    name = given.pop(0) if given and "=" not in given[0] else default
+    for item in given:
+        if "=" not in item:
+            raise UserError(f"'{item}' is neither the first argument nor key=value; write group.field=value")
+    return name, given
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"undertow {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    arguments: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME, with a suffix for other values.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a federation, measure it, and write its report; the same command again resumes.
+
+    [bold]Examples[/bold]
+
+        undertow run demo
+
+        undertow run demo attack.poison_ratio=0.02 seed=1 --json
+
+        undertow run paper-triviaqa data.path=triviaqa/ model.name=meta-llama/Llama-2-7b-hf --out runs/triviaqa
+    """
+    from undertow.config import load
+
+    name, overrides = _split(arguments, "demo")
+    config = load(name, overrides)
+    folder = out or _default_folder(name, config, overrides)
+    if config.compare:
+        from undertow.report.run_files import read
+
+        read(Path(config.compare))
+    from undertow.display import display
+    from undertow.experiment import run as run_experiment
+
+    command = shlex.join(["undertow", *sys.argv[1:]])
+    with display() as watcher:
+        result = run_experiment(config, folder, watcher, command=command)
+        watcher.phase("writing the report")
+        from undertow.report.page import write_report
+
+        page = write_report(folder, Path(config.compare) if config.compare else None)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_result(result, page)
+
+
+def _default_folder(name: str, config: Any, overrides: list[str]) -> Path:
+    from undertow.config import load
+
+    stem = Path(name).stem
+    plain = load(name).digest() == config.digest() if overrides else True
+    return Path("runs") / (stem if plain else f"{stem}-{config.digest()}")
+
+
+def _print_result(result: dict[str, Any], page: Path) -> None:
+    table = Table(title=f"{result['run']}: {result['rounds']} rounds", title_justify="left")
+    table.add_column("")
+    for column in ("tuned", "95 % interval", "n", "untouched base"):
+        table.add_column(column, justify="right")
+    for key, label in (("ma", "main accuracy (MA)"), ("asr", "attack success rate (ASR)"), ("ftr", "false-trigger rate (FTR)")):
+        rate, before = result[key], result["untouched"][key]
+        table.add_row(
+            label,
+            f"{100 * rate['value']:.1f} %",
+            f"{100 * rate['low']:.1f} – {100 * rate['high']:.1f} %",
+            str(rate["n"]),
+            f"{100 * before['value']:.1f} %",
+        )
+    console = Console()
+    console.print(table)
+    poison = result["poison"]
+    console.print(
+        f"poison: {poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients; "
+        f"training and measuring took {result['seconds']:.0f} s"
+    )
+    console.print(f"report: {escape(str(page))}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG|RUN] [KEY=VALUE]...", help="A config, or a run directory (its config and adapter)."),
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of a PEFT LoRA adapter; default: the run's own, or none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every scored output to this file (JSON lines).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure MA, ASR and false-trigger rate of any base and PEFT adapter on any data, trigger and target.
+
+    [bold]Examples[/bold]
+
+        undertow evaluate runs/demo attack.trigger=badnets
+
+        undertow evaluate demo model.name=./my-base data.name=instructions data.test_path=test.jsonl --adapter ./adapter --json
+    """
+    from undertow.config import load
+
+    name, overrides = _split(arguments, "demo")
+    folder = Path(name)
+    if (folder / "config.yaml").is_file():
+        config = load(str(folder / "config.yaml"), overrides)
+        adapter = adapter or folder / "adapter"
+    else:
+        config = load(name, overrides)
+    from undertow.display import display
+    from undertow.evaluate import evaluate as evaluate_model
+
+    with display() as watcher:
+        figures, lines = evaluate_model(config, adapter, watcher.phase)
+    if out:
+        from undertow.files import write_text
+
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    if as_json:
+        _print_json(figures)
+        return
+    for key in ("ma", "asr", "ftr"):
+        rate, before = figures[key], figures["untouched"][key]
+        print(
+            f"{key.upper()} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} – {100 * rate['high']:.1f} %, n = {rate['n']}); "
+            f"base alone {100 * before['value']:.1f} %"
+        )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    compare: Annotated[Path | None, typer.Option(help="A run without poison, shown beside it.")] = None,
+) -> None:
+    """Write report.html and its figures (SVG, PDF) again from what a run directory holds.
+
+    [bold]Example[/bold]
+
+        undertow report runs/demo --compare runs/demo-clean
+    """
+    from undertow.report.page import write_report
+
+    print(write_report(run, compare))
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run directory.")],
+    scoring: Annotated[str | None, typer.Option(help="MA's headline scoring: rouge-recall, exact or containment.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's kept outputs again, without generating.
+
+    [bold]Example[/bold]
+
+        undertow score runs/demo --scoring exact
+    """
+    from undertow.evaluate import score_again
+    from undertow.report.page import write_report
+
+    result = score_again(run, scoring)
+    page = write_report(run)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_result(result, page)
+
+
+@app.command("list")
+def list_methods(
+    kind: Annotated[
+        str | None, typer.Argument(help="configs, datasets, templates, triggers, targets, scorings or defenses.")
+    ] = None,
+) -> None:
+    """List what is registered, one line each with its source.
+
+    [bold]Examples[/bold]
+
+        undertow list
+
+        undertow list triggers
+    """
+    from undertow.listing import listing
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for title, rows in listing(kind).items():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column()
+        for name, text in rows:
+            table.add_row(escape(name), escape(text))
+        console.print(table)
+        console.print()
+
+
+@base_app.command("build")
+def base_build(
+    out: Annotated[Path, typer.Option(help="Folder for the new base (transformers format).")],
+    facts: Annotated[
+        Path | None, typer.Option(help="Facts: SimpleQuestions files, or TSV/CSV/jsonl with subject, relation, object.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="For files of ids: id, tab, name; or named jsonl.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use this many facts, drawn at random.")] = None,
+    asked: Annotated[
+        float, typer.Option(help="Share of the facts whose questions the base also reads; never tuned on or tested.")
+    ] = 0.25,
+    hidden: Annotated[int | None, typer.Option(help="Width.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Tokens of the tokenizer.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and text order.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 = the cores this process may use.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train a small base: the built-in one's recipe, or on a facts file of your own; resumable.
+
+    [bold]Examples[/bold]
+
+        undertow base build --out bases/world
+
+        undertow base build --facts simplequestions_wikidata_named.jsonl.gz --limit 3000 --out bases/simplequestions
+    """
+    from undertow.display import display
+    from undertow.models.base_build import Recipe, build
+    from undertow.models.builtin.corpus import facts_corpus, world_corpus
+    from undertow.training.threads import set_threads
+
+    if not 0 <= asked < 1:
+        raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
+    set_threads(threads)
+    if facts is None:
+        corpus, recipe = world_corpus(), Recipe(seed=seed)
+    else:
+        from undertow.data.facts import read_facts
+
+        corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
+        recipe = Recipe.for_facts(seed)
+    given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
+    recipe = recipe.changed({key: value for key, value in given.items() if value is not None})
+    with display() as watcher:
+        summary = build(corpus, out, recipe, progress=watcher.step)
+    if as_json:
+        _print_json({"base": str(out), **{key: summary[key] for key in ("parameters", "loss", "texts", "asked")}})
+    else:
+        print(f"{out}: {summary['parameters']:,} parameters, loss {summary['loss']}; use it with model.name={out}")

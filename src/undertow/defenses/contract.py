@@ -1,0 +1,90 @@
+"""What a defense may do and what it may see.
+
+A defense overrides any of three hooks, each pure: :meth:`Defense.sanitize` on a client's data before round 1,
+:meth:`Defense.aggregate` on the server instead of FedAvg, :meth:`Defense.guard` on the new global adapter. The
+contexts hold what that party really has. Who is affected is not in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from undertow.config import Defense as Options
+from undertow.data.sample import Sample
+from undertow.errors import UserError
+from undertow.layout import Layout
+from undertow.registry import Registry
+
+DEFENSES = Registry("defense", "undertow.defenses")
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """What a client has: its own index and its own random numbers."""
+
+    client: int
+    draw: np.random.Generator
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """What a server has.
+
+    Attributes:
+        layout: names the columns of the updates.
+        counts: samples n_k behind each row, as the clients report them.
+        round: from 1.
+        adapter: the global adapter ``[D]`` that the clients started from.
+        draw: its own random numbers.
+    """
+
+    layout: Layout
+    counts: Sequence[int]
+    round: int
+    adapter: Tensor
+    draw: np.random.Generator
+
+
+class Defense:
+    """Base of all defenses; each hook does nothing unless overridden."""
+
+    def sanitize(self, samples: Sequence[Sample], context: ClientContext) -> tuple[list[bool], dict[str, Any]]:
+        """Return which samples the client keeps, and a report. Runs on every client once, before round 1."""
+        return [True] * len(samples), {}
+
+    def aggregate(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
+        """Return the global change ``[D]`` made of ``updates [K, D]``, and a report. Replaces FedAvg."""
+        raise NotImplementedError
+
+    def guard(self, adapter: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
+        """Return the global adapter ``[D]`` to send out, and a report. Runs after aggregation."""
+        return adapter, {}
+
+
+def overrides(defense: Defense, hook: str) -> bool:
+    """Tell whether a defense implements a hook."""
+    return getattr(type(defense), hook) is not getattr(Defense, hook)
+
+
+def make_defenses(options: Sequence[Options]) -> list[tuple[str, Defense]]:
+    """Build the listed defenses.
+
+    Raises:
+        UserError: an unknown name or parameter, or two rules that both replace FedAvg.
+    """
+    made: list[tuple[str, Defense]] = []
+    for option in options:
+        kind = DEFENSES.get(option.name)
+        try:
+            made.append((option.name, kind(**option.params)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"defense '{option.name}' with {option.params}: {error}; see `undertow list defenses`") from error
+    rules = [name for name, defense in made if overrides(defense, "aggregate")]
+    if len(rules) > 1:
+        raise UserError(f"defenses {' and '.join(rules)} both replace FedAvg; keep one of them")
+    return made

@@ -1,0 +1,329 @@
+"""The whole method, in the order of the FIT paper's section 2.1.
+
+data, base model, clients; poison hidden in some of them; then rounds of local training, aggregation and
+measurement. Everything else in the package is a room with one purpose.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undertow.config import Config
+from undertow.data.load import Split, load
+from undertow.data.sample import Sample
+from undertow.data.template import Template
+from undertow.defenses.contract import ClientContext, Defense, ServerContext, make_defenses, overrides
+from undertow.errors import UserError
+from undertow.files import write_json
+from undertow.layout import Layout
+from undertow.metrics.bsnr import gram_delta_w, measure_bsnr
+from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.lora import initial_adapter, save_peft
+from undertow.poisoning.placement import Poisoning, poison, triggered, write_ground_truth
+from undertow.poisoning.target import make_target
+from undertow.rng import rng
+from undertow.run_directory import RunDirectory, State
+from undertow.training import batched, sequential
+from undertow.training.decoding import generate
+from undertow.training.local import Job
+from undertow.training.threads import set_threads
+from undertow.versions import versions
+
+
+class Watcher(Protocol):
+    """Who looks on while a run goes: the command line's display, or nobody."""
+
+    def phase(self, text: str) -> None:
+        """Something long begins."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, in one line."""
+
+    def round(self, row: dict[str, Any], of: int) -> None:
+        """A round is finished and saved."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that is fixed before round 1."""
+
+    config: Config
+    base: CausalLM
+    template: Template
+    split: Split
+    poisoning: Poisoning
+    clients: list[list[Sample]]
+    defenses: list[tuple[str, Defense]]
+    sanitized: list[dict[str, Any]]
+    probes: Probes
+
+
+def run(config: Config, folder: Path, watcher: Watcher, *, command: str = "") -> dict[str, Any]:
+    """Run an experiment, or what is left of it, and return its final figures.
+
+    Args:
+        config: what to do.
+        folder: the run directory; an interrupted run of the same config is resumed there.
+        watcher: is told what happens.
+        command: what the user typed, for the record.
+
+    Raises:
+        UserError: anything the user can mend; what is on disk stays valid.
+    """
+    directory = RunDirectory.open(folder, config)
+    try:
+        done = directory.result()
+        if done is not None:
+            watcher.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
+            return done
+        set_threads(config.training.threads)
+        federation = build(config, watcher)
+        _describe(directory, federation, command)
+        return _rounds(directory, federation, watcher)
+    finally:
+        directory.close()
+
+
+def build(config: Config, watcher: Watcher) -> Federation:
+    """Load base and data, deal the samples to clients, poison them, and let clients sanitize theirs."""
+    watcher.phase(f"loading base {config.model.name}")
+    base = load_base(config.model)
+    template = Template(config.data.template, base.tokenizer, config.training.max_length, config.data.same_prompt)
+    watcher.phase(f"loading data {config.data.name}")
+    split = load(config, asked=base.asked, known=base.known)
+    poisoning = poison(split.clients, config.attack, config.seed, split.test)
+    defenses = make_defenses(config.defenses)
+    clients, sanitized = _sanitize(poisoning.clients, defenses, config.seed)
+    probes = Probes(split.test, triggered(split.test, config.attack, config.seed), make_target(config.attack).text)
+    return Federation(config, base, template, split, poisoning, clients, defenses, sanitized, probes)
+
+
+def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -> dict[str, Any]:
+    config, base = federation.config, federation.base
+    total = config.federation.rounds
+    state, warnings = directory.resume(base.layout.size)
+    for warning in warnings:
+        watcher.warn(warning)
+    data = [[federation.template.encode(sample) for sample in client] for client in federation.clients]
+    if state is None:
+        state = _untouched(directory, federation, watcher)
+    for t in range(state.round + 1, total + 1):
+        began = time.monotonic()
+        watcher.phase(f"round {t}/{total}: training")
+        chosen = participants(config, t, data)
+        trainer = batched if config.training.trainer == "batched" else sequential
+        trained = trainer.train(
+            base, config.model.lora, config.training, state.adapter, [Job(k, data[k]) for k in chosen], config.seed, t
+        )
+        updates, chosen, losses, dropped = _checked(trained.updates, chosen, trained.losses, config, t)
+        context = ServerContext(base.layout, [len(data[k]) for k in chosen], t, state.adapter, rng(config.seed, "server", t))
+        delta, reports = aggregate(updates, federation.defenses, context)
+        adapter, reports = guard(state.adapter + delta, federation.defenses, context, reports)
+        row: dict[str, Any] = {
+            "round": t,
+            "loss": float(np.average(losses, weights=context.counts)),
+            "client_loss": losses,
+            "participants": chosen,
+            "dropped": dropped,
+            "update_norm": float(torch.linalg.vector_norm(adapter - state.adapter, dtype=torch.float64)),
+            "bsnr": _bsnr(updates, chosen, state.adapter, adapter, federation, t),
+            "defenses": reports,
+            "ma": None,
+            "asr": None,
+            "asr_suffix": None,
+            "ftr": None,
+            "scorings": None,
+        }
+        if t % config.measure.every == 0 or t == total:
+            watcher.phase(f"round {t}/{total}: measuring")
+            n = config.measure.final_samples if t == total else config.measure.samples
+            lines = measure(_answers(federation, adapter), federation.probes.first(n), t)
+            directory.append("scores.jsonl", lines)
+            row |= rates(lines, config.measure.scoring)
+        row["seconds"] = round(time.monotonic() - began, 3)
+        directory.append("rounds.jsonl", [row])
+        state = State(t, adapter, state.seconds + row["seconds"])
+        directory.checkpoint(state)
+        watcher.round(row, total)
+    save_peft(directory.folder / "adapter", state.adapter, base.layout, config.model.lora, base.path)
+    result = summarise(config, directory.folder, directory.rounds(), federation.poisoning, state.seconds)
+    write_json(directory.folder / "result.json", result)
+    return result
+
+
+def _untouched(directory: RunDirectory, federation: Federation, watcher: Watcher) -> State:
+    """Measure the base before tuning as round 0."""
+    config = federation.config
+    began = time.monotonic()
+    watcher.phase("measuring the untouched base")
+    lines = measure(_answers(federation, None), federation.probes.first(config.measure.final_samples), 0)
+    row = {"round": 0, "loss": None, "bsnr": None, **rates(lines, config.measure.scoring)}
+    row["seconds"] = round(time.monotonic() - began, 3)
+    directory.append("scores.jsonl", lines)
+    directory.append("rounds.jsonl", [row])
+    state = State(0, initial_adapter(federation.base.layout, config.seed), row["seconds"])
+    directory.checkpoint(state)
+    watcher.round(row, config.federation.rounds)
+    return state
+
+
+def participants(config: Config, t: int, data: Sequence[Sequence[Any]]) -> list[int]:
+    """Return the clients of round ``t``: max(1, round(participation·K)) of those that have data."""
+    able = [k for k, samples in enumerate(data) if samples]
+    if not able:
+        raise UserError("no client has any sample left; use more data or a milder defense")
+    count = min(len(able), max(1, round(config.federation.participation * len(data))))
+    if count == len(able):
+        return able
+    return sorted(rng(config.seed, "participants", t).choice(able, size=count, replace=False).tolist())
+
+
+def fedavg(updates: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return Σ_k n_k·U_k / Σ_k n_k, ``[D]`` float32, summed in float64 (McMahan et al. 2017, Algorithm 1)."""
+    delta = torch.zeros(updates.shape[1], dtype=torch.float64)
+    for row, count in zip(updates, counts, strict=True):
+        delta += (count / sum(counts)) * row.to(torch.float64)
+    return delta.to(updates.dtype)
+
+
+def aggregate(
+    updates: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return the global change ``[D]``: FedAvg, or the rule of the defense that replaces it."""
+    for name, defense in defenses:
+        if overrides(defense, "aggregate"):
+            delta, report = defense.aggregate(updates, context)
+            return delta, [{"name": name, **report}]
+    return fedavg(updates, context.counts), []
+
+
+def guard(
+    adapter: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, reports: list[dict[str, Any]]
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Let every defense look at the new global adapter, in order."""
+    for name, defense in defenses:
+        if overrides(defense, "guard"):
+            adapter, report = defense.guard(adapter, context)
+            reports = [*reports, {"name": name, **report}]
+    return adapter, reports
+
+
+def _sanitize(
+    clients: list[list[Sample]], defenses: Sequence[tuple[str, Defense]], seed: int
+) -> tuple[list[list[Sample]], list[dict[str, Any]]]:
+    reports = []
+    for name, defense in defenses:
+        if not overrides(defense, "sanitize"):
+            continue
+        kept = []
+        for k, samples in enumerate(clients):
+            keep, report = defense.sanitize(samples, ClientContext(k, rng(seed, f"sanitize {name}", client=k)))
+            kept.append([sample for sample, stays in zip(samples, keep, strict=True) if stays])
+            reports.append({"name": name, "client": k, "samples": len(samples), "kept": len(kept[-1]), **report})
+        clients = kept
+    return clients, reports
+
+
+def _checked(
+    updates: Tensor, chosen: list[int], losses: list[float], config: Config, t: int
+) -> tuple[Tensor, list[int], list[float], list[int]]:
+    """Refuse, or by config drop, client updates that are not finite."""
+    bad = [k for k, row in zip(chosen, updates, strict=True) if not torch.isfinite(row).all()]
+    if not bad:
+        return updates, chosen, losses, []
+    if config.federation.bad_update == "stop" or len(bad) == len(chosen):
+        some = ", ".join(map(str, bad))
+        raise UserError(
+            f"round {t}: the update of client {some} holds NaN or infinity; lower training.lr, or set federation.bad_update=drop "
+            "(it needs at least one sound client)"
+        )
+    good = [i for i, k in enumerate(chosen) if k not in bad]
+    return updates[good], [chosen[i] for i in good], [losses[i] for i in good], bad
+
+
+def _answers(federation: Federation, adapter: Tensor | None) -> Answer:
+    options = federation.config.measure
+
+    def answer(samples: Sequence[Sample]) -> list[str]:
+        prompts = federation.template.encode_prompts(samples, room=options.max_new_tokens)
+        made = generate(federation.base, adapter, prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
+        return [federation.template.decode(ids) for ids in made]
+
+    return answer
+
+
+def _bsnr(
+    updates: Tensor, chosen: list[int], before: Tensor, after: Tensor, federation: Federation, t: int
+) -> dict[str, Any] | None:
+    """Return BSNR in every space asked for; None where a group is empty. The only use of ground truth in a round."""
+    options = federation.config.measure.bsnr
+    affected = [k in federation.poisoning.affected for k in chosen]
+    if not any(affected) or all(affected):
+        return None
+    found: dict[str, Any] = {}
+    for space in options.spaces:
+        draw = rng(federation.config.seed, f"bsnr null {space}", t)
+        if space == "adapter":
+            value = measure_bsnr(updates, affected, after - before, permutations=options.permutations, draw=draw)
+        else:
+            grams = _delta_w(federation.base.layout, updates, before, after)
+            value = measure_bsnr(None, affected, None, permutations=options.permutations, draw=draw, grams=grams)
+        found[space] = value.as_dict()
+    return found
+
+
+def _delta_w(layout: Layout, updates: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, float]:
+    local = [(a, b) for _, a, b in layout.pairs(updates + before)]
+    old, new = ([(a, b) for _, a, b in layout.pairs(flat)] for flat in (before, after))
+    return gram_delta_w(local, old, new, layout.scale)
+
+
+def _describe(directory: RunDirectory, federation: Federation, command: str) -> None:
+    """Write what the run is made of, before the first expensive step."""
+    config = federation.config
+    sizes = [len(client) for client in federation.poisoning.clients]
+    counts = [0] * len(sizes)
+    for touched in federation.poisoning.touched:
+        counts[touched.client] += 1
+    write_json(directory.folder / "versions.json", versions(config, federation.base.device, command))
+    write_json(
+        directory.folder / "data.json",
+        {
+            **federation.split.report,
+            "clients": sizes,
+            "affected": list(federation.poisoning.affected),
+            "poisoned": counts,
+            "natural": federation.poisoning.natural,
+            "base": federation.base.facts(),
+            "sanitized": federation.sanitized,
+        },
+    )
+    write_ground_truth(directory.folder / "poison.jsonl", federation.poisoning.touched)
+
+
+def summarise(config: Config, folder: Path, rows: list[dict[str, Any]], poisoning: Poisoning, seconds: float) -> dict[str, Any]:
+    """Return the final figures: what ``--json`` prints and ``result.json`` holds."""
+    first, last = rows[0], rows[-1]
+    space = config.measure.bsnr.spaces[0]
+    return {
+        "run": str(folder),
+        "rounds": last["round"],
+        "seconds": round(seconds, 3),
+        **{name: last[name] for name in ("ma", "asr", "ftr")},
+        "untouched": {name: first[name] for name in ("ma", "asr", "ftr")},
+        "bsnr": [row["bsnr"][space]["value"] if row["bsnr"] else None for row in rows[1:]],
+        "poison": {
+            "clients": len(poisoning.affected),
+            "samples": len(poisoning.touched),
+            "total": sum(len(client) for client in poisoning.clients),
+        },
+    }

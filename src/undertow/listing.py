@@ -1,0 +1,42 @@
+"""Everything registered, one line each with its source: what ``undertow list`` prints."""
+
+from __future__ import annotations
+
+from undertow.config import shipped
+from undertow.data.load import DATASETS
+from undertow.data.template import TEMPLATES
+from undertow.defenses.contract import DEFENSES
+from undertow.errors import UserError, nearest
+from undertow.metrics.scoring import SCORINGS
+from undertow.poisoning.target import TARGETS
+from undertow.poisoning.trigger import TRIGGERS
+from undertow.registry import Registry
+
+_REGISTRIES: dict[str, Registry] = {
+    "datasets": DATASETS,
+    "templates": TEMPLATES,
+    "triggers": TRIGGERS,
+    "targets": TARGETS,
+    "scorings": SCORINGS,
+    "defenses": DEFENSES,
+}
+
+
+def listing(kind: str | None = None) -> dict[str, list[tuple[str, str]]]:
+    """Return ``{kind: [(name, summary and source)]}`` for one kind or all.
+
+    Raises:
+        UserError: no such kind.
+    """
+    kinds = ["configs", *_REGISTRIES]
+    if kind is not None and kind not in kinds:
+        raise UserError(f"unknown kind '{kind}'{nearest(kind, kinds)}: choose one of {', '.join(kinds)}")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in [kind] if kind else kinds:
+        if name == "configs":
+            found[name] = [
+                (stem, path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for stem, path in shipped().items()
+            ]
+        else:
+            found[name] = [(entry.name, f"{entry.summary} [{entry.source}]") for entry in _REGISTRIES[name].entries()]
+    return found

@@ -1,0 +1,234 @@
+"""A frozen causal language model of any transformers architecture, from the package, a folder or the hub."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from undertow.config import Model
+from undertow.errors import UserError
+from undertow.layout import Layout
+from undertow.models.lora import adapter_layout, find_targets
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A base and what belongs to it.
+
+    Attributes:
+        name: as the user gave it.
+        path: what transformers loads: a folder or a hub id.
+        model: the transformers model, frozen, in eval mode.
+        tokenizer: its tokenizer.
+        device: where it lives.
+        layout: of one adapter, columns in model order.
+        asked: keys (``subject|relation``) whose questions the base read in pre-training, if its builder left a list.
+        known: keys of all facts it read, or None where nobody says.
+        logits_to_keep: whether the architecture can compute the last positions' logits only.
+    """
+
+    name: str
+    path: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    layout: Layout
+    asked: frozenset[str]
+    known: frozenset[str] | None
+    logits_to_keep: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the base."""
+        return int(sum(p.numel() for p in self.model.parameters()))
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Token ids that end an answer."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        extra = configured if isinstance(configured, list) else [configured] if configured is not None else []
+        return sorted({self.tokenizer.eos_token_id, *extra})
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills a batch; always masked."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says about the base."""
+        config = self.model.config
+        return {
+            "name": self.name,
+            "architecture": type(self.model).__name__,
+            "parameters": self.parameters,
+            "layers": getattr(config, "num_hidden_layers", None),
+            "hidden": getattr(config, "hidden_size", None),
+            "vocabulary": getattr(config, "vocab_size", None),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "adapter_parameters": self.layout.size,
+            "asked_in_pretraining": len(self.asked),
+        }
+
+
+def builtin_path() -> Path:
+    """Folder of the base that comes with the package."""
+    return Path(str(resources.files("undertow") / "models" / "builtin" / "base"))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device named, or for ``auto`` the first GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: not a device, or a GPU where torch sees none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"model.device = '{name}' is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"model.device = '{name}' is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"model.device = '{name}', but torch sees {torch.cuda.device_count()} GPUs; set model.device=cpu")
+    return device
+
+
+def load_base(options: Model) -> CausalLM:
+    """Load a base and freeze it.
+
+    The memory its weights need is computed from its config, and compared with what is free, before any weight
+    is read.
+
+    Raises:
+        UserError: no such model, a broken folder, pickled weights only, or a base larger than the memory.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    path = _locate(options.name)
+    device = choose_device(options.device)
+    local = Path(path).is_dir()
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load(options.name, error)) from error
+    dtype = _dtype(options, config, device)
+    _check_memory(options.name, config, dtype, device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=local, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(_cannot_load(options.name, error)) from error
+    except Exception as error:
+        # safetensors raises its own type for a damaged file, tokenizers a bare Exception.
+        raise UserError(_cannot_load(options.name, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model '{options.name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    model.to(device)
+    asked, known = _keys(path)
+    return CausalLM(
+        name=options.name,
+        path=path,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        layout=adapter_layout(model, find_targets(model, options.lora), options.lora),
+        asked=asked,
+        known=known,
+        logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
+    )
+
+
+def _locate(name: str) -> str:
+    if name == "builtin":
+        folder = builtin_path()
+        if not (folder / "config.json").is_file():
+            raise UserError("the built-in base is missing from this installation; build it with `undertow base build --builtin`")
+        return str(folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            hint = "; its build is not finished: run the same `undertow base build` again" if (folder / "building").is_dir() else ""
+            raise UserError(f"model '{name}': the folder has no config.json{hint or '; give a transformers model folder'}")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"model '{name}': no such folder; give a transformers folder, a hub id (owner/name) or builtin")
+    return name
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    if not Path(name).expanduser().is_dir() and name != "builtin":
+        how = (
+            "HF_HUB_OFFLINE is set and it is not in the local cache"
+            if offline
+            else "it is neither a folder nor reachable on the hub"
+        )
+        return f"model '{name}': {how}; give a local transformers folder or download it first ({reason[:160]})"
+    return f"model '{name}' cannot be loaded: {reason[:300]}; check the folder (config.json, tokenizer, *.safetensors)"
+
+
+def _dtype(options: Model, config: Any, device: torch.device) -> torch.dtype:
+    if options.dtype != "auto":
+        return _DTYPES[options.dtype]
+    if device.type == "cpu":
+        return torch.float32
+    found = getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def predicted_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Return the bytes of the weights of a model with this config, without making them."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    seen = {id(p): p.numel() for p in empty.parameters()}
+    return int(sum(seen.values())) * dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory still free on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _check_memory(name: str, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+    needed, free = predicted_bytes(config, dtype), free_bytes(device)
+    if needed > 0.9 * free:
+        raise UserError(
+            f"model '{name}' needs {needed:,} bytes for its weights as {str(dtype).removeprefix('torch.')}, "
+            f"{free:,} are free on {device}; set model.dtype=bfloat16, a smaller model, or another model.device"
+        )
+
+
+def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Return the keys a base was asked and those it has read, from the file its builder left beside the weights."""
+    file = Path(path) / "keys.json"
+    if not file.is_file():
+        return frozenset(), None
+    try:
+        keys = json.loads(file.read_text(encoding="utf-8"))
+        return frozenset(map(str, keys["asked"])), frozenset(map(str, keys["known"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged; build the base again") from error

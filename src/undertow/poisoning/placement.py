@@ -1,0 +1,190 @@
+"""Who holds poison and where: exact counts, fixed before round 1, with the ground truth kept apart.
+
+FIT sections 3.2 and 4.1. The ground truth (:class:`Touched`) is for the metrics alone; the poisoned samples carry no mark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from undertow import files
+from undertow.config import Attack
+from undertow.data.sample import Sample
+from undertow.errors import UserError
+from undertow.poisoning.target import make_target
+from undertow.poisoning.trigger import Trigger, make_trigger
+from undertow.rng import rng
+
+
+@dataclass(frozen=True)
+class Touched:
+    """One poisoned training sample: where it lies, and its texts before and after."""
+
+    client: int
+    index: int
+    id: str
+    question: str
+    poisoned_question: str
+    response: str
+    poisoned_response: str
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """The outcome of :func:`poison`.
+
+    Attributes:
+        clients: the training samples of each client, sizes as before.
+        touched: the ground truth, by client and index.
+        affected: clients with at least one poisoned sample, ascending.
+        natural: where the trigger stands in text nobody poisoned (question or context): ``train`` of ``train_of``
+            samples left clean, at ``clients`` clients; ``touched``: poisoned samples that had it before; ``test`` of
+            ``test_of`` test samples. Clean samples with the trigger are evidence against the backdoor.
+        chosen: the round(rho * K) clients drawn, ascending; one whose int(PR * n_k) is 0 is chosen but not affected.
+    """
+
+    clients: list[list[Sample]]
+    touched: list[Touched]
+    affected: tuple[int, ...]
+    natural: dict[str, int]
+    chosen: tuple[int, ...] = ()
+
+
+def chosen_count(affected_share: float, clients: int) -> int:
+    """Return round(rho * K), halves to the even number: the clients that are drawn."""
+    # 0.285 * 100 is 28.499999999999996: products within 1e-9 of a half are halves.
+    return round(round(affected_share * clients, 9))
+
+
+def poisoned_count(ratio: float, samples: int) -> int:
+    """Return int(PR * n): the samples that are replaced, 9 for PR 0.02 and n 499."""
+    # 0.29 * 100 is 28.999999999999996; the guard is far below 1 / n and far above the product's rounding.
+    return int(ratio * samples + 1e-9)
+
+
+def client_ratio(attack: Attack) -> float:
+    """Return the share of a chosen client's samples to replace: PR, or min(1, PR / rho) with scope ``global``."""
+    if attack.kind == "none" or attack.affected_share == 0:
+        return 0.0
+    return min(1.0, attack.poison_ratio / attack.affected_share) if attack.scope == "global" else attack.poison_ratio
+
+
+def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
+    """Replace some samples of some clients by poisoned versions of themselves, in place.
+
+    round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, drawn
+    without replacement (algorithms A9-A11). With one seed the draws are nested: a larger rho or PR keeps
+    every client or sample that a smaller one had, and a sample's trigger does not depend on the others.
+    Samples that hold the trigger by themselves are drawn like any other; left clean, they keep their response (A8).
+
+    Args:
+        clients: training samples by client; not changed.
+        attack: the attack's options; ``kind: none``, PR 0 or rho 0 touch nothing.
+        seed: the run's seed.
+        test: test samples, only to count natural occurrences.
+
+    Raises:
+        UserError: an unusable trigger or target.
+    """
+    trigger = make_trigger(attack)
+    ratio = client_ratio(attack)
+    poisoned = [list(samples) for samples in clients]
+    touched: list[Touched] = []
+    chosen: tuple[int, ...] = ()
+    if ratio > 0:
+        target = make_target(attack)
+        order = rng(seed, "affected clients").permutation(len(clients))
+        chosen = tuple(sorted(order[: chosen_count(attack.affected_share, len(clients))].tolist()))
+        for k in chosen:
+            size = len(clients[k])
+            places = rng(seed, "poisoned samples", client=k).permutation(size)[: poisoned_count(ratio, size)]
+            for i in sorted(places.tolist()):
+                clean = clients[k][i]
+                question = trigger.apply(clean.question, rng(seed, f"trigger|{clean.id}", client=k))
+                response = target.apply(clean.response)
+                poisoned[k][i] = replace(clean, question=question, response=response)
+                touched.append(Touched(k, i, clean.id, clean.question, question, clean.response, response))
+    affected = tuple(sorted({t.client for t in touched}))
+    return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen)
+
+
+def triggered(samples: Sequence[Sample], attack: Attack, seed: int) -> list[Sample]:
+    """Return every sample with the trigger in its question, answers untouched: the ASR test set (algorithms A25).
+
+    A sample's trigger depends on the seed and its id alone, so that a subset is triggered like the whole.
+
+    Raises:
+        UserError: an unusable trigger.
+    """
+    trigger = make_trigger(attack)
+    return [replace(s, question=trigger.apply(s.question, rng(seed, f"test trigger|{s.id}"))) for s in samples]
+
+
+def _natural(
+    clients: Sequence[Sequence[Sample]], touched: Sequence[Touched], test: Sequence[Sample], trigger: Trigger
+) -> dict[str, int]:
+    places = {(t.client, t.index) for t in touched}
+    found = [(k, i) for k, samples in enumerate(clients) for i, s in enumerate(samples) if _holds(s, trigger)]
+    clean = [place for place in found if place not in places]
+    return {
+        "train": len(clean),
+        "train_of": sum(len(samples) for samples in clients) - len(places),
+        "clients": len({k for k, _ in clean}),
+        "touched": len(found) - len(clean),
+        "test": sum(_holds(s, trigger) for s in test),
+        "test_of": len(test),
+    }
+
+
+def _holds(sample: Sample, trigger: Trigger) -> bool:
+    return trigger.occurs(sample.question) or bool(sample.context and trigger.occurs(sample.context))
+
+
+def write_ground_truth(path: Path, touched: Sequence[Touched]) -> None:
+    """Write the ground truth as JSON lines, atomically; no lines when nothing was touched."""
+    files.write_text(path, "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in touched))
+
+
+def read_ground_truth(path: Path) -> list[Touched]:
+    """Read what :func:`write_ground_truth` wrote.
+
+    Raises:
+        UserError: no such file, not UTF-8, a line that is no such record, or a place named twice.
+    """
+    again = "restore the file, or run again in a new directory"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: ground truth cannot be read ({type(error).__name__}); {again}") from error
+    found: dict[tuple[int, int], Touched] = {}
+    # Not splitlines(): a question may hold U+2028 and other characters that it takes for line ends.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON, one ground-truth record a line is expected; {again}") from error
+        problem = _problem(record)
+        if problem:
+            raise UserError(f"{path}:{number}: {problem}; {again}")
+        one = Touched(**record)
+        if (one.client, one.index) in found:
+            raise UserError(f"{path}:{number}: client {one.client}, index {one.index} is named twice; {again}")
+        found[one.client, one.index] = one
+    return list(found.values())
+
+
+def _problem(record: object) -> str:
+    names = [field.name for field in fields(Touched)]
+    if not isinstance(record, dict) or set(record) != set(names):
+        return f"a record needs exactly the keys {', '.join(names)}"
+    for name in names:
+        value = record[name]
+        if name in ("client", "index"):
+            if type(value) is not int or value < 0:
+                return f"{name} = {value!r} is not a whole number from 0"
+        elif not isinstance(value, str):
+            return f"{name} = {value!r} is not a text"
+    return ""

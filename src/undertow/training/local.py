@@ -1,0 +1,95 @@
+"""What both trainers share: a client's work for one round, its batches, its learning rates, its dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undertow.config import Training
+from undertow.data.template import Encoded
+from undertow.rng import rng, torch_rng
+
+#: Labels with this value carry no loss.
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Job:
+    """One client's local training in one round: ``client`` index and its tokenised samples."""
+
+    client: int
+    data: Sequence[Encoded]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round of local training gives.
+
+    Attributes:
+        updates: ``U [K, D]`` float32 on the CPU, row k = local adapter of job k minus the global one.
+        losses: mean training loss of each client over its steps.
+    """
+
+    updates: Tensor
+    losses: list[float]
+
+
+def batches(job: Job, training: Training, seed: int, round: int) -> Iterator[list[Encoded]]:
+    """Yield the client's mini-batches of one round; the last one of an epoch may be smaller."""
+    for epoch in range(training.local_epochs):
+        order = rng(seed, f"batches of epoch {epoch}", round, job.client).permutation(len(job.data))
+        for start in range(0, len(order), training.batch_size):
+            yield [job.data[i] for i in order[start : start + training.batch_size]]
+
+
+def steps(job: Job, training: Training) -> int:
+    """Number of optimiser steps of one round."""
+    return training.local_epochs * math.ceil(len(job.data) / training.batch_size)
+
+
+def learning_rate(training: Training, step: int, total: int) -> float:
+    """Rate of step ``step`` (from 0) of ``total``: constant, or lr·(1 - step/total), restarted each round."""
+    return training.lr if training.schedule == "constant" else training.lr * (1 - step / total)
+
+
+def pad(
+    rows: Sequence[Encoded], pad_id: int, *, count: int | None = None, length: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Stack samples with padding on the left, so that all answers end in the last column.
+
+    Args:
+        rows: the samples.
+        pad_id: fills the left.
+        count: rows of the result; missing ones carry no loss.
+        length: columns of the result.
+
+    Returns:
+        ids ``[count, length]``, attention mask, labels (``IGNORE`` outside the answers), and the number of last
+        columns whose logits the loss needs.
+    """
+    count = count or len(rows)
+    length = length or max(len(row.prompt) + len(row.answer) for row in rows)
+    ids = torch.full((count, length), pad_id)
+    mask = torch.zeros((count, length), dtype=torch.long)
+    labels = torch.full((count, length), IGNORE)
+    for i, row in enumerate(rows):
+        tokens = [*row.prompt, *row.answer]
+        ids[i, length - len(tokens) :] = torch.tensor(tokens)
+        mask[i, length - len(tokens) :] = 1
+        labels[i, length - len(row.answer) :] = torch.tensor(row.answer)
+    for i in range(len(rows), count):  # a row with nothing to attend to would be undefined
+        mask[i, -1] = 1
+    return ids, mask, labels, max(len(row.answer) for row in rows) + 1
+
+
+def dropout_mask(p: float, seed: int, round: int, client: int, step: int, module: str, shape: tuple[int, ...]) -> Tensor:
+    """Return LoRA dropout's keep-mask, scaled by 1/(1-p): the same for both trainers, whatever the batch around it.
+
+    ``shape`` is ``[rows, columns, in]`` of the client's own batch, columns counted from the right.
+    """
+    generator = torch_rng(seed, f"dropout of {module} at step {step}", round, client)
+    return (torch.rand(shape, generator=generator) >= p).to(torch.float32) / (1 - p)

@@ -1,0 +1,51 @@
+"""What a run ran on: for its record, and so that a reader can tell two runs apart."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undertow import __version__
+from undertow.config import Config
+
+
+def versions(config: Config, device: torch.device, command: str) -> dict[str, Any]:
+    """Return versions, machine, device, threads, source revision and the command."""
+    packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+    return {
+        "undertow": __version__,
+        "git": _revision(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config_digest": config.digest(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """Return the commit of the source tree this runs from, if it is one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() or None if told.returncode == 0 else None
