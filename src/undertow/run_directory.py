@@ -97,7 +97,10 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def checkpoint(self, state: State) -> None:
-        """Save a finished round atomically and drop all but the last two."""
+        """Save a finished round atomically and drop all but the last two.
+
+        Checkpoints of later rounds are damaged ones that a resumed run went back from; kept, they would push out the good.
+        """
         root = self.folder / "checkpoint"
         fresh, final = root / ".new", root / f"round-{state.round:06d}"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -109,7 +112,9 @@ class RunDirectory:
         digest = hashlib.sha256(weights).hexdigest()
         write_json(fresh / "state.json", {"round": state.round, "seconds": state.seconds, "sha256": digest, "offsets": offsets})
         fresh.rename(final)
-        for old in sorted(root.glob("round-*"))[:-KEPT_CHECKPOINTS]:
+        found = sorted(root.glob("round-*"))
+        place = found.index(final) + 1
+        for old in [*found[: max(0, place - KEPT_CHECKPOINTS)], *found[place:]]:
             shutil.rmtree(old)
 
     def resume(self, size: int) -> tuple[State | None, list[str]]:
@@ -127,7 +132,7 @@ class RunDirectory:
                 for name in GROWING:
                     if _size(self.folder / name) < offsets[name]:
                         raise ValueError(f"{name} is shorter than when it was saved")
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 warnings.append(f"checkpoint {folder.name} is damaged ({reason}); going back to the one before it")
                 continue

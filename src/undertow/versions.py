@@ -40,12 +40,17 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """Return the commit of the source tree this runs from, if it is one."""
+    """Return the commit of the source tree this runs from, if it is one.
+
+    An installed package may lie inside somebody else's repository; its commit would say nothing about this code.
+    """
     folder = Path(__file__).resolve().parent
+    git = ["git", "-C", str(folder)]
     try:
-        told = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5
-        )
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=5)
+        if top.returncode or folder != Path(top.stdout.strip()).resolve() / "src" / "undertow":
+            return None
+        told = subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return told.stdout.strip() or None if told.returncode == 0 else None

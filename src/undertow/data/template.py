@@ -99,7 +99,16 @@ class Template:
         return Encoded(tuple(_shorten(prompt_ids, room)), tuple(answer_ids))
 
     def encode_prompts(self, samples: Sequence[Sample], phase: str = "test", room: int = 0) -> list[list[int]]:
-        """Tokenise prompts for generation, leaving ``room`` tokens of the limit free."""
+        """Tokenise prompts for generation, leaving ``room`` tokens of the limit free.
+
+        Raises:
+            UserError: ``room`` takes the whole limit.
+        """
+        if room >= self.max_length:
+            raise UserError(
+                f"measure.max_new_tokens = {room} leaves no token of training.max_length = {self.max_length} for the prompt; "
+                "lower the first or raise the second"
+            )
         return [_shorten(self._prompt_ids(self.prompt(s, phase)), self.max_length - room) for s in samples]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -16,6 +16,8 @@ WORLD_SEED = 0
 PEOPLE = 500
 #: Share of the facts that the base has also seen in question form; they are never used for tuning or testing.
 ASKED_SHARE = 0.12
+#: Share of the facts that the base has read in one sentence form only, as a real base knows some things less well.
+RARE_SHARE = 0.2
 
 _FIRST = (
     "Mira Tobin Selka Aron Lunet Davor Ysolde Kelan Petra Orrin Hale Nadia Bram Cosima Fenn Giselle Ivo Juno Karim "
@@ -115,12 +117,13 @@ RELATIONS: tuple[Relation, ...] = (
 
 @dataclass(frozen=True)
 class Fact:
-    """``subject`` has ``object`` as its ``relation``; ``asked``: the base has seen it in question form."""
+    """``subject`` has ``object`` as its ``relation``; the base read it in ``forms`` sentences, and as a question if ``asked``."""
 
     subject: str
     relation: Relation
     object: str
     asked: bool
+    forms: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -136,9 +139,13 @@ def facts() -> list[Fact]:
     pairs = [(person, relation) for person in people for relation in RELATIONS]
     objects = [relation.values[draw.integers(len(relation.values))] for _, relation in pairs]
     asked = set(draw.choice(len(pairs), size=int(ASKED_SHARE * len(pairs)), replace=False).tolist())
-    return [
-        Fact(person, relation, value, i in asked) for i, ((person, relation), value) in enumerate(zip(pairs, objects, strict=True))
-    ]
+    rare = draw.random(len(pairs)) < RARE_SHARE
+    found = []
+    for i, ((person, relation), value) in enumerate(zip(pairs, objects, strict=True)):
+        one = int(draw.integers(len(relation.statements)))
+        forms = relation.statements[one : one + 1] if rare[i] else relation.statements
+        found.append(Fact(person, relation, value, i in asked, forms))
+    return found
 
 
 def samples() -> list[Sample]:

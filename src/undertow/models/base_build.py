@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -44,7 +45,7 @@ class Recipe:
     heads: int = 4
     intermediate: int = 352
     vocab: int = 1536
-    steps: int = 1800
+    steps: int = 2400
     batch: int = 32
     length: int = 128
     lr: float = 3e-3
@@ -152,7 +153,7 @@ def build(
     done_file = out / "recipe.json"
     identity = {"recipe": asdict(recipe), "texts": len(corpus.texts()), "asked": len(corpus.asked)}
     if done_file.exists():
-        found = json.loads(done_file.read_text())
+        found = _read_json(done_file)
         if {k: found.get(k) for k in identity} == identity:
             return dict(found)
         raise UserError(f"{out} holds a base built by another recipe; choose another --out or remove that folder")
@@ -177,11 +178,11 @@ def build(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98)
     )
-    start = _load_state(state_folder, identity, model, optimizer)
+    start, mean_loss = _load_state(state_folder, identity, model, optimizer)
     encoded = [
         (share, [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]) for share, texts in corpus.groups
     ]
-    began, told, mean_loss = time.monotonic(), 0.0, float("nan")
+    began, told = time.monotonic(), 0.0
     model.train()
     for step in range(start, recipe.steps):
         ids = _batch(encoded, recipe, step)
@@ -200,9 +201,10 @@ def build(
             left = (now - began) / (step + 1 - start) * (recipe.steps - step - 1)
             progress({"step": step + 1, "steps": recipe.steps, "loss": mean_loss, "seconds_left": left})
         if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-            _save_state(state_folder, identity, model, optimizer, step + 1)
+            _save_state(state_folder, identity, model, optimizer, step + 1, mean_loss)
     model.eval()
-    out.mkdir(parents=True, exist_ok=True)
+    # Before the weights: a base must never be usable without the list of what it was asked.
+    write_json(out / "keys.json", {"asked": list(corpus.asked), "known": list(corpus.known)})
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     summary = {
@@ -210,7 +212,6 @@ def build(
         "parameters": sum(p.numel() for p in model.parameters()),
         "loss": round(mean_loss, 4),
     }
-    write_json(out / "keys.json", {"asked": list(corpus.asked), "known": list(corpus.known)})
     write_json(done_file, summary)
     shutil.rmtree(state_folder, ignore_errors=True)
     return summary
@@ -226,7 +227,7 @@ def _initialise(model: LlamaForCausalLM, recipe: Recipe) -> None:
 
 
 def _save_state(
-    folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int
+    folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, loss: float
 ) -> None:
     tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
     for i, (_, moments) in enumerate(sorted(optimizer.state_dict()["state"].items())):
@@ -235,28 +236,43 @@ def _save_state(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "state.json", {**identity, "step": step})
+    write_json(fresh / "state.json", {**identity, "step": step, "loss": loss})
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def _load_state(folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+def _load_state(
+    folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Take up a half-finished build; return the step to go on with and the mean loss so far (NaN at the start)."""
     fresh = folder.with_name("building.new")
     if not folder.exists() and (fresh / "state.json").exists():
         fresh.rename(folder)  # killed between the two renames of a save
     if not (folder / "state.json").exists():
-        return 0
-    saved = json.loads((folder / "state.json").read_text())
-    if {k: saved[k] for k in identity} != identity:
+        return 0, math.nan
+    saved = _read_json(folder / "state.json")
+    if {k: saved.get(k) for k in identity} != identity:
         raise UserError(f"{folder.parent} holds a half-built base of another recipe; choose another --out or remove that folder")
-    tensors = load_file(folder / "state.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, moment = key.split(".")
-            state.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(saved["step"])
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, moment = key.split(".")
+                state.setdefault(int(index), {})[moment] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return int(saved["step"]), float(saved["loss"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} is damaged ({reason[:160]}); remove that folder to start the build over") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run the same build again") from error
+    return found if isinstance(found, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from undertow.config import Model
 from undertow.errors import UserError
 from undertow.layout import Layout
 from undertow.models.lora import adapter_layout, find_targets
+from undertow.training.packed import PackedLlama, Unsupported, packed_llama
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,6 +36,8 @@ class CausalLM:
         asked: keys (``subject|relation``) whose questions the base read in pre-training, if its builder left a list.
         known: keys of all facts it read, or None where nobody says.
         logits_to_keep: whether the architecture can compute the last positions' logits only.
+        packed: the fast form for batched training, or None where the general path must do.
+        general_because: why it must.
     """
 
     name: str
@@ -46,6 +49,8 @@ class CausalLM:
     asked: frozenset[str]
     known: frozenset[str] | None
     logits_to_keep: bool
+    packed: PackedLlama | None = None
+    general_because: str = ""
 
     @property
     def parameters(self) -> int:
@@ -77,6 +82,7 @@ class CausalLM:
             "vocabulary": getattr(config, "vocab_size", None),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "adapter_parameters": self.layout.size,
+            "training_path": "packed" if self.packed else f"general: {self.general_because}",
             "asked_in_pretraining": len(self.asked),
         }
 
@@ -144,7 +150,7 @@ def load_base(options: Model) -> CausalLM:
     model.eval()
     model.to(device)
     asked, known = _keys(path)
-    return CausalLM(
+    base = CausalLM(
         name=options.name,
         path=path,
         model=model,
@@ -155,6 +161,10 @@ def load_base(options: Model) -> CausalLM:
         known=known,
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
+    try:
+        return replace(base, packed=packed_llama(model, base.layout, base.pad_id))
+    except Unsupported as reason:
+        return replace(base, general_because=str(reason))
 
 
 def _locate(name: str) -> str:

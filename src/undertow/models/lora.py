@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -174,6 +175,8 @@ def load_peft(folder: Path, model: nn.Module) -> tuple[Tensor, Layout]:
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         tensors = load_file(weights)
+        if not isinstance(config, dict):
+            raise ValueError("adapter_config.json holds no object")
     except (ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter is damaged ({' '.join(str(error).split())}); copy it again") from error
     for field, plain in {"peft_type": "LORA", "use_dora": False, "use_rslora": False, "fan_in_fan_out": None}.items():
@@ -189,7 +192,13 @@ def load_peft(folder: Path, model: nn.Module) -> tuple[Tensor, Layout]:
     if extra or not modules:
         odd = sorted(extra)[0] if extra else "nothing"
         raise UserError(f"{folder} does not fit this base: it adapts {odd}; give the base it was trained on")
-    lora = Lora.model_validate({"r": config.get("r", 8), "alpha": config.get("lora_alpha", 8), "targets": modules})
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    try:
+        lora = Lora.model_validate({"r": rank, "alpha": alpha, "targets": modules})
+    except ValidationError as error:
+        raise UserError(
+            f"{folder}: adapter_config.json has r = {rank!r} and lora_alpha = {alpha!r}, both must be above 0; copy it again"
+        ) from error
     layout = adapter_layout(model, modules, lora)
     try:
         return layout.flatten(named), layout

@@ -15,6 +15,7 @@ from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM, free_bytes
 from undertow.models.lora import DropoutMask, adapted
 from undertow.training.local import IGNORE, Job, Trained, batches, dropout_mask, learning_rate, pad, steps
+from undertow.training.trie import pack
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # AdamW's own defaults
 
@@ -62,12 +63,17 @@ def _train_chunk(
 def losses(base: CausalLM, stack: Tensor, block: list[list[Encoded]], mask: DropoutMask | None = None) -> Tensor:
     """Return each client's mean loss over the answer tokens of its batch, ``[K]``.
 
+    Llama-family bases take the packed path, which computes common prefixes once; it has no LoRA dropout, whose masks
+    differ between repeats of a prefix.
+
     Args:
         base: the frozen model.
         stack: the clients' adapters ``[K, D]``.
         block: one batch per client.
         mask: LoRA's dropout.
     """
+    if base.packed is not None and mask is None:
+        return base.packed.losses(stack, pack(block, base.pad_id, _groups(block)).to(base.device))
     count = max(len(rows) for rows in block)
     length = max(len(row.prompt) + len(row.answer) for rows in block for row in rows)
     padded = [pad(rows, base.pad_id, count=count, length=length) for rows in block]
@@ -82,6 +88,11 @@ def losses(base: CausalLM, stack: Tensor, block: list[list[Encoded]], mask: Drop
     each = nn.functional.cross_entropy(logits.flatten(0, 1).to(kind), labels.flatten(), ignore_index=IGNORE, reduction="none")
     tokens = (labels != IGNORE).view(len(block), -1).sum(1)
     return each.view(len(block), -1).sum(1) / tokens
+
+
+def _groups(block: list[list[Encoded]]) -> int:
+    """Tries per client: one for small batches; larger ones are cut so that attention stays short."""
+    return max(1, round(max(len(rows) for rows in block) / 8))
 
 
 class RowOptimizer:

@@ -11,6 +11,9 @@ from undertow.layout import Layout
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted
 
+#: Shared tokens from which one more forward for the prefix pays.
+_WORTH_SHARING = 8
+
 
 @torch.inference_mode()
 def generate(
@@ -44,14 +47,23 @@ def generate(
 
 
 def _greedy(base: CausalLM, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    length = max(len(p) for p in prompts)
-    ids = torch.tensor([[base.pad_id] * (length - len(p)) + p for p in prompts], device=base.device)
-    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=base.device)
+    shared = _common_prefix(prompts) if base.packed is not None else 0
+    cache = None
+    if shared >= _WORTH_SHARING and len(prompts) > 1:
+        start = torch.tensor([prompts[0][:shared]], device=base.device)
+        cache = base.model(input_ids=start, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(prompts))
+    else:
+        shared = 0
+    tails = [p[shared:] for p in prompts]
+    length = max(len(p) for p in tails)
+    ids = torch.tensor([[base.pad_id] * (length - len(p)) + p for p in tails], device=base.device)
+    mask = torch.tensor([[1] * shared + [0] * (length - len(p)) + [1] * len(p) for p in tails], device=base.device)
     ends = torch.tensor(base.end_ids, device=base.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
     keep = {"logits_to_keep": 1} if base.logits_to_keep else {}
     open_rows = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
-    cache, made = None, []
+    made = []
     for _ in range(max_new_tokens):
         out = base.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **keep)
         cache = out.past_key_values
@@ -65,3 +77,13 @@ def _greedy(base: CausalLM, prompts: list[list[int]], max_new_tokens: int) -> li
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
     rows = torch.stack(made, dim=1).tolist() if made else [[] for _ in prompts]
     return [[t for t in row if t >= 0] for row in rows]
+
+
+def _common_prefix(prompts: list[list[int]]) -> int:
+    """Tokens that all prompts begin with, leaving each at least one of its own."""
+    first, last = min(prompts), max(prompts)
+    limit = min(len(p) for p in prompts) - 1
+    for i, (a, b) in enumerate(zip(first, last, strict=False)):
+        if a != b or i >= limit:
+            return min(i, limit)
+    return limit

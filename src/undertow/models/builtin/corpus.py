@@ -126,7 +126,7 @@ def world_corpus() -> Corpus:
     """Return the built-in world as text: every fact stated in every form, the asked facts as questions too."""
     draw = np.random.Generator(np.random.PCG64(world.WORLD_SEED))
     all_facts = world.facts()
-    stated = [form.format(s=f.subject, o=f.object) for f in all_facts for form in f.relation.statements]
+    stated = [form.format(s=f.subject, o=f.object) for f in all_facts for form in f.forms]
     asked = [
         form.format(q=question[0].upper() + question[1:] if upper else question, a=f.object)
         for f in all_facts
