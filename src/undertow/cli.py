@@ -234,11 +234,12 @@ def score(
 
         undertow score runs/demo --scoring exact
     """
-    from undertow.evaluate import score_again
+    from undertow.evaluate import run_config, score_again
     from undertow.report.page import write_report
 
     result = score_again(run, scoring)
-    page = write_report(run)
+    compare = run_config(run).compare
+    page = write_report(run, Path(compare) if compare else None)
     if as_json:
         _print_json(result)
     else:

@@ -164,6 +164,11 @@ class Bsnr(_Group):
     spaces: list[Literal["adapter", "delta_w"]] = Field(
         ["adapter"], description="adapter: the sent tensors (A, B); delta_w: s*B*A per module."
     )
+    twins: bool = Field(
+        False,
+        description="Where every client is affected, train their data as it was before poisoning too, from the same global adapter, "
+        "and use those updates as the clean group (for this metric alone; doubles the training). Ours: Eq. 2 needs a clean group.",
+    )
     permutations: int = Field(200, ge=0, description="Shuffles of the affected labels for the null band and p-value; 0 = none.")
 
     @field_validator("spaces", mode="before")

@@ -93,7 +93,14 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     if name not in ("rouge-recall", "exact", "containment"):
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
     rows = read_jsonl(folder / "rounds.jsonl")
-    lines = rescore(read_jsonl(folder / "scores.jsonl"), make_target(config.attack).text)
+    kept = read_jsonl(folder / "scores.jsonl")
+    kinds = {"round": int, "kind": str, "output": str, "answers": list}
+    for number, line in enumerate(kept, 1):
+        if not all(isinstance(line.get(key), kind) for key, kind in kinds.items()):
+            raise UserError(
+                f"{folder / 'scores.jsonl'} line {number} is no scored output; run the experiment again in another --out"
+            )
+    lines = rescore(kept, make_target(config.attack).text)
     by_round: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         by_round.setdefault(line["round"], []).append(line)

@@ -23,9 +23,8 @@ from undertow.data.template import Template
 from undertow.defenses.contract import ClientContext, Defense, ServerContext, make_defenses, overrides
 from undertow.errors import UserError
 from undertow.files import write_json
-from undertow.layout import Layout
-from undertow.metrics.bsnr import gram_delta_w, measure_bsnr
 from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, save_peft
 from undertow.poisoning.placement import Poisoning, poison, triggered, write_ground_truth
@@ -121,13 +120,23 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
         watcher.phase(f"round {t}/{total}: training")
         chosen = participants(config, t, data)
         trainer = batched if config.training.trainer == "batched" else sequential
-        trained = trainer.train(
-            base, config.model.lora, config.training, state.adapter, [Job(k, data[k]) for k in chosen], config.seed, t
-        )
+        jobs = [Job(k, data[k]) for k in chosen]
+        trained = trainer.train(base, config.model.lora, config.training, state.adapter, jobs, config.seed, t)
         updates, chosen, losses, dropped = _checked(trained.updates, chosen, trained.losses, config, t)
         context = ServerContext(base.layout, [len(data[k]) for k in chosen], t, state.adapter, rng(config.seed, "server", t))
         delta, reports = aggregate(updates, federation.defenses, context)
         adapter, reports = guard(state.adapter + delta, federation.defenses, context, reports)
+        bsnr = round_bsnr(
+            updates,
+            [k in federation.poisoning.affected for k in chosen],
+            state.adapter,
+            adapter,
+            layout=base.layout,
+            options=config.measure.bsnr,
+            seed=config.seed,
+            round=t,
+            twins=_twins(federation, trainer, state.adapter, chosen, t),
+        )
         row: dict[str, Any] = {
             "round": t,
             "loss": float(np.average(losses, weights=context.counts)),
@@ -135,7 +144,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
             "participants": chosen,
             "dropped": dropped,
             "update_norm": float(torch.linalg.vector_norm(adapter - state.adapter, dtype=torch.float64)),
-            "bsnr": _bsnr(updates, chosen, state.adapter, adapter, federation, t),
+            "bsnr": bsnr,
             "defenses": reports,
             "ma": None,
             "asr": None,
@@ -170,10 +179,15 @@ def _untouched(directory: RunDirectory, federation: Federation, watcher: Watcher
     row["seconds"] = round(time.monotonic() - began, 3)
     directory.append("scores.jsonl", lines)
     directory.append("rounds.jsonl", [row])
-    state = State(0, initial_adapter(federation.base.layout, config.seed), row["seconds"])
+    state = State(0, initial_adapter(federation.base.layout, config.seed, _adapter_dtype(federation.base)), row["seconds"])
     directory.checkpoint(state)
     watcher.round(row, config.federation.rounds)
     return state
+
+
+def _adapter_dtype(base: CausalLM) -> torch.dtype:
+    """Adapters are float32 whatever the base is, but for a float64 base, which is for comparing to the last digits."""
+    return torch.float64 if base.model.dtype == torch.float64 else torch.float32
 
 
 def participants(config: Config, t: int, data: Sequence[Sequence[Any]]) -> list[int]:
@@ -261,30 +275,14 @@ def _answers(federation: Federation, adapter: Tensor | None) -> Answer:
     return answer
 
 
-def _bsnr(
-    updates: Tensor, chosen: list[int], before: Tensor, after: Tensor, federation: Federation, t: int
-) -> dict[str, Any] | None:
-    """Return BSNR in every space asked for; None where a group is empty. The only use of ground truth in a round."""
-    options = federation.config.measure.bsnr
-    affected = [k in federation.poisoning.affected for k in chosen]
-    if not any(affected) or all(affected):
+def _twins(federation: Federation, trainer: Any, adapter: Tensor, chosen: list[int], t: int) -> Tensor | None:
+    """Train the clients' data as it was before poisoning, for BSNR alone; None unless asked for and nobody is clean."""
+    config = federation.config
+    if not config.measure.bsnr.twins or not set(chosen) <= set(federation.poisoning.affected):
         return None
-    found: dict[str, Any] = {}
-    for space in options.spaces:
-        draw = rng(federation.config.seed, f"bsnr null {space}", t)
-        if space == "adapter":
-            value = measure_bsnr(updates, affected, after - before, permutations=options.permutations, draw=draw)
-        else:
-            grams = _delta_w(federation.base.layout, updates, before, after)
-            value = measure_bsnr(None, affected, None, permutations=options.permutations, draw=draw, grams=grams)
-        found[space] = value.as_dict()
-    return found
-
-
-def _delta_w(layout: Layout, updates: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, float]:
-    local = [(a, b) for _, a, b in layout.pairs(updates + before)]
-    old, new = ([(a, b) for _, a, b in layout.pairs(flat)] for flat in (before, after))
-    return gram_delta_w(local, old, new, layout.scale)
+    jobs = [Job(k, [federation.template.encode(sample) for sample in federation.split.clients[k]]) for k in chosen]
+    updates: Tensor = trainer.train(federation.base, config.model.lora, config.training, adapter, jobs, config.seed, t).updates
+    return updates
 
 
 def _describe(directory: RunDirectory, federation: Federation, command: str) -> None:

@@ -73,10 +73,14 @@ class RunDirectory:
         except OSError as error:
             lock.close()
             raise UserError(f"{folder} is in use by another process; wait for it, or give another --out") from error
-        if effective.exists():
-            _refuse_other_config(effective, config)
-        else:
-            write_text(effective, yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True))
+        try:
+            if effective.exists():
+                _refuse_other_config(effective, config)
+            else:
+                write_text(effective, yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True))
+        except BaseException:
+            lock.close()
+            raise
         return cls(folder, lock)
 
     def close(self) -> None:
@@ -180,9 +184,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError as error:
             raise UserError(f"{path} line {number} is damaged; rerun the same command") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number} is damaged; rerun the same command")
+        rows.append(row)
     return rows
 
 

@@ -81,9 +81,14 @@ def make_defenses(options: Sequence[Options]) -> list[tuple[str, Defense]]:
     for option in options:
         kind = DEFENSES.get(option.name)
         try:
-            made.append((option.name, kind(**option.params)))
+            defense = kind(**option.params)
         except (TypeError, ValueError) as error:
             raise UserError(f"defense '{option.name}' with {option.params}: {error}; see `undertow list defenses`") from error
+        if not isinstance(defense, Defense):
+            raise UserError(
+                f"defense '{option.name}' makes a {type(defense).__name__}; derive it from undertow.defenses.contract.Defense"
+            )
+        made.append((option.name, defense))
     rules = [name for name, defense in made if overrides(defense, "aggregate")]
     if len(rules) > 1:
         raise UserError(f"defenses {' and '.join(rules)} both replace FedAvg; keep one of them")

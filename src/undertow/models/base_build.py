@@ -148,6 +148,9 @@ def build(
     Raises:
         UserError: ``out`` holds another recipe's build.
     """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     torch.manual_seed(0)  # transformers draws its initial weights globally; ours replace them below
     state_folder = out / "building"
     done_file = out / "recipe.json"

@@ -171,7 +171,9 @@ def _locate(name: str) -> str:
     if name == "builtin":
         folder = builtin_path()
         if not (folder / "config.json").is_file():
-            raise UserError("the built-in base is missing from this installation; build it with `undertow base build --builtin`")
+            raise UserError(
+                "the built-in base is missing from this installation; reinstall undertow, or build one with `undertow base build --out DIR` and set model.name=DIR"
+            )
         return str(folder)
     folder = Path(name).expanduser()
     if folder.is_dir():

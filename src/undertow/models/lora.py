@@ -87,7 +87,7 @@ def adapter_layout(model: nn.Module, targets: list[str], lora: Lora) -> Layout:
     return Layout.of(shapes, scale=lora.alpha / lora.r)
 
 
-def initial_adapter(layout: Layout, seed: int) -> Tensor:
+def initial_adapter(layout: Layout, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the global adapter before round 1, ``[D]``: A ~ U(±1/√in) as peft draws it, B = 0."""
     generator = torch_rng(seed, "adapter")
     flat = torch.zeros(layout.size)
@@ -95,7 +95,7 @@ def initial_adapter(layout: Layout, seed: int) -> Tensor:
         if slot.name.endswith(".lora_A"):
             bound = 1 / math.sqrt(slot.shape[1])
             flat[slot.start : slot.start + slot.size].uniform_(-bound, bound, generator=generator)
-    return flat
+    return flat.to(dtype)
 
 
 @contextmanager

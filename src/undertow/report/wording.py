@@ -142,7 +142,7 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
     """Describe the curve: where it peaks, whether all phases were seen, and whether the null explains it."""
     points = curve(run.rounds, space)
     if marks is None:
-        return f"Only {len(points)} round(s) with a defined BSNR: too few to mark phases."
+        return f"Only {len(points)} round(s) with a defined BSNR: too few to mark phases.{_stand_in(run)}"
     height, mean = number(marks.at_peak.value), number(marks.peak_value)
     text = f"BSNR peaks in round {marks.peak} at {height} (largest 3-round mean, {mean})"
     start, end = number(points[0][1].value), number(points[-1][1].value)
@@ -154,7 +154,18 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
     if finite(p) and p is not None:
         text += f" In the peak round p{_NBSP}={_NBSP}{number(p)} against {marks.at_peak.permutations} shuffles of who is affected"
         text += "." if p <= 0.05 else ": chance explains it, so the phases should not be read as a signal."
-    return text
+    return text + _stand_in(run)
+
+
+def _stand_in(run: RunFiles) -> str:
+    """Say when the clean group was not made of clean clients."""
+    asked = run.config.get("measure", {}).get("bsnr", {}).get("twins")
+    if not asked or len(run.data.affected) < len(run.data.clients):
+        return ""
+    return (
+        " All clients are affected, so the clean group is a stand-in: each client's data as it was before poisoning, trained "
+        "from the same global adapter for this measurement alone."
+    )
 
 
 def shorten(text: str) -> str:

@@ -1,0 +1,57 @@
+"""BSNR of one round of a run, in the spaces its config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undertow.config import Bsnr
+from undertow.layout import Layout
+from undertow.metrics.bsnr import gram_delta_w, measure_bsnr
+from undertow.rng import rng
+
+
+def round_bsnr(
+    updates: Tensor,
+    affected: Sequence[bool],
+    before: Tensor,
+    after: Tensor,
+    *,
+    layout: Layout,
+    options: Bsnr,
+    seed: int,
+    round: int,
+    twins: Tensor | None = None,
+) -> dict[str, Any] | None:
+    """Return ``{space: value, null band, p}``, or None where the affected or the clean group is empty.
+
+    Args:
+        updates: ``U [K, D]`` of this round.
+        affected: which rows belong to affected clients (ground truth).
+        before, after: the global adapter ``[D]`` before and after the round; their difference is Δ_global.
+        layout: of the adapter.
+        options: spaces and permutations.
+        seed, round: name the permutations' random numbers.
+        twins: updates ``[K', D]`` of the affected clients' data as it was before poisoning, trained from ``before``;
+            a stand-in for the clean group where no client is clean.
+    """
+    marks = list(affected)
+    if twins is not None:
+        updates, marks = torch.cat([updates, twins]), marks + [False] * len(twins)
+    if not any(marks) or all(marks):
+        return None
+    found: dict[str, Any] = {}
+    for space in options.spaces:
+        draw = rng(seed, f"bsnr null {space}", round)
+        if space == "adapter":
+            value = measure_bsnr(updates, marks, after - before, permutations=options.permutations, draw=draw)
+        else:
+            local = [(a, b) for _, a, b in layout.pairs(updates + before)]
+            old, new = ([(a, b) for _, a, b in layout.pairs(flat)] for flat in (before, after))
+            grams = gram_delta_w(local, old, new, layout.scale)
+            value = measure_bsnr(None, marks, None, permutations=options.permutations, draw=draw, grams=grams)
+        found[space] = value.as_dict()
+    return found
