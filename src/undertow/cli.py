@@ -40,7 +40,10 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # typer turns an interrupt into a silent exit with code 130
+        if isinstance(error, SystemExit) and error.code != 130:
+            raise
         print("\ninterrupted: what is finished is saved; the same command again continues from there", file=sys.stderr)
         sys.exit(130)
     except OSError as error:

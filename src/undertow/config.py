@@ -20,7 +20,7 @@ from undertow.errors import UserError, nearest
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Partition(_Group):
@@ -65,6 +65,8 @@ class Data(_Group):
 class Lora(_Group):
     """The adapter that is trained and sent."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     r: int = Field(4, ge=1, description="Rank; 4 in FIT 4.1.")
     alpha: float = Field(8.0, gt=0, description="Scale s = alpha / r; 8 in the same lab's later code (FIT gives none).")
     dropout: float = Field(0.0, ge=0, lt=1, description="On the adapter's input while training; 0 in the lab's later code.")
@@ -106,6 +108,8 @@ class Federation(_Group):
 
 class Training(_Group):
     """What each client does in a round."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     trainer: Literal["batched", "sequential"] = Field(
         "batched", description="batched: all clients in one pass over the shared base; sequential: one after another with peft."

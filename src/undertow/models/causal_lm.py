@@ -58,6 +58,11 @@ class CausalLM:
         return int(sum(p.numel() for p in self.model.parameters()))
 
     @property
+    def bytes(self) -> int:
+        """Memory of the base's weights."""
+        return int(sum(p.numel() * p.element_size() for p in self.model.parameters()))
+
+    @property
     def end_ids(self) -> list[int]:
         """Token ids that end an answer."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
@@ -223,6 +228,13 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of the device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total)
 
 
 def _check_memory(name: str, config: Any, dtype: torch.dtype, device: torch.device) -> None:

@@ -7,57 +7,97 @@ is the sum of the clients' own mean losses; clip and AdamW work row by row. The 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
-from undertow.models.causal_lm import CausalLM, free_bytes
+from undertow.models.causal_lm import CausalLM, total_bytes
 from undertow.models.lora import DropoutMask, adapted
 from undertow.training.local import IGNORE, Job, Trained, batches, dropout_mask, learning_rate, pad, steps
 from undertow.training.trie import pack
 
+_CPU_CHUNK = 16
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # AdamW's own defaults
+
+
+@dataclass(frozen=True)
+class Round:
+    """One federation's round: its global adapter ``[D]``, its clients and its seed."""
+
+    global_adapter: Tensor
+    jobs: Sequence[Job]
+    seed: int
 
 
 def train(
     base: CausalLM, lora: Lora, training: Training, global_adapter: Tensor, jobs: list[Job], seed: int, round: int
 ) -> Trained:
     """Train every client from the global adapter and return its update; arguments as in ``sequential.train``."""
-    size = training.client_chunk or _chunk_that_fits(base, training, jobs)
+    return train_side_by_side(base, lora, training, [Round(global_adapter, jobs, seed)], round)[0]
+
+
+def train_side_by_side(base: CausalLM, lora: Lora, training: Training, federations: Sequence[Round], round: int) -> list[Trained]:
+    """Train the clients of several federations in common passes: the stacked dimension is federation x client.
+
+    Each federation's result is that of its own :func:`train`, up to the order of floating-point sums.
+
+    Args:
+        base: the frozen model.
+        lora: shape of the adapters.
+        training: what a client does, the same in all federations.
+        federations: their global adapters, clients and seeds.
+        round: from 1, the same in all.
+    """
+    members = [_Member(f, i, r.global_adapter, job, r.seed) for f, r in enumerate(federations) for i, job in enumerate(r.jobs)]
     # Clients with more steps come first, so that those still training are always the first rows.
-    order = sorted(range(len(jobs)), key=lambda i: -steps(jobs[i], training))
-    updates = torch.empty(len(jobs), global_adapter.numel(), dtype=global_adapter.dtype)
-    losses = [0.0] * len(jobs)
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
-        rows, means = _train_chunk(base, lora, training, global_adapter, [jobs[i] for i in chunk], seed, round)
-        for i, row, loss in zip(chunk, rows, means, strict=True):
-            updates[i] = row
-            losses[i] = loss
-    return Trained(updates, losses)
+    members.sort(key=lambda member: -steps(member.job, training))
+    size = training.client_chunk or _chunk_that_fits(base, training, [member.job for member in members])
+    updates = [torch.empty(len(r.jobs), r.global_adapter.numel(), dtype=r.global_adapter.dtype) for r in federations]
+    losses = [[0.0] * len(r.jobs) for r in federations]
+    for start in range(0, len(members), size):
+        chunk = members[start : start + size]
+        rows, means = _train_chunk(base, lora, training, chunk, round)
+        for member, row, loss in zip(chunk, rows, means, strict=True):
+            updates[member.federation][member.row] = row
+            losses[member.federation][member.row] = loss
+    return [Trained(u, found) for u, found in zip(updates, losses, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One client of one federation."""
+
+    federation: int
+    row: int
+    start: Tensor
+    job: Job
+    seed: int
 
 
 def _train_chunk(
-    base: CausalLM, lora: Lora, training: Training, global_adapter: Tensor, jobs: list[Job], seed: int, round: int
+    base: CausalLM, lora: Lora, training: Training, members: Sequence[_Member], round: int
 ) -> tuple[Tensor, list[float]]:
-    start = global_adapter.to(base.device)
-    local = start.repeat(len(jobs), 1)  # [K, D]
+    starts = torch.stack([member.start for member in members]).to(base.device)
+    local = starts.clone()  # [K, D]
     optimizer = RowOptimizer(training, local)
-    totals = [steps(job, training) for job in jobs]
-    streams = [batches(job, training, seed, round) for job in jobs]
-    loss_sums = torch.zeros(len(jobs), dtype=torch.float64)
+    totals = [steps(member.job, training) for member in members]
+    streams = [batches(member.job, training, member.seed, round) for member in members]
+    loss_sums = torch.zeros(len(members), dtype=torch.float64)
     for step in range(max(totals)):
         active = sum(total > step for total in totals)
         block = [next(stream) for stream in streams[:active]]
         stack = local[:active].clone().requires_grad_()
-        mask = _dropout(lora.dropout, block, [job.client for job in jobs[:active]], seed, round, step) if lora.dropout else None
+        mask = _dropout(lora.dropout, block, members[:active], round, step) if lora.dropout else None
         client_losses = losses(base, stack, block, mask)
         (gradient,) = torch.autograd.grad(client_losses.sum(), stack)
         rates = [learning_rate(training, step, total) for total in totals[:active]]
         optimizer.step(gradient, rates)
         loss_sums[:active] += client_losses.detach().cpu()
-    return (local - start).cpu(), (loss_sums / torch.tensor(totals)).tolist()
+    return (local - starts).cpu(), (loss_sums / torch.tensor(totals)).tolist()
 
 
 def losses(base: CausalLM, stack: Tensor, block: list[list[Encoded]], mask: DropoutMask | None = None) -> Tensor:
@@ -129,15 +169,15 @@ class RowOptimizer:
         rows -= rate / (1 - _BETA1**self.steps) * (first / scale)
 
 
-def _dropout(p: float, block: list[list[Encoded]], clients: list[int], seed: int, round: int, step: int) -> DropoutMask:
+def _dropout(p: float, block: list[list[Encoded]], members: Sequence[_Member], round: int, step: int) -> DropoutMask:
     """Return the mask function: each client's own mask, laid into the common padding."""
     count = max(len(rows) for rows in block)
     lengths = [max(len(row.prompt) + len(row.answer) for row in rows) for rows in block]
 
     def mask(module: str, x: Tensor) -> Tensor:
         whole = torch.ones(len(block), count, max(lengths), x.shape[-1])
-        for k, (rows, length, client) in enumerate(zip(block, lengths, clients, strict=True)):
-            own = dropout_mask(p, seed, round, client, step, module, (len(rows), length, x.shape[-1]))
+        for k, (rows, length, member) in enumerate(zip(block, lengths, members, strict=True)):
+            own = dropout_mask(p, member.seed, round, member.job.client, step, module, (len(rows), length, x.shape[-1]))
             whole[k, : len(rows), max(lengths) - length :] = own
         return whole.view(len(block), -1, x.shape[-1]).to(x)
 
@@ -145,7 +185,11 @@ def _dropout(p: float, block: list[list[Encoded]], clients: list[int], seed: int
 
 
 def _chunk_that_fits(base: CausalLM, training: Training, jobs: list[Job]) -> int:
-    """Return how many clients' activations and optimiser states fit into half of the free memory."""
+    """Return how many clients' activations and optimiser states fit into half of the memory beside the base.
+
+    Counted from the machine's whole memory, not from what is free just now: the chunks decide the order of
+    floating-point sums, and the same config must give the same bits tomorrow.
+    """
     config = base.model.config
     hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 12)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
@@ -155,4 +199,6 @@ def _chunk_that_fits(base: CausalLM, training: Training, jobs: list[Job]) -> int
     tokens = training.batch_size * longest
     # The adapter appears as parameters, gradient, two moments and two temporaries.
     per_client = 4 * (tokens * (layers * width + 3 * getattr(config, "vocab_size", 32_000) // 4) + 6 * base.layout.size)
-    return max(1, min(len(jobs), int(0.5 * free_bytes(base.device) // per_client)))
+    fits = max(1, int(0.5 * (total_bytes(base.device) - base.bytes) // per_client))
+    # On a CPU the time per client is flat from about five clients up, and memory is all that more would cost.
+    return min(len(jobs), fits, _CPU_CHUNK) if base.device.type == "cpu" else min(len(jobs), fits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from undertow.models.lora import adapted
 _WORTH_SHARING = 8
 
 
+#: Share of expectations that must have held last time for verifying them to be worth its forward.
+_WORTH_VERIFYING = 0.3
+
+
 @torch.inference_mode()
 def generate(
     base: CausalLM,
@@ -24,8 +29,13 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     layout: Layout | None = None,
+    expected: list[list[int]] | None = None,
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, without the end token.
+
+    The tokens that all prompts of a batch begin with are computed once. With ``expected`` continuations (what the
+    model of the round before said), one forward verifies them, and only rows that diverge are decoded, from where
+    they do.
 
     Args:
         base: the frozen model.
@@ -34,49 +44,111 @@ def generate(
         max_new_tokens: longest continuation.
         batch_size: prompts side by side.
         layout: of the adapter, if it is not the base's own.
+        expected: a guess for each prompt, without the end token; guesses change the time, not the answers.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # equal lengths together: little padding
     outputs: list[list[int]] = [[] for _ in prompts]
     hung = nullcontext() if adapter is None else adapted(base.model, layout or base.layout, adapter[None].to(base.device))
+    held = 1.0
     with hung:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            for i, ids in zip(chosen, _greedy(base, [prompts[i] for i in chosen], max_new_tokens), strict=True):
+            batch = [prompts[i] for i in chosen]
+            guesses = [expected[i] for i in chosen] if expected is not None and held >= _WORTH_VERIFYING else None
+            found = _Batch(base, batch, max_new_tokens).run(guesses)
+            if guesses is not None:
+                held = sum(a == b for a, b in zip(guesses, found, strict=True)) / len(batch)
+            for i, ids in zip(chosen, found, strict=True):
                 outputs[i] = ids
     return outputs
 
 
-def _greedy(base: CausalLM, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    shared = _common_prefix(prompts) if base.packed is not None else 0
-    cache = None
-    if shared >= _WORTH_SHARING and len(prompts) > 1:
-        start = torch.tensor([prompts[0][:shared]], device=base.device)
-        cache = base.model(input_ids=start, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(prompts))
-    else:
-        shared = 0
-    tails = [p[shared:] for p in prompts]
-    length = max(len(p) for p in tails)
-    ids = torch.tensor([[base.pad_id] * (length - len(p)) + p for p in tails], device=base.device)
-    mask = torch.tensor([[1] * shared + [0] * (length - len(p)) + [1] * len(p) for p in tails], device=base.device)
-    ends = torch.tensor(base.end_ids, device=base.device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
-    keep = {"logits_to_keep": 1} if base.logits_to_keep else {}
-    open_rows = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
-    made = []
-    for _ in range(max_new_tokens):
-        out = base.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **keep)
-        cache = out.past_key_values
-        token = out.logits[:, -1].argmax(-1)
-        open_rows = open_rows & ~torch.isin(token, ends)
-        made.append(torch.where(open_rows, token, -1))
-        if not open_rows.any():
-            break
-        ids = torch.where(open_rows, token, base.pad_id)[:, None]
-        positions = positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-    rows = torch.stack(made, dim=1).tolist() if made else [[] for _ in prompts]
-    return [[t for t in row if t >= 0] for row in rows]
+class _Batch:
+    """Prompts decoded side by side, padded on the left, their common prefix in the cache once computed."""
+
+    def __init__(self, base: CausalLM, prompts: list[list[int]], max_new_tokens: int) -> None:
+        self.base, self.limit = base, max_new_tokens
+        self.ends = set(base.end_ids)
+        shared = _common_prefix(prompts) if base.packed is not None and len(prompts) > 1 else 0
+        self.shared = shared if shared >= _WORTH_SHARING else 0
+        self.prefix, self.tails = prompts[0][: self.shared], [p[self.shared :] for p in prompts]
+
+    def run(self, guesses: list[list[int]] | None) -> list[list[int]]:
+        """Return the continuations."""
+        made: list[list[int]] = [[] for _ in self.tails]
+        rows = list(range(len(self.tails)))
+        cache = self._prefix_cache(len(rows))
+        if guesses is not None:
+            made, rows = self._verify(guesses, cache)
+            if not rows:
+                return made
+            if cache is not None:
+                cache.crop(self.shared - cache.get_seq_length())  # negative: so many tokens off the end
+                cache.batch_select_indices(torch.tensor(rows, device=self.base.device))
+        for row, more in zip(rows, self._decode(rows, made, cache), strict=True):
+            made[row] += more
+        return made
+
+    def _prefix_cache(self, count: int) -> Any:
+        if not self.shared:
+            return None
+        ids = torch.tensor([self.prefix], device=self.base.device)
+        cache = self.base.model(input_ids=ids, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(count)
+        return cache
+
+    def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ids, mask over prefix and rows, and positions."""
+        length, device = max(len(row) for row in rows), self.base.device
+        ids = torch.tensor([[self.base.pad_id] * (length - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[1] * self.shared + [0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, self.shared :]
+
+    def _verify(self, guesses: list[list[int]], cache: Any) -> tuple[list[list[int]], list[int]]:
+        """Return what each row surely says, and the rows that go on from there."""
+        limited = [guess[: self.limit] for guess in guesses]
+        ids, mask, positions = self._padded([tail + guess for tail, guess in zip(self.tails, limited, strict=True)])
+        keep = max(len(guess) for guess in limited) + 1
+        kept = {"logits_to_keep": keep} if self.base.logits_to_keep else {}
+        logits = self.base.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None, **kept
+        ).logits
+        said = logits[:, -keep:].argmax(-1).tolist()
+        made, going = [], []
+        for row, guess in enumerate(limited):
+            own = said[row][keep - len(guess) - 1 :]  # what the model says after each prefix of the guess
+            agreed = next((i for i, (a, b) in enumerate(zip(own, guess, strict=False)) if a != b), len(guess))
+            made.append(guess[:agreed])
+            if own[agreed] not in self.ends and agreed < self.limit:
+                made[-1].append(own[agreed])
+                if len(made[-1]) < self.limit:
+                    going.append(row)
+        return made, going
+
+    def _decode(self, rows: list[int], made: list[list[int]], cache: Any) -> list[list[int]]:
+        """Return what the given rows say after what they have said."""
+        base = self.base
+        ids, mask, positions = self._padded([self.tails[row] + made[row] for row in rows])
+        left = torch.tensor([self.limit - len(made[row]) for row in rows], device=base.device)
+        ends = torch.tensor(base.end_ids, device=base.device)
+        keep = {"logits_to_keep": 1} if base.logits_to_keep else {}
+        going = torch.ones(len(rows), dtype=torch.bool, device=base.device)
+        tokens: list[Tensor] = []
+        for step in range(int(left.max())):
+            out = base.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **keep
+            )
+            cache = out.past_key_values
+            token = out.logits[:, -1].argmax(-1)
+            going = going & ~torch.isin(token, ends) & (step < left)
+            tokens.append(torch.where(going, token, -1))
+            if not going.any():
+                break
+            ids = torch.where(going, token, base.pad_id)[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        found = torch.stack(tokens, dim=1).tolist() if tokens else [[] for _ in rows]
+        return [[t for t in row if t >= 0] for row in found]
 
 
 def _common_prefix(prompts: list[list[int]]) -> int:
