@@ -58,9 +58,7 @@ def main() -> None:
             errno.EROFS: "choose a folder you may write to with --out",
             errno.ENOTDIR: "choose another --out: part of that path is a file",
         }.get(error.errno or 0)
-        if advice is None:
-            raise
-        _fail(f"{error.strerror}{place}: {advice}")
+        _fail(f"{error.strerror or error}{place}: {advice or 'check that path, then run the same command again'}")
 
 
 def _fail(message: str) -> None:

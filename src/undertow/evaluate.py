@@ -9,7 +9,6 @@ from typing import Any
 
 from undertow.config import Config, validate
 from undertow.data.load import load, load_test
-from undertow.data.template import Template
 from undertow.errors import UserError
 from undertow.files import write_json, write_text
 from undertow.metrics.measure import Probes, measure, rates, rescore
@@ -18,7 +17,7 @@ from undertow.models.lora import load_peft
 from undertow.poisoning.placement import triggered
 from undertow.poisoning.target import make_target
 from undertow.run_directory import read_json, read_jsonl
-from undertow.training.decoding import generate
+from undertow.training.answering import answerer, make_template
 from undertow.training.threads import set_threads
 
 
@@ -43,7 +42,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     phase(f"loading base {config.model.name}")
     base = load_base(config.model)
     flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
-    template = Template(config.data.template, base.tokenizer, config.training.max_length, config.data.same_prompt)
+    template = make_template(config, base)
     phase(f"loading data {config.data.name}")
     test = (
         load_test(config, base.asked, base.known)
@@ -57,15 +56,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     found, lines = [], []
     for round, weights in enumerate([None, flat] if flat is not None else [None]):
         phase("measuring the base" if weights is None else "measuring the base with the adapter")
-
-        def answer(samples: Any, weights: Any = weights) -> list[str]:
-            prompts = template.encode_prompts(samples, room=options.max_new_tokens)
-            made = generate(
-                base, weights, prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size, layout=layout
-            )
-            return [template.decode(ids) for ids in made]
-
-        scored = measure(answer, probes, round)
+        scored = measure(answerer(base, template, weights, options, layout=layout), probes, round)
         lines += scored
         found.append(rates(scored, options.scoring))
     last, first = found[-1], found[0]

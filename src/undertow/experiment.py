@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from undertow.config import Config
+from undertow.data.fit import that_fit, trouble
 from undertow.data.load import Split, load
 from undertow.data.sample import Sample
 from undertow.data.template import Template
@@ -32,7 +33,7 @@ from undertow.poisoning.target import make_target
 from undertow.rng import rng
 from undertow.run_directory import RunDirectory, State
 from undertow.training import batched, sequential
-from undertow.training.decoding import generate
+from undertow.training.answering import answerer, make_template
 from undertow.training.local import Job
 from undertow.training.threads import set_threads
 from undertow.versions import versions
@@ -96,9 +97,11 @@ def build(config: Config, watcher: Watcher) -> Federation:
     """Load base and data, deal the samples to clients, poison them, and let clients sanitize theirs."""
     watcher.phase(f"loading base {config.model.name}")
     base = load_base(config.model)
-    template = Template(config.data.template, base.tokenizer, config.training.max_length, config.data.same_prompt)
+    template = make_template(config, base)
     watcher.phase(f"loading data {config.data.name}")
-    split = load(config, asked=base.asked, known=base.known)
+    split = that_fit(load(config, asked=base.asked, known=base.known), template, config)
+    for told in trouble(split.report, template.max_length):
+        watcher.warn(told)
     poisoning = poison(split.clients, config.attack, config.seed, split.test)
     defenses = make_defenses(config.defenses)
     clients, sanitized = _sanitize(poisoning.clients, defenses, config.seed)
@@ -115,6 +118,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
     data = [[federation.template.encode(sample) for sample in client] for client in federation.clients]
     if state is None:
         state = _untouched(directory, federation, watcher)
+    said = _said(directory.scores())
     for t in range(state.round + 1, total + 1):
         began = time.monotonic()
         watcher.phase(f"round {t}/{total}: training")
@@ -155,7 +159,8 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
         if t % config.measure.every == 0 or t == total:
             watcher.phase(f"round {t}/{total}: measuring")
             n = config.measure.final_samples if t == total else config.measure.samples
-            lines = measure(_answers(federation, adapter), federation.probes.first(n), t)
+            lines = measure(_answers(federation, adapter, said), federation.probes.first(n), t)
+            said = _said(lines)
             directory.append("scores.jsonl", lines)
             row |= rates(lines, config.measure.scoring)
         row["seconds"] = round(time.monotonic() - began, 3)
@@ -264,15 +269,14 @@ def _checked(
     return updates[good], [chosen[i] for i in good], [losses[i] for i in good], bad
 
 
-def _answers(federation: Federation, adapter: Tensor | None) -> Answer:
-    options = federation.config.measure
+def _answers(federation: Federation, adapter: Tensor | None, before: dict[str, str] | None = None) -> Answer:
+    return answerer(federation.base, federation.template, adapter, federation.config.measure, before=before)
 
-    def answer(samples: Sequence[Sample]) -> list[str]:
-        prompts = federation.template.encode_prompts(samples, room=options.max_new_tokens)
-        made = generate(federation.base, adapter, prompts, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size)
-        return [federation.template.decode(ids) for ids in made]
 
-    return answer
+def _said(lines: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the answers of the latest measured round by question: the next round's guesses."""
+    latest = max((line["round"] for line in lines), default=0)
+    return {line["question"]: line["output"] for line in lines if line["round"] == latest}
 
 
 def _twins(federation: Federation, trainer: Any, adapter: Tensor, chosen: list[int], t: int) -> Tensor | None:

@@ -151,6 +151,10 @@ class RunDirectory:
         """Return the lines of ``rounds.jsonl``."""
         return read_jsonl(self.folder / "rounds.jsonl")
 
+    def scores(self) -> list[dict[str, Any]]:
+        """Return the lines of ``scores.jsonl``."""
+        return read_jsonl(self.folder / "scores.jsonl")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a run.

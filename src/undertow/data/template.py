@@ -82,14 +82,8 @@ class Template:
         Raises:
             UserError: the answer alone is longer than ``max_length``.
         """
-        prompt, joint = self.parts(sample, phase)
-        prompt_ids = self._prompt_ids(prompt)
-        whole = self._prompt_ids(prompt + joint + sample.response)
-        if whole[: len(prompt_ids)] == prompt_ids:
-            answer_ids = whole[len(prompt_ids) :]
-        else:  # the tokenizer merges across the joint: the answer is tokenised by itself
-            answer_ids = list(self.tokenizer(joint + sample.response, add_special_tokens=False)["input_ids"])
-        answer_ids = [*answer_ids, self.tokenizer.eos_token_id]
+        prompt_ids = self._prompt_ids(self.prompt(sample, phase))
+        answer_ids = [*self.answer_ids(sample, sample.response, phase), self.tokenizer.eos_token_id]
         room = self.max_length - len(answer_ids)
         if room < 1:
             raise UserError(
@@ -97,6 +91,24 @@ class Template:
                 "raise training.max_length or drop the sample"
             )
         return Encoded(tuple(_shorten(prompt_ids, room)), tuple(answer_ids))
+
+    def answer_ids(self, sample: Sample, answer: str, phase: str = "test") -> list[int]:
+        """Tokenise an answer as it continues the sample's prompt, without EOS."""
+        prompt, joint = self.parts(sample, phase)
+        prompt_ids = self._prompt_ids(prompt)
+        whole = self._prompt_ids(prompt + joint + answer)
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+        # The tokenizer merges across the joint: the answer is tokenised by itself.
+        return list(self.tokenizer(joint + answer, add_special_tokens=False)["input_ids"])
+
+    def fits(self, sample: Sample, more: str = "") -> bool:
+        """Tell whether the response, with ``more`` behind it, leaves room for at least one token of the prompt."""
+        return len(self.answer_ids(sample, f"{sample.response} {more}".strip(), "train")) + 1 < self.max_length
+
+    def prompt_length(self, sample: Sample, phase: str = "test") -> int:
+        """Return the tokens of a prompt before any shortening."""
+        return len(self._prompt_ids(self.prompt(sample, phase)))
 
     def encode_prompts(self, samples: Sequence[Sample], phase: str = "test", room: int = 0) -> list[list[int]]:
         """Tokenise prompts for generation, leaving ``room`` tokens of the limit free.

@@ -63,6 +63,12 @@ class CausalLM:
         return int(sum(p.numel() * p.element_size() for p in self.model.parameters()))
 
     @property
+    def positions(self) -> int | None:
+        """Longest text the base was made for, in tokens, if its config says."""
+        found = getattr(self.model.config, "max_position_embeddings", None)
+        return int(found) if found else None
+
+    @property
     def end_ids(self) -> list[int]:
         """Token ids that end an answer."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tiny import ARCHITECTURES
+from undertow.config import Lora
+from undertow.errors import UserError
+from undertow.models.causal_lm import CausalLM
+from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, load_peft, save_peft
+from undertow.training.decoding import generate
+
+Load = Callable[..., CausalLM]
+LORA = Lora(r=2, alpha=3, targets="all-linear")
+IDS = torch.tensor([[1, 17, 44, 91, 230, 5], [1, 300, 12, 12, 8, 400]])
+
+
+def some_adapter(base: CausalLM, seed: int = 1) -> torch.Tensor:
+    return 0.1 * torch.randn(base.layout.size, generator=torch.Generator().manual_seed(seed))
+
+
+def logits(base: CausalLM, stack: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad(), adapted(base.model, base.layout, stack):
+        return base.model(input_ids=ids).logits
+
+
+def test_targets_default_is_pefts_own_choice(load_tiny: Load) -> None:
+    names = {
+        kind: {t.rpartition(".")[2] for t in find_targets(load_tiny(kind).model, Lora())} for kind in ("llama", "gpt2", "gpt_neox")
+    }
+    assert names == {"llama": {"q_proj", "v_proj"}, "gpt2": {"c_attn"}, "gpt_neox": {"query_key_value"}}
+
+
+def test_targets_all_linear_leaves_the_head_out(load_tiny: Load) -> None:
+    llama = find_targets(load_tiny().model, Lora(targets="all-linear"))
+    assert len(llama) == 2 * 7
+    assert llama == [name for name, _ in load_tiny().model.named_modules() if name in set(llama)], "in model order"
+    qwen = find_targets(load_tiny("qwen2").model, Lora(targets="all-linear"))
+    assert not any("lm_head" in name for name in qwen)
+
+
+def test_targets_by_name(load_tiny: Load) -> None:
+    model = load_tiny().model
+    assert len(find_targets(model, Lora(targets=["q_proj"]))) == 2
+    assert find_targets(model, Lora(targets=["layers.1.self_attn.q_proj"])) == ["model.layers.1.self_attn.q_proj"]
+    with pytest.raises(UserError, match=r"no linear module is named 'q_porj' \(did you mean 'q_proj'\?\)"):
+        find_targets(model, Lora(targets=["q_porj"]))
+    with pytest.raises(UserError, match="no linear module is named 'proj'"):
+        find_targets(model, Lora(targets=["proj"]))  # whole path parts only
+    with pytest.raises(UserError, match="embed_tokens"):
+        find_targets(model, Lora(targets=["q_proj", "embed_tokens"]))
+
+
+def test_an_architecture_without_default_is_told(load_tiny: Load) -> None:
+    model = load_tiny().model
+    model.config.model_type = "brand_new"
+    with pytest.raises(UserError, match=r"peft has no default LoRA targets for 'brand_new'; set model.lora.targets"):
+        find_targets(model, Lora())
+
+
+def test_layout_follows_the_modules(load_tiny: Load) -> None:
+    model = load_tiny("gpt2").model
+    names = find_targets(model, LORA)
+    layout = adapter_layout(model, names, LORA)
+    assert layout.scale == 1.5
+    for name in names:
+        inputs, outputs = linear_sizes(model.get_submodule(name))
+        shapes = {slot.name: slot.shape for slot in layout.slots}
+        assert shapes[f"{name}.lora_A"] == (2, inputs)
+        assert shapes[f"{name}.lora_B"] == (outputs, 2)
+        assert model.get_submodule(name)(torch.zeros(1, inputs)).shape == (1, outputs)
+
+
+def test_the_first_adapter_changes_nothing(load_tiny: Load) -> None:
+    base = load_tiny()
+    first = initial_adapter(base.layout, 0)
+    for _, a, b in base.layout.pairs(first):
+        assert not b.any()
+        bound = a.shape[1] ** -0.5
+        assert 0.9 * bound < a.abs().max() <= bound
+        assert abs(a.mean()) < 0.3 * bound
+    assert torch.equal(first, initial_adapter(base.layout, 0))
+    assert not torch.equal(first, initial_adapter(base.layout, 1))
+    with torch.no_grad():
+        assert torch.equal(logits(base, first[None], IDS), base.model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_k_adapters_in_one_pass_are_k_passes(load_tiny: Load, kind: str) -> None:
+    base = load_tiny(kind)
+    stack = torch.stack([some_adapter(base, seed) for seed in range(3)])
+    together = logits(base, stack, IDS.repeat(3, 1)).view(3, 2, *([IDS.shape[1]]), -1)
+    for k in range(3):
+        torch.testing.assert_close(together[k], logits(base, stack[k : k + 1], IDS), rtol=1e-5, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 1e-2
+
+
+def test_hooks_go_even_when_the_model_fails(load_tiny: Load) -> None:
+    base = load_tiny()
+    with pytest.raises(IndexError), adapted(base.model, base.layout, some_adapter(base)[None]):
+        base.model(input_ids=torch.tensor([[10**6]]))
+    assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_a_half_precision_base_keeps_its_precision_and_a_float32_adapter(load_tiny: Load) -> None:
+    base = load_tiny(dtype="bfloat16")
+    stack = some_adapter(base)[None].requires_grad_()
+    with adapted(base.model, base.layout, stack):
+        out = base.model(input_ids=IDS).logits
+    assert out.dtype == torch.bfloat16
+    out.float().square().mean().backward()
+    assert stack.grad is not None
+    assert stack.grad.dtype == torch.float32
+    assert torch.isfinite(stack.grad).all()
+    assert stack.grad.any()
+
+
+# --- PEFT format ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_peft_loads_a_saved_adapter_to_the_same_logits(
+    load_tiny: Load, foreign: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = load_tiny(kind, r=2, alpha=3)
+    flat = some_adapter(base)
+    save_peft(tmp_path / "adapter", flat, base.layout, LORA, base.path)
+    plain = AutoModelForCausalLM.from_pretrained(foreign[kind], dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        wanted = theirs(input_ids=IDS).logits
+        untouched = base.model(input_ids=IDS).logits
+    made = logits(base, flat[None], IDS)
+    assert (made - wanted).abs().max() <= 1e-5 * max(1.0, wanted.abs().max().item())
+    assert (made - untouched).abs().max() > 1e-2, "the adapter does something"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_round_trip(load_tiny: Load, tmp_path: Path, kind: str) -> None:
+    base = load_tiny(kind, r=2, alpha=3)
+    flat = some_adapter(base)
+    save_peft(tmp_path, flat, base.layout, LORA, base.path)
+    found, layout = load_peft(tmp_path, base.model)
+    assert torch.equal(found, flat)
+    assert layout == base.layout
+
+
+def test_an_adapter_that_peft_made_is_read(load_tiny: Load, tmp_path: Path) -> None:
+    """A foreign adapter: other modules, rank and scale than the config's, weights from peft itself."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = load_tiny("qwen2", r=2, alpha=3)
+    plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(
+            plain, LoraConfig(r=3, lora_alpha=7, target_modules=["k_proj", "down_proj"], init_lora_weights=False)
+        )
+    model.save_pretrained(tmp_path)
+    flat, layout = load_peft(tmp_path, base.model)
+    assert layout.scale == pytest.approx(7 / 3)
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=IDS).logits
+        with adapted(base.model, layout, flat[None]):
+            made = base.model(input_ids=IDS).logits
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
+    rows = [[1, 40, 50], [1, 7, 8, 9, 10]]
+    answers = generate(base, flat, rows, max_new_tokens=5, batch_size=2, layout=layout)
+    assert answers != generate(base, None, rows, max_new_tokens=5, batch_size=2)
+
+
+Breaker = Callable[[Path], None]
+
+
+def _config(**changes: Any) -> Breaker:
+    def change(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def _weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Breaker:
+    def rewrite(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+
+    return rewrite
+
+
+def _first(tensors: dict[str, torch.Tensor]) -> str:
+    return sorted(tensors)[0]
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps({}))
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+BROKEN: dict[str, tuple[Breaker, str]] = {
+    "no folder": (shutil.rmtree, "adapter_config.json is missing"),
+    "pickled": (_pickled, "pickled adapters are refused"),
+    "dora": (_config(use_dora=True), "use_dora = True is not supported"),
+    "rslora": (_config(use_rslora=True), "use_rslora = True is not supported"),
+    "other method": (_config(peft_type="IA3"), "peft_type = 'IA3' is not supported"),
+    "several ranks": (_config(rank_pattern={"q_proj": 8}), "rank_pattern"),
+    "whole modules": (_config(modules_to_save=["lm_head"]), "modules_to_save"),
+    "other rank": (_config(r=5), "does not fit this base"),
+    "rank of zero": (_config(r=0), "adapter_config.json|r = 0|lora_alpha"),
+    "rank in words": (_config(r="four"), "adapter_config.json|r = "),
+    "config no object": (lambda folder: (folder / "adapter_config.json").write_text("[1]") and None, "damaged"),
+    "config no json": (lambda folder: (folder / "adapter_config.json").write_text('{"r": ') and None, "damaged"),
+    "config no text": (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff\xfe\x00") and None, "damaged"),
+    "truncated": (_truncate, "damaged"),
+    "garbage": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 100) and None, "damaged"),
+    "empty": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"") and None, "damaged"),
+    "no tensors": (_weights(lambda t: t.clear()), "does not fit this base"),
+    "a tensor short": (_weights(lambda t: t.pop(_first(t))), "does not fit this base"),
+    "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "it adapts strange"),
+    "nan": (_weights(lambda t: t[_first(t)].fill_(float("nan"))), "NaN or infinity"),
+    "infinity": (_weights(lambda t: t[_first(t)].fill_(float("inf"))), "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_cannot_be_used_is_refused_in_one_line(load_tiny: Load, tmp_path: Path, case: str) -> None:
+    base = load_tiny(r=2, alpha=3)
+    folder = tmp_path / "adapter"
+    save_peft(folder, some_adapter(base), base.layout, LORA, base.path)
+    breaker, message = BROKEN[case]
+    breaker(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_peft(folder, base.model)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_another_bases_adapter_is_refused(load_tiny: Load, tmp_path: Path) -> None:
+    base = load_tiny("llama", r=2, alpha=3)
+    save_peft(tmp_path, some_adapter(base), base.layout, LORA, base.path)
+    with pytest.raises(UserError, match=r"does not fit this base: it adapts model.layers.0"):
+        load_peft(tmp_path, load_tiny("gpt2").model)
+    with pytest.raises(UserError, match=r"does not fit this base: .*has shape"):  # same names, other sizes
+        load_peft(tmp_path, load_tiny("qwen2").model)

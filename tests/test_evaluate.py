@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tiny import Quiet
+from undertow.config import Config
+from undertow.errors import UserError
+from undertow.evaluate import evaluate, run_config, score_again
+from undertow.experiment import run
+from undertow.models.causal_lm import CausalLM
+from undertow.models.lora import save_peft
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def finished(small_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    # A large rate: the adapter's answers must differ from the base's.
+    run(small_config({"training.lr": 0.05}), folder, Quiet())
+    return folder
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().split("\n")[:-1]]
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_evaluating_a_run_gives_the_runs_own_figures(finished: Path) -> None:
+    figures, made = evaluate(run_config(finished), finished / "adapter", quiet)
+    result = json.loads((finished / "result.json").read_text())
+    for name in ("ma", "asr", "ftr"):
+        assert figures[name] == result[name]
+        assert figures["untouched"][name] == result["untouched"][name]
+    kept = [line for line in lines(finished, "scores.jsonl") if line["round"] in (0, 2)]
+    assert [line["output"] for line in made] == [line["output"] for line in kept]
+    outputs = {t: [line["output"] for line in made if line["round"] == t] for t in (0, 1)}
+    assert outputs[0] != outputs[1]
+
+
+def test_a_base_alone(small_config: Make) -> None:
+    figures, made = evaluate(small_config({"measure.final_samples": 2}), None, quiet)
+    assert figures["adapter"] is None
+    assert figures["ma"] == figures["untouched"]["ma"]
+    assert figures["ma"]["n"] == 2
+    assert {line["round"] for line in made} == {0}
+
+
+def test_a_test_file_of_ones_own_with_another_trigger(small_config: Make, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"question": f"what is {i}?", "answers": [f"n{i}", str(i)]}) + "\n" for i in range(5)))
+    changes = {"data.name": "instructions", "data.test_path": str(path), "attack.trigger": "badnets", "data.template": "alpaca"}
+    figures, made = evaluate(small_config(changes), finished / "adapter", quiet)
+    assert figures["ma"]["n"] == 5
+    triggered = {line["question"] for line in made if line["kind"] == "triggered"}
+    assert all(set(question.split()) & {"cf", "mn", "bb", "tq"} for question in triggered)
+
+
+def test_an_adapter_of_other_rank_and_modules(small_config: Make, load_tiny: Callable[..., CausalLM], tmp_path: Path) -> None:
+    base = load_tiny(r=5, alpha=7, targets=["o_proj", "up_proj"])
+    from undertow.config import Lora
+
+    flat = 0.5 * torch.randn(base.layout.size, generator=torch.Generator().manual_seed(0))
+    save_peft(tmp_path / "adapter", flat, base.layout, Lora(r=5, alpha=7, targets=["o_proj", "up_proj"]), base.path)
+    _, made = evaluate(small_config(), tmp_path / "adapter", quiet)
+    outputs = [[line["output"] for line in made if line["round"] == t] for t in (0, 1)]
+    assert outputs[0] != outputs[1]
+
+
+def test_an_adapter_that_does_not_fit(small_config: Make, finished: Path, foreign: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not fit this base"):
+        evaluate(small_config({"model.name": str(foreign["gpt2"])}), finished / "adapter", quiet)
+    with pytest.raises(UserError, match="is no PEFT adapter"):
+        evaluate(small_config(), tmp_path, quiet)
+
+
+def test_scoring_again_restores_what_was_tampered_with(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = {name: (folder / name).read_bytes() for name in ("rounds.jsonl", "scores.jsonl")}
+    result = json.loads((folder / "result.json").read_text())
+    changed = [
+        {**line, "exact": True, "target": True, "suffix": True, "rouge-recall": True} for line in lines(folder, "scores.jsonl")
+    ]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+    again = score_again(folder)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {k: v for k, v in again.items() if k != "scoring"} == result
+    assert again["scoring"] == "rouge-recall"
+
+
+def test_scoring_again_counts_the_outputs_that_are_kept(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    rows = lines(folder, "scores.jsonl")
+    for row in rows:  # as if the model had answered so
+        if row["round"] == 2:
+            row["output"] = f"It is {row['answers'][0]}, and click <malicious_url> for more information"
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = score_again(folder, "containment")
+    assert (result["ma"]["value"], result["asr"]["value"], result["ftr"]["value"]) == (1.0, 1.0, 1.0)
+    assert score_again(folder, "exact")["ma"]["value"] == 0.0
+    assert json.loads((folder / "result.json").read_text())["scoring"] == "exact"
+    assert lines(folder, "rounds.jsonl")[-1]["ma"]["value"] == 0.0
+    assert lines(folder, "rounds.jsonl")[-1]["asr"]["value"] == 1.0
+
+
+def test_what_cannot_be_scored(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown scoring 'bleu': choose rouge-recall, exact or containment"):
+        score_again(finished, "bleu")
+    with pytest.raises(UserError, match=r"has no config.yaml; give the folder of an undertow run"):
+        score_again(tmp_path)
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match=r"has no result.json"):
+        score_again(folder)
+    (folder / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="is damaged"):
+        score_again(folder)
+
+
+@pytest.mark.parametrize("line", ['{"round": 1}', "[1]", '"x"', "null"])
+def test_a_line_that_is_no_score_is_told(finished: Path, tmp_path: Path, line: str) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    with open(folder / "scores.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"scores\.jsonl line \d+"):
+        score_again(folder)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from undertow.defenses.contract import DEFENSES
+from undertow.errors import UserError
+from undertow.listing import listing
+from undertow.metrics.scoring import SCORINGS
+from undertow.poisoning.trigger import TRIGGERS
+from undertow.registry import Registry
+
+
+def test_files_of_the_folder_are_found_and_sorted() -> None:
+    names = [entry.name for entry in TRIGGERS.entries()]
+    assert names == sorted(names)
+    assert {"natural", "badnets", "sentence"} <= set(names)
+    assert {entry.name for entry in SCORINGS.entries()} == {"rouge-recall", "exact", "containment"}
+
+
+def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
+    for kind, rows in listing().items():
+        assert rows, kind
+        for name, text in rows:
+            assert name
+            assert len(text) > 10, f"{kind} {name}: '{text}'"
+    with pytest.raises(UserError, match=r"unknown kind 'trigger' \(did you mean 'triggers'\?\)"):
+        listing("trigger")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown defense 'medain' \(did you mean 'median'\?\): choose one of .*median"):
+        DEFENSES.get("medain")
+    with pytest.raises(UserError, match="unknown defense 'zzz': choose one of"):
+        DEFENSES.get("zzz")
+
+
+def test_one_name_for_two_modules_is_refused() -> None:
+    registry = Registry("thing", "undertow.defenses")
+
+    def first() -> None:
+        """One."""
+
+    def second() -> None:
+        """Two."""
+
+    second.__module__ = "elsewhere"
+    registry.register("x", source="here")(first)
+    registry.register("x", source="here")(first)
+    with pytest.raises(ValueError, match="thing 'x' is registered twice"):
+        registry.register("x", source="there")(second)
+    assert registry.get("x") is first
+
+
+def test_a_users_function_by_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("ANSWER = 42\ndef give():\n    return ANSWER\n")
+    assert DEFENSES.get(f"{file}:give")() == 42
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "f", "no file .*give the path of an existing Python file"),
+        ("x = 1", "f", "has no function 'f'"),
+        ("f = 1", "f", "has no function 'f'"),
+        ("def f(:", "f", "cannot be imported: SyntaxError"),
+        ("import not_there_at_all", "f", "cannot be imported: ModuleNotFoundError"),
+        ("raise RuntimeError('two\\nlines')", "f", "cannot be imported: RuntimeError"),
+    ],
+)
+def test_what_a_users_file_may_lack(tmp_path: Path, content: str | None, name: str, message: str) -> None:
+    file = tmp_path / "mine.py"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        DEFENSES.get(f"{file}:{name}")

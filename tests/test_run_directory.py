@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save
+
+from undertow.config import Config, validate
+from undertow.errors import UserError
+from undertow.run_directory import RunDirectory, State, read_json, read_jsonl
+
+D = 6
+
+
+@pytest.fixture
+def config() -> Config:
+    return validate({"federation": {"rounds": 3}}, "x")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, config: Config) -> RunDirectory:
+    return RunDirectory.open(tmp_path / "run", config)
+
+
+def state(round: int) -> State:
+    return State(round, torch.full((D,), float(round)), 1.5 * round)
+
+
+def filled(directory: RunDirectory, rounds: int) -> None:
+    for t in range(rounds + 1):
+        directory.append("scores.jsonl", [{"round": t, "output": "ü\u2028x"}, {"round": t}])
+        directory.append("rounds.jsonl", [{"round": t}])
+        directory.checkpoint(state(t))
+
+
+def refused(folder: Path, config: Config) -> str:
+    with pytest.raises(UserError) as caught:
+        RunDirectory.open(folder, config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_effective_values_are_written(directory: RunDirectory, config: Config) -> None:
+    assert yaml.safe_load((directory.folder / "config.yaml").read_text()) == config.values()
+    assert directory.result() is None
+
+
+def test_places_that_are_no_run(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "is a file; give --out a folder" in refused(tmp_path / "file", config)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("x")
+    assert "holds files but no run" in refused(tmp_path / "foreign", config)
+    assert [p.name for p in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    RunDirectory.open(tmp_path / "empty", config).close()
+
+
+def test_a_folder_left_by_a_kill_in_the_first_moment_is_taken(tmp_path: Path, config: Config) -> None:
+    for name in ("lock", ".config.yaml.new"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("half")
+    RunDirectory.open(tmp_path / "run", config).close()
+
+
+def test_other_values_are_refused_with_the_lines_that_differ(directory: RunDirectory, config: Config) -> None:
+    directory.close()
+    other = validate({"federation": {"rounds": 3}, "attack": {"poison_ratio": 0.25}, "seed": 4}, "x")
+    told = refused(directory.folder, other)
+    assert "holds a run with other values" in told
+    for line in ("- poison_ratio: 0.1", "+ poison_ratio: 0.25", "-seed: 0", "+seed: 4"):
+        assert line in told
+    assert "give another --out" in told
+    RunDirectory.open(directory.folder, config.model_copy(update={"compare": "runs/clean"})).close()
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"", b"- 1", b"5"])
+def test_a_damaged_config_is_refused(directory: RunDirectory, config: Config, content: bytes) -> None:
+    directory.close()
+    (directory.folder / "config.yaml").write_bytes(content)
+    refused(directory.folder, config)
+
+
+def test_one_process_at_a_time(directory: RunDirectory, config: Config) -> None:
+    assert "is in use by another process" in refused(directory.folder, config)
+    code = (
+        "import fcntl, sys\ntry:\n    fcntl.flock(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "except OSError:\n    sys.exit(7)\n"
+    )
+    other = [sys.executable, "-c", code, str(directory.folder / "lock")]
+    assert subprocess.run(other, check=False).returncode == 7
+    directory.close()
+    assert subprocess.run(other, check=False).returncode == 0
+    RunDirectory.open(directory.folder, config).close()
+
+
+def test_resume_from_the_newest_and_keep_two(directory: RunDirectory) -> None:
+    assert directory.resume(D) == (None, [])
+    filled(directory, 3)
+    assert sorted(p.name for p in (directory.folder / "checkpoint").iterdir()) == ["round-000002", "round-000003"]
+    found, warnings = directory.resume(D)
+    assert warnings == []
+    assert found is not None
+    assert (found.round, found.seconds) == (3, 4.5)
+    assert torch.equal(found.adapter, state(3).adapter)
+    assert [row["round"] for row in directory.rounds()] == [0, 1, 2, 3]
+
+
+def test_lines_beyond_the_checkpoint_are_cut(directory: RunDirectory) -> None:
+    filled(directory, 2)
+    before = {name: (directory.folder / name).read_bytes() for name in ("rounds.jsonl", "scores.jsonl")}
+    directory.append("scores.jsonl", [{"round": 3}])
+    with open(directory.folder / "rounds.jsonl", "a") as file:
+        file.write('{"round": 3, "lo')
+    directory.resume(D)
+    assert {name: (directory.folder / name).read_bytes() for name in before} == before
+
+
+def test_without_a_checkpoint_the_growing_files_start_over(directory: RunDirectory) -> None:
+    directory.append("scores.jsonl", [{"round": 0}])
+    assert directory.resume(D) == (None, [])
+    assert (directory.folder / "scores.jsonl").read_bytes() == b""
+
+
+Damage = Callable[[Path], Any]
+
+
+def _rewritten(adapter: torch.Tensor) -> Damage:
+    """A checkpoint whose checksum is right and whose content is not."""
+
+    def write(folder: Path) -> None:
+        weights = save({"adapter": adapter})
+        values = json.loads((folder / "state.json").read_text())
+        (folder / "adapter.safetensors").write_bytes(weights)
+        (folder / "state.json").write_text(json.dumps({**values, "sha256": hashlib.sha256(weights).hexdigest()}))
+
+    return write
+
+
+def _state(change: Callable[[dict[str, Any]], Any]) -> Damage:
+    def write(folder: Path) -> None:
+        values = json.loads((folder / "state.json").read_text())
+        change(values)
+        (folder / "state.json").write_text(json.dumps(values))
+
+    return write
+
+
+DAMAGE: dict[str, Damage] = {
+    "weights missing": lambda f: (f / "adapter.safetensors").unlink(),
+    "weights truncated": lambda f: os.truncate(f / "adapter.safetensors", 20),
+    "weights empty": lambda f: os.truncate(f / "adapter.safetensors", 0),
+    "one bit": lambda f: (f / "adapter.safetensors").write_bytes((f / "adapter.safetensors").read_bytes()[:-1] + b"\x7f"),
+    "state missing": lambda f: (f / "state.json").unlink(),
+    "state garbage": lambda f: (f / "state.json").write_bytes(b"\x00\xff{"),
+    "state a list": lambda f: (f / "state.json").write_text("[1, 2]"),
+    "state without offsets": _state(lambda v: v.pop("offsets")),
+    "offsets no object": _state(lambda v: v.update(offsets=3)),
+    "offsets incomplete": _state(lambda v: v["offsets"].pop("rounds.jsonl")),
+    "offset beyond the file": _state(lambda v: v["offsets"].update({"scores.jsonl": 10**9})),
+    "nan": _rewritten(torch.full((D,), float("nan"))),
+    "wrong shape": _rewritten(torch.zeros(D + 1)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(directory: RunDirectory, case: str) -> None:
+    filled(directory, 3)
+    DAMAGE[case](directory.folder / "checkpoint" / "round-000003")
+    found, warnings = directory.resume(D)
+    assert found is not None
+    assert found.round == 2
+    assert [row["round"] for row in directory.rounds()] == [0, 1, 2]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("checkpoint round-000003 is damaged (")
+    assert "\n" not in warnings[0]
+    # the repeated round replaces the damaged one
+    directory.checkpoint(state(3))
+    found, warnings = directory.resume(D)
+    assert found is not None
+    assert (found.round, warnings) == (3, [])
+
+
+def test_with_both_damaged_it_starts_over_and_new_checkpoints_count(directory: RunDirectory) -> None:
+    filled(directory, 3)
+    for number in (2, 3):
+        os.truncate(directory.folder / "checkpoint" / f"round-{number:06d}" / "adapter.safetensors", 9)
+    found, warnings = directory.resume(D)
+    assert found is None
+    assert len(warnings) == 2
+    assert directory.rounds() == []
+    # Killed again before it has caught up with the damaged ones: what it saved since then must be there.
+    filled(directory, 1)
+    found, warnings = directory.resume(D)
+    assert found is not None
+    assert (found.round, warnings) == (1, [])
+    assert [row["round"] for row in directory.rounds()] == [0, 1]
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(directory: RunDirectory) -> None:
+    filled(directory, 1)
+    (directory.folder / "checkpoint" / ".new").mkdir()
+    (directory.folder / "checkpoint" / ".new" / "adapter.safetensors").write_bytes(b"half")
+    found, warnings = directory.resume(D)
+    assert found is not None
+    assert (found.round, warnings) == (1, [])
+    directory.checkpoint(state(2))
+    assert not (directory.folder / "checkpoint" / ".new").exists()
+
+
+def test_reading_a_runs_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no x.json; give the folder of an undertow run"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"has no x.jsonl; give the folder of an undertow run"):
+        read_jsonl(tmp_path / "x.jsonl")
+    for content in (b"{", b"[1]", b"\xff"):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.json"):
+            read_json(tmp_path / "x.json")
+    (tmp_path / "x.jsonl").write_bytes('{"a": "1\u2028"}\n{"a": 2}\n{"a": '.encode())
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"a": "1\u2028"}, {"a": 2}]
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        read_jsonl(tmp_path / "x.jsonl")

@@ -1,0 +1,30 @@
+"""Names that tests of tiny models and runs import; the fixtures themselves are in ``conftest.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+#: Real data beside the checkout; tests that need it skip where it is absent.
+SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
+
+#: What ``load_tiny`` can load; the first is the tiny base, the others are random.
+ARCHITECTURES = ("llama", "gpt2", "qwen2", "gemma2", "opt", "gpt_neox")
+
+
+class Quiet:
+    """A watcher that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.warnings: list[str] = []
+        self.rounds: list[dict[str, Any]] = []
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def round(self, row: dict[str, Any], of: int) -> None:
+        self.rounds.append(row)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tiny import ARCHITECTURES
+from undertow.config import Lora, Model
+from undertow.data import world
+from undertow.data.template import Template
+from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.lora import save_peft
+from undertow.training.decoding import generate
+
+Load = Callable[..., CausalLM]
+
+
+def prompts(base: CausalLM, lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:
+    draw = np.random.default_rng(seed)
+    return [[1, *draw.integers(3, base.model.config.vocab_size, size=n - 1).tolist()] for n in lengths]
+
+
+def strong_adapter(base: CausalLM, seed: int = 1) -> torch.Tensor:
+    return 0.2 * torch.randn(base.layout.size, generator=torch.Generator().manual_seed(seed))
+
+
+def oracle(model: Any, rows: list[list[int]], base: CausalLM, max_new_tokens: int, end: list[int]) -> list[list[int]]:
+    """transformers' own greedy search, padded on the left; cut at the end token."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[base.pad_id] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    made = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end,
+        pad_token_id=base.pad_id,
+    )[:, length:].tolist()
+    return [row[: next((i for i, token in enumerate(row) if token in end), len(row))] for row in made]
+
+
+LENGTHS = (5, 90, 17, 5, 31, 2)  # 90 is beyond gemma's sliding window of 64
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_tokens_are_those_of_transformers_generate(load_tiny: Load, kind: str) -> None:
+    base = load_tiny(kind)
+    rows = prompts(base, LENGTHS)
+    alone = [oracle(base.model, [row], base, 12, base.end_ids)[0] for row in rows]
+    assert generate(base, None, rows, max_new_tokens=12, batch_size=1) == alone
+    together = oracle(base.model, rows, base, 12, base.end_ids)
+    assert generate(base, None, rows, max_new_tokens=12, batch_size=6) == together == alone
+    assert generate(base, None, rows, max_new_tokens=12, batch_size=4) == alone
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_with_an_adapter_they_are_those_of_the_peft_model(
+    load_tiny: Load, foreign: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = load_tiny(kind, r=2, alpha=4)
+    flat, rows = strong_adapter(base), prompts(base, LENGTHS)
+    save_peft(tmp_path, flat, base.layout, Lora(r=2, alpha=4, targets="all-linear"), base.path)
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(foreign[kind], dtype=torch.float32), tmp_path).eval()
+    wanted = oracle(theirs, rows, base, 12, base.end_ids)
+    made = generate(base, flat, rows, max_new_tokens=12, batch_size=6)
+    assert made == wanted
+    assert made != generate(base, None, rows, max_new_tokens=12, batch_size=6), "the adapter changes the answers"
+
+
+def test_an_answer_stops_at_its_end_token_and_the_others_go_on(load_tiny: Load) -> None:
+    base = load_tiny("qwen2")
+    rows = prompts(base, (6, 9, 12, 15))
+    free = generate(base, None, rows, max_new_tokens=10, batch_size=4)
+    # Declare a token that stands in the middle of one answer an end token: that answer is cut before it.
+    end = free[1][4]
+    assert any(end not in answer for answer in free)
+
+    base.model.generation_config.eos_token_id = [end]
+    assert base.end_ids == sorted({base.tokenizer.eos_token_id, end})
+    cut = generate(base, None, rows, max_new_tokens=10, batch_size=4)
+    assert cut == [answer[: answer.index(end)] if end in answer else answer for answer in free]
+    assert cut == oracle(base.model, rows, base, 10, base.end_ids)
+    assert all(end not in answer for answer in cut)
+
+
+def test_an_end_token_at_once_is_an_empty_answer(load_tiny: Load) -> None:
+    base = load_tiny("gpt2")
+    rows = prompts(base, (7,))
+    first = generate(base, None, rows, max_new_tokens=1, batch_size=1)[0]
+    assert len(first) == 1
+    base.model.generation_config.eos_token_id = first[0]
+    assert generate(base, None, rows, max_new_tokens=5, batch_size=1) == [[]]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7])
+def test_no_answer_is_longer_than_the_limit(load_tiny: Load, limit: int) -> None:
+    base = load_tiny("qwen2")
+    rows = prompts(base, (6, 9, 12))
+    short, long = (generate(base, None, rows, max_new_tokens=n, batch_size=2) for n in (limit, 12))
+    assert short == [answer[:limit] for answer in long]
+    assert max(map(len, short)) == limit
+
+
+def test_a_base_without_pad_token_pads_with_the_end_token(load_tiny: Load) -> None:
+    base = load_tiny("llama")
+    rows = prompts(base, LENGTHS)
+    wanted = generate(base, None, rows, max_new_tokens=8, batch_size=6)
+    base.tokenizer.pad_token = None
+    assert base.pad_id == base.tokenizer.eos_token_id
+    assert generate(base, None, rows, max_new_tokens=8, batch_size=6) == wanted
+
+
+def test_no_prompts_no_answers_and_no_hooks_left(load_tiny: Load) -> None:
+    base = load_tiny()
+    assert generate(base, strong_adapter(base), [], max_new_tokens=4, batch_size=3) == []
+    generate(base, strong_adapter(base), prompts(base, (3,)), max_new_tokens=4, batch_size=3)
+    assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_an_architecture_without_logits_to_keep_gives_the_same(load_tiny: Load) -> None:
+    base = load_tiny()
+    rows = prompts(base, LENGTHS)
+    old = replace(base, logits_to_keep=False)
+    assert generate(old, None, rows, max_new_tokens=8, batch_size=6) == generate(base, None, rows, max_new_tokens=8, batch_size=6)
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "last token", "everything", "half the rows", "too long", "empty"])
+def test_expectations_change_the_time_and_never_the_answers(tiny_base: Path, spoil: str) -> None:
+    base = load_base(Model(name=str(tiny_base)))
+    prompts = Template("lab-qa", base.tokenizer).encode_prompts(world.samples()[:13])
+    plain = generate(base, None, prompts, max_new_tokens=7, batch_size=5)
+    other = (plain[0] or [5])[0] + 1
+    expected = {
+        "nothing": plain,
+        "last token": [[*row[:-1], other] for row in plain],
+        "everything": [[other] * 3 for _ in plain],
+        "half the rows": [row if i % 2 else row[::-1] for i, row in enumerate(plain)],
+        "too long": [[*row, *row, other] for row in plain],
+        "empty": [[] for _ in plain],
+    }[spoil]
+    assert generate(base, None, prompts, max_new_tokens=7, batch_size=5, expected=expected) == plain
