@@ -71,11 +71,12 @@ class _Tokens:
     eos_token_id, pad_token_id = 1, 0
 
 
-def make_base(config: dict[str, int], dtype: torch.dtype) -> CausalLM:
+def make_base(config: dict[str, int], dtype: torch.dtype, device: str = "cpu") -> CausalLM:
     """Return a random frozen Llama."""
     torch.manual_seed(0)
     tie = config["vocab_size"] < 2000
-    model = LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=tie, max_position_embeddings=2048))
+    with torch.device(device):
+        model = LlamaForCausalLM(LlamaConfig(**config, dtype=dtype, tie_word_embeddings=tie, max_position_embeddings=2048))
     model = model.to(dtype).eval().requires_grad_(False)
     lora = Lora()
     layout = adapter_layout(model, find_targets(model, lora), lora)
@@ -84,7 +85,7 @@ def make_base(config: dict[str, int], dtype: torch.dtype) -> CausalLM:
         path="random",
         model=model,
         tokenizer=_Tokens(),
-        device=torch.device("cpu"),
+        device=torch.device(device),
         layout=layout,
         asked=frozenset(),
         known=None,
@@ -115,16 +116,24 @@ def seconds(trainer: Any, base: CausalLM, training: Training, adapter: torch.Ten
     return time.perf_counter() - began, updates
 
 
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Return the machine's matrix-product speed in FLOP/s (best of five, 1024 x 1024)."""
-    a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", size: int = 1024) -> float:
+    """Return the device's matrix-product speed in FLOP/s (best of six, ``size`` x ``size``)."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
+        wait(device)
         began = time.perf_counter()
         for _ in range(4):
             a @ b
+        wait(device)
         best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * 1024**3 / best
+    return 2 * size**3 / best
+
+
+def wait(device: str) -> None:
+    """Let a GPU finish what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
 
 
 def work(base: CausalLM, jobs: list[Job], steps: int) -> float:
@@ -133,10 +142,9 @@ def work(base: CausalLM, jobs: list[Job], steps: int) -> float:
 
     blocks = sum(p.numel() for n, p in base.model.named_parameters() if "layers" in n and p.ndim == 2)
     packed = pack([job.data[:BATCH] for job in jobs], 0)
-    last = base.model.config.num_hidden_layers
-    tokens = sum(int(t) for t in [packed.tokens.numel()])
+    layers = base.model.config.num_hidden_layers
     head = base.model.lm_head.weight.numel()
-    return steps * 4.0 * (tokens * blocks * (last - 1) / last + packed.rows.numel() * (head + blocks / last))
+    return steps * 4.0 * (packed.tokens.numel() * blocks * (layers - 1) / layers + packed.rows.numel() * (head + blocks / layers))
 
 
 def main() -> None:

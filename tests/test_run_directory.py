@@ -73,6 +73,7 @@ def test_a_folder_left_by_a_kill_in_the_first_moment_is_taken(tmp_path: Path, co
 
 
 def test_other_values_are_refused_with_the_lines_that_differ(directory: RunDirectory, config: Config) -> None:
+    filled(directory, 0)
     directory.close()
     other = validate({"federation": {"rounds": 3}, "attack": {"poison_ratio": 0.25}, "seed": 4}, "x")
     told = refused(directory.folder, other)
@@ -88,6 +89,12 @@ def test_a_damaged_config_is_refused(directory: RunDirectory, config: Config, co
     directory.close()
     (directory.folder / "config.yaml").write_bytes(content)
     refused(directory.folder, config)
+
+
+def test_a_config_of_another_program_is_not_overwritten(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "config.yaml").write_text("server: {port: 80}\n")
+    refused(tmp_path, config)
+    assert (tmp_path / "config.yaml").read_text() == "server: {port: 80}\n"
 
 
 def test_one_process_at_a_time(directory: RunDirectory, config: Config) -> None:
@@ -231,3 +238,16 @@ def test_reading_a_runs_files(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n{"a": \n{"a": 3}\n')
     with pytest.raises(UserError, match="line 2 is damaged"):
         read_jsonl(tmp_path / "x.jsonl")
+
+
+def test_a_first_try_that_was_refused_may_be_mended_in_the_same_place(
+    tiny_base: Path, small_config: Callable[..., Config], tmp_path: Path, watcher: Any
+) -> None:
+    from undertow.experiment import run
+
+    with pytest.raises(UserError, match="lower them"):
+        run(small_config({"data.train": 100_000}), tmp_path / "run", watcher)
+    result = run(small_config(), tmp_path / "run", watcher)
+    assert result["rounds"] == small_config().federation.rounds
+    with pytest.raises(UserError, match="other values"):
+        run(small_config({"seed": 5}), tmp_path / "run", watcher)

@@ -57,6 +57,9 @@ class RunDirectory:
     def open(cls, folder: Path, config: Config) -> RunDirectory:
         """Create the directory of a run, or take up an existing one.
 
+        Until a first checkpoint exists the config may still change: a try that was refused for a wrong value is
+        mended and run again in the same place.
+
         Raises:
             UserError: the folder holds another config's run (with the differing lines), something that is no run,
                 cannot be written, or is in use.
@@ -74,7 +77,7 @@ class RunDirectory:
             lock.close()
             raise UserError(f"{folder} is in use by another process; wait for it, or give another --out") from error
         try:
-            if effective.exists():
+            if effective.exists() and not _only_begun(folder):
                 _refuse_other_config(effective, config)
             else:
                 write_text(effective, yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True))
@@ -195,6 +198,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path} line {number} is damaged; rerun the same command")
         rows.append(row)
     return rows
+
+
+def _only_begun(folder: Path) -> bool:
+    """Tell whether a run failed before it measured anything, so that another config loses nothing."""
+    if {p.name for p in folder.iterdir()} - {"config.yaml", "lock", "versions.json", "data.json", "poison.jsonl"}:
+        return False
+    try:
+        Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # not ours to overwrite
+    return True
 
 
 def _refuse_other_config(path: Path, config: Config) -> None:

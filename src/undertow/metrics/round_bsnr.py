@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,5 +54,6 @@ def round_bsnr(
             old, new = ([(a, b) for _, a, b in layout.pairs(flat)] for flat in (before, after))
             grams = gram_delta_w(local, old, new, layout.scale)
             value = measure_bsnr(None, marks, None, permutations=options.permutations, draw=draw, grams=grams)
-        found[space] = value.as_dict()
+        # JSON has no infinity; a global change that lies on the backdoor direction is told as undefined too.
+        found[space] = {key: None if x is not None and not math.isfinite(x) else x for key, x in value.as_dict().items()}
     return found
