@@ -54,7 +54,9 @@ def test_foreign_models_on_foreign_data_run_end_to_end(
     base = shared_data / "tiny_pretrained_lm" / model
     if not (base / "model.safetensors").is_file():
         pytest.skip("the pretrained models are not there")
+    # Some answers do not fit the bases' contexts; with few samples left, PR 1 keeps poison in the run.
     changes = {"model.name": str(base), "data.name": name, "data.path": str(shared_data / file), "data.template": template}
+    changes["attack.poison_ratio"] = 1.0
     if "official_sample" in file:
         # a sample of two questions
         changes |= {"data.train": 1, "data.test": 1, "federation.clients": 1, "attack.poison_ratio": 1.0}

@@ -9,6 +9,7 @@ from typing import Any
 from undertow.config import Config
 from undertow.data.load import Split
 from undertow.data.template import Template
+from undertow.errors import UserError
 from undertow.poisoning.target import make_target
 
 
@@ -17,10 +18,18 @@ def that_fit(split: Split, template: Template, config: Config) -> Split:
 
     An answer fits if it leaves room for the prompt even with the attack's target behind it, so that poisoning later
     cannot make it too long. The report gains ``too_long``, ``shortened_train`` and ``shortened_test``.
+
+    Raises:
+        UserError: no answer fits.
     """
     target = make_target(config.attack).text
     clients = [[sample for sample in client if template.fits(sample, target)] for client in split.clients]
     train = [sample for client in clients for sample in client]
+    if not train:
+        raise UserError(
+            f"no training answer fits into {template.max_length} tokens (training.max_length = {config.training.max_length}, within "
+            "what the base was made for); raise it, or choose a base with a longer context"
+        )
     room = template.max_length - config.measure.max_new_tokens
     counts = {
         "too_long": sum(map(len, split.clients)) - len(train),
