@@ -113,7 +113,7 @@ def losses(base: CausalLM, stack: Tensor, block: list[list[Encoded]], mask: Drop
         mask: LoRA's dropout.
     """
     if base.packed is not None and mask is None:
-        return base.packed.losses(stack, pack(block, base.pad_id, _groups(block)).to(base.device))
+        return base.packed.losses(stack, pack(block, base.pad_id, base.packed.groups(block[0])).to(base.device))
     count = max(len(rows) for rows in block)
     length = max(len(row.prompt) + len(row.answer) for rows in block for row in rows)
     padded = [pad(rows, base.pad_id, count=count, length=length) for rows in block]
@@ -128,11 +128,6 @@ def losses(base: CausalLM, stack: Tensor, block: list[list[Encoded]], mask: Drop
     each = nn.functional.cross_entropy(logits.flatten(0, 1).to(kind), labels.flatten(), ignore_index=IGNORE, reduction="none")
     tokens = (labels != IGNORE).view(len(block), -1).sum(1)
     return each.view(len(block), -1).sum(1) / tokens
-
-
-def _groups(block: list[list[Encoded]]) -> int:
-    """Tries per client: one for small batches; larger ones are cut so that attention stays short."""
-    return max(1, round(max(len(rows) for rows in block) / 8))
 
 
 class RowOptimizer:

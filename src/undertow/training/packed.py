@@ -19,7 +19,10 @@ from undertow.data.template import Encoded
 from undertow.layout import Layout
 from undertow.rng import rng
 from undertow.training.fused import AdaptedLinear, FrozenNorm, Gated, Rotate
-from undertow.training.trie import Packed, pack
+from undertow.training.trie import Packed, pack, tries
+
+#: How much longer a product within attention takes than one with the weights.
+_ATTENTION_COST = 2
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,17 @@ class PackedLlama:
         self.head: nn.Linear = model.lm_head
         last = len(inner.layers) - 1
         self.blocks = [_block(f"model.layers.{i}", layer, i == last) for i, layer in enumerate(inner.layers)]
+
+    def groups(self, rows: Sequence[Encoded]) -> int:
+        """Return how many tries to cut a client's batch into: fewer share more, more attend over shorter tries."""
+        block = self.blocks[0]
+        per_token = sum(linears.weight.numel() for linears in (*block.attention_in, block.o, block.gate_up, block.down))
+        per_pair = 2 * block.heads * block.head_dim * _ATTENTION_COST
+        counts = [1]
+        while counts[-1] < len(rows):
+            counts.append(min(2 * counts[-1], len(rows)))
+        lengths = {count: [len(trie.tokens) for trie in tries(rows, count)] for count in counts}
+        return min(counts, key=lambda c: sum(n * per_token + n * n * per_pair for n in lengths[c]))
 
     def losses(self, stack: Tensor, packed: Packed) -> Tensor:
         """Return each client's mean loss over its answer tokens, ``[K]``; gradients flow to ``stack [K, D]``."""

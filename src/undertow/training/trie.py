@@ -67,6 +67,14 @@ def _order(row: Encoded) -> tuple[int, ...]:
     return (*row.prompt, *row.answer[:-1])
 
 
+def tries(rows: Sequence[Encoded], groups: int) -> list[Trie]:
+    """Cut a batch into ``groups`` tries of neighbouring rows; some may be empty."""
+    ordered = sorted(rows, key=_order)
+    size = -(-len(ordered) // groups)
+    parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return [build_trie(part) for part in parts] + [Trie([], [], [], [])] * (groups - len(parts))
+
+
 @dataclass(frozen=True)
 class Packed:
     """The batches of K clients as K·G tries, padded to one length.
@@ -113,18 +121,13 @@ def pack(block: Sequence[Sequence[Encoded]], pad_id: int, groups: int = 1) -> Pa
         pad_id: token of the padding, which sees itself alone.
         groups: tries per client; more of them share less but attend over shorter tries.
     """
-    tries: list[Trie] = []
-    for rows in block:
-        ordered = sorted(rows, key=_order)
-        size = -(-len(ordered) // groups)
-        parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-        tries += [build_trie(part) for part in parts] + [Trie([], [], [], [])] * (groups - len(parts))
-    length = max(len(trie.tokens) for trie in tries)
-    kept = [sorted({node for node, _ in trie.losses}) for trie in tries]
+    all_tries = [trie for rows in block for trie in tries(rows, groups)]
+    length = max(len(trie.tokens) for trie in all_tries)
+    kept = [sorted({node for node, _ in trie.losses}) for trie in all_tries]
     wide = max(len(nodes) for nodes in kept)
     rows_of, targets, clients, weights = [], [], [], []
     totals = [sum(len(row.answer) for row in rows) for rows in block]
-    for t, (trie, nodes) in enumerate(zip(tries, kept, strict=True)):
+    for t, (trie, nodes) in enumerate(zip(all_tries, kept, strict=True)):
         place = {node: t * wide + i for i, node in enumerate(nodes)}
         for node, target in trie.losses:
             rows_of.append(place[node])
@@ -133,9 +136,9 @@ def pack(block: Sequence[Sequence[Encoded]], pad_id: int, groups: int = 1) -> Pa
             weights.append(1 / totals[t // groups])
     return Packed(
         groups=groups,
-        tokens=torch.tensor([trie.tokens + [pad_id] * (length - len(trie.tokens)) for trie in tries]),
-        positions=torch.tensor([trie.positions + [0] * (length - len(trie.tokens)) for trie in tries]),
-        ends=torch.tensor([trie.ends + list(range(len(trie.tokens) + 1, length + 1)) for trie in tries]),
+        tokens=torch.tensor([trie.tokens + [pad_id] * (length - len(trie.tokens)) for trie in all_tries]),
+        positions=torch.tensor([trie.positions + [0] * (length - len(trie.tokens)) for trie in all_tries]),
+        ends=torch.tensor([trie.ends + list(range(len(trie.tokens) + 1, length + 1)) for trie in all_tries]),
         nodes=torch.tensor([nodes + [0] * (wide - len(nodes)) for nodes in kept]),
         rows=torch.tensor(rows_of),
         targets=torch.tensor(targets),
