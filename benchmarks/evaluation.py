@@ -16,11 +16,10 @@ import statistics
 import time
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import numpy as np
 import torch
 
+import undertow  # noqa: F401 - sets how OpenMP threads wait, which must come before torch
 from undertow.config import Model
 from undertow.data import world
 from undertow.data.template import Template

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import undertow  # noqa: F401 - sets how OpenMP threads wait, which must come before torch
 
 
 def one(clients: int, steps: int, threads: int) -> dict[str, Any]:
