@@ -16,10 +16,12 @@ import statistics
 import time
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as undertow itself sets them; before torch loads
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import numpy as np
 import torch
 
-import undertow  # noqa: F401 - sets how OpenMP threads wait, which must come before torch
 from undertow.config import Model
 from undertow.data import world
 from undertow.data.template import Template

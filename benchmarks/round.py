@@ -24,11 +24,13 @@ import sys
 import time
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as undertow itself sets them; before torch loads
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import undertow  # noqa: F401 - sets how OpenMP threads wait, which must come before torch
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM

@@ -17,7 +17,8 @@ import subprocess
 import sys
 from typing import Any
 
-import undertow  # noqa: F401 - sets how OpenMP threads wait, which must come before torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as undertow itself sets them; before torch loads
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def one(clients: int, steps: int, threads: int) -> dict[str, Any]:
