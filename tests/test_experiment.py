@@ -538,3 +538,35 @@ def test_the_shipped_median_runs(finished: Path, small_config: Make, watcher: Qu
     run(small_config({"defenses": "median"}), tmp_path / "run", watcher)
     assert digest(tmp_path / "run") != digest(finished)
     assert lines(tmp_path / "run", "rounds.jsonl")[1]["defenses"] == [{"name": "median"}]
+
+
+def test_twins_give_bsnr_where_nobody_is_clean_and_change_nothing_else(
+    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Trained] = []
+    _poisoned_trainer(monkeypatch, {}, calls)
+    changes = {"federation.clients": 4, "federation.rounds": 2, "attack.affected_share": 1.0, "training.lr": 0.05}
+    plain = run(small_config(changes), tmp_path / "plain", watcher)
+    assert plain["bsnr"] == [None, None]
+    calls.clear()
+    twins = run(small_config({**changes, "measure.bsnr.twins": True}), tmp_path / "twins", watcher)
+    weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("plain", "twins")]
+    assert weights[0] == weights[1]
+    assert len(calls) == 4  # each round: the clients, then their unpoisoned data
+    for t in (0, 1):
+        poisoned, clean = (calls[2 * t + i].updates.double() for i in (0, 1))
+        direction = poisoned.mean(0) - clean.mean(0)
+        direction /= direction.norm()
+        change = poisoned.mean(0)  # equal sizes
+        along = float(change @ direction) ** 2
+        assert twins["bsnr"][t] == pytest.approx(along / (float(change @ change) - along), rel=1e-3)
+
+
+def test_twins_are_not_trained_where_somebody_is_clean(
+    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Trained] = []
+    _poisoned_trainer(monkeypatch, {}, calls)
+    changes = {"federation.clients": 4, "federation.rounds": 1, "attack.affected_share": 0.5, "measure.bsnr.twins": True}
+    run(small_config(changes), tmp_path / "run", watcher)
+    assert len(calls) == 1

@@ -20,7 +20,7 @@ from undertow.config import Config
 from undertow.data.fit import that_fit, trouble
 from undertow.data.load import Split, load
 from undertow.data.sample import Sample
-from undertow.data.template import Template
+from undertow.data.template import Encoded, Template
 from undertow.defenses.contract import ClientContext, Defense, ServerContext, make_defenses, overrides
 from undertow.errors import UserError
 from undertow.files import write_json
@@ -34,7 +34,7 @@ from undertow.rng import rng
 from undertow.run_directory import RunDirectory, State
 from undertow.training import batched, sequential
 from undertow.training.answering import answerer, make_template
-from undertow.training.local import Job
+from undertow.training.local import Job, Trained
 from undertow.training.threads import set_threads
 from undertow.versions import versions
 
@@ -116,6 +116,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
     for warning in warnings:
         watcher.warn(warning)
     data = [[federation.template.encode(sample) for sample in client] for client in federation.clients]
+    unpoisoned = _unpoisoned(federation)
     if state is None:
         state = _untouched(directory, federation, watcher)
     said = _said(directory.scores())
@@ -123,9 +124,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
         began = time.monotonic()
         watcher.phase(f"round {t}/{total}: training")
         chosen = participants(config, t, data)
-        trainer = batched if config.training.trainer == "batched" else sequential
-        jobs = [Job(k, data[k]) for k in chosen]
-        trained = trainer.train(base, config.model.lora, config.training, state.adapter, jobs, config.seed, t)
+        trained = train(federation, state.adapter, data, chosen, t)
         updates, chosen, losses, dropped = _checked(trained.updates, chosen, trained.losses, config, t)
         context = ServerContext(base.layout, [len(data[k]) for k in chosen], t, state.adapter, rng(config.seed, "server", t))
         delta, reports = aggregate(updates, federation.defenses, context)
@@ -139,7 +138,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
             options=config.measure.bsnr,
             seed=config.seed,
             round=t,
-            twins=_twins(federation, trainer, state.adapter, chosen, t),
+            twins=None if unpoisoned is None else train(federation, state.adapter, unpoisoned, chosen, t).updates,
         )
         row: dict[str, Any] = {
             "round": t,
@@ -204,6 +203,15 @@ def participants(config: Config, t: int, data: Sequence[Sequence[Any]]) -> list[
     if count == len(able):
         return able
     return sorted(rng(config.seed, "participants", t).choice(able, size=count, replace=False).tolist())
+
+
+def train(federation: Federation, adapter: Tensor, data: Sequence[Sequence[Encoded]], chosen: Sequence[int], t: int) -> Trained:
+    """Let the chosen clients train from the global adapter ``[D]`` on their data, and return their updates."""
+    config = federation.config
+    trainer = batched if config.training.trainer == "batched" else sequential
+    jobs = [Job(k, data[k]) for k in chosen]
+    trained: Trained = trainer.train(federation.base, config.model.lora, config.training, adapter, jobs, config.seed, t)
+    return trained
 
 
 def fedavg(updates: Tensor, counts: Sequence[int]) -> Tensor:
@@ -279,14 +287,12 @@ def _said(lines: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {line["question"]: line["output"] for line in lines if line["round"] == latest}
 
 
-def _twins(federation: Federation, trainer: Any, adapter: Tensor, chosen: list[int], t: int) -> Tensor | None:
-    """Train the clients' data as it was before poisoning, for BSNR alone; None unless asked for and nobody is clean."""
-    config = federation.config
-    if not config.measure.bsnr.twins or not set(chosen) <= set(federation.poisoning.affected):
+def _unpoisoned(federation: Federation) -> list[list[Encoded]] | None:
+    """Return the clients' data as it was before poisoning, for BSNR's twins; None unless asked for and nobody is clean."""
+    clients = federation.split.clients
+    if not federation.config.measure.bsnr.twins or len(federation.poisoning.affected) < len(clients):
         return None
-    jobs = [Job(k, [federation.template.encode(sample) for sample in federation.split.clients[k]]) for k in chosen]
-    updates: Tensor = trainer.train(federation.base, config.model.lora, config.training, adapter, jobs, config.seed, t).updates
-    return updates
+    return [[federation.template.encode(sample) for sample in client] for client in clients]
 
 
 def _describe(directory: RunDirectory, federation: Federation, command: str) -> None:

@@ -320,3 +320,19 @@ def test_dropout_masks_keep_the_mean(p: float, seed: int) -> None:
     assert not torch.equal(mask, dropout_mask(p, seed, 1, 0, 1, "q", (40, 50, 4)))
     assert not torch.equal(mask, dropout_mask(p, seed, 1, 1, 0, "q", (40, 50, 4)))
     assert not torch.equal(mask, dropout_mask(p, seed, 1, 0, 0, "v", (40, 50, 4)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_federations_side_by_side_train_as_each_does_alone(load_tiny: Load, kind: str, chunk: int) -> None:
+    base, lora = load_tiny(kind, dtype="float64", targets="all-linear"), Lora(targets="all-linear")
+    training = options(client_chunk=chunk)
+    federations = [
+        batched.Round(adapter_for(base, torch.float64), make_jobs(base, (5, 9), 0), 0),
+        batched.Round(2 * adapter_for(base, torch.float64), make_jobs(base, (4, 2, 7), 1), 1),
+    ]
+    together = batched.train_side_by_side(base, lora, training, federations, 3)
+    for one, found in zip(federations, together, strict=True):
+        alone = batched.train(base, lora, training, one.global_adapter, list(one.jobs), one.seed, 3)
+        assert distance(found.updates, alone.updates) < 1e-9
+        assert found.losses == pytest.approx(alone.losses, rel=1e-9)
