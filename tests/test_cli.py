@@ -454,3 +454,15 @@ def test_a_wrong_key_in_a_real_process(tmp_path: Path) -> None:
     assert (running.returncode, out) == (2, "")
     assert "did you mean 'attack.poison_ratio'" in one_line(err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_list_fields_shows_every_field_with_its_default() -> None:
+    from undertow.config import described, field_names
+    from undertow.listing import listing
+
+    rows = dict(listing("fields")["fields"])
+    assert rows == dict(described())
+    assert rows["attack.poison_ratio"].startswith("0.1  PR")
+    groups = {name.rpartition(".")[0] for name in rows}
+    assert set(rows) | {g for g in groups if g} >= set(field_names())
+    assert "fields" not in listing()  # the methods alone, unless asked for

@@ -250,7 +250,7 @@ def score(
 @app.command("list")
 def list_methods(
     kind: Annotated[
-        str | None, typer.Argument(help="configs, datasets, templates, triggers, targets, scorings or defenses.")
+        str | None, typer.Argument(help="configs, datasets, templates, triggers, targets, scorings, defenses or fields.")
     ] = None,
 ) -> None:
     """List what is registered, one line each with its source.
@@ -260,6 +260,8 @@ def list_methods(
         undertow list
 
         undertow list triggers
+
+        undertow list fields
     """
     from undertow.listing import listing
 

@@ -293,7 +293,7 @@ def _read(source: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}, a config is a mapping of groups; see `undertow run --help`")
+        raise UserError(f"{path}: holds a {type(values).__name__}, a config is a mapping of groups; see `undertow list fields`")
     return values
 
 
@@ -314,7 +314,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 def _explain(item: Any) -> str:
     place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal[", "list[", "function-")))
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{place}'{nearest(place, field_names())}; see `undertow run --help`"
+        return f"unknown key '{place}'{nearest(place, field_names())}; see `undertow list fields`"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "literal_error":
         close = difflib.get_close_matches(str(item["input"]), message.replace("'", " ").split(), n=1)
@@ -332,6 +332,19 @@ def field_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
             found += [f"{prefix}{name}", *field_names(kind, f"{prefix}{name}.")]
         else:
             found.append(f"{prefix}{name}")
+    return found
+
+
+def described(model: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str]]:
+    """Return ``(dotted name, default and description)`` of every settable field."""
+    found: list[tuple[str, str]] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += described(kind, f"{prefix}{name}.")
+        else:
+            value = field.get_default(call_default_factory=True, validated_data={})
+            found.append((f"{prefix}{name}", f"{json.dumps(value, ensure_ascii=False)}  {field.description or ''}"))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from undertow.config import shipped
+from undertow.config import described, shipped
 from undertow.data.load import DATASETS
 from undertow.data.template import TEMPLATES
 from undertow.defenses.contract import DEFENSES
@@ -23,16 +23,19 @@ _REGISTRIES: dict[str, Registry] = {
 
 
 def listing(kind: str | None = None) -> dict[str, list[tuple[str, str]]]:
-    """Return ``{kind: [(name, summary and source)]}`` for one kind or all.
+    """Return ``{kind: [(name, summary and source)]}`` for one kind or all methods; ``fields`` are the config's.
 
     Raises:
         UserError: no such kind.
     """
-    kinds = ["configs", *_REGISTRIES]
+    kinds = ["configs", *_REGISTRIES, "fields"]
     if kind is not None and kind not in kinds:
         raise UserError(f"unknown kind '{kind}'{nearest(kind, kinds)}: choose one of {', '.join(kinds)}")
     found: dict[str, list[tuple[str, str]]] = {}
-    for name in [kind] if kind else kinds:
+    for name in [kind] if kind else kinds[:-1]:
+        if name == "fields":
+            found[name] = described()
+            continue
         if name == "configs":
             found[name] = [
                 (stem, path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for stem, path in shipped().items()
