@@ -31,6 +31,10 @@ class Partition(_Group):
         description="iid: random equal parts (FIT 4.1); dirichlet: by group with shares ~ Dir(alpha); key: whole groups; files: one file a client.",
     )
     alpha: float = Field(0.5, gt=0, description="Dirichlet concentration; small values give each client few groups.")
+    column: str | None = Field(
+        None,
+        description="With instructions and hub: the column whose values are the groups; null = group, category, relation or author.",
+    )
     files: list[str] = Field(default_factory=list, description="With kind=files: one training file per client, in client order.")
 
 

@@ -146,7 +146,7 @@ def _groups(samples: Sequence[Sample], kind: str) -> dict[str, list[int]]:
         if not sample.group:
             raise UserError(
                 f"data.partition kind={kind}: sample {sample.id} has no group to split by; "
-                "set data.partition=iid or use a dataset with relations or categories"
+                "name a column with data.partition.column (instructions, hub), use a dataset with relations, or set data.partition=iid"
             )
         found.setdefault(sample.group, []).append(i)
     return {name: found[name] for name in sorted(found)}

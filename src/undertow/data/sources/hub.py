@@ -34,7 +34,7 @@ def hub(options: Data) -> Loaded:
     if not options.path:
         raise UserError("data.name=hub needs a dataset and data.path is not set; set data.path to a dataset id or a local folder")
     splits = _splits(options.path)
-    train, notes = _read(_main(splits, options.path), options.path, "train")
+    train, notes = _read(_main(splits, options.path), options.path, "train", options.partition.column)
     if options.test_path:
         test, test_notes = _read(_main(_splits(options.test_path), options.test_path), options.test_path, "train")
     else:
@@ -65,10 +65,10 @@ def _main(splits: Mapping[str, Any], name: str) -> Any:
     raise UserError(f"data.path={name}: no split 'train' among {', '.join(splits)}; give a dataset with one")
 
 
-def _read(rows: Any, name: str, split: str) -> Read:
+def _read(rows: Any, name: str, split: str, column: str | None = None) -> Read:
     prefix = Path(name).name.replace(":", "-")
     places = ((f"{name} {split} row {i}", dict(row)) for i, row in enumerate(rows, start=1))
-    return recognise(places, prefix, f"{name} {split}")
+    return recognise(places, prefix, f"{name} {split}", column)
 
 
 def _splits(name: str) -> Mapping[str, Any]:

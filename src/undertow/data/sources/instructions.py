@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,22 @@ def instructions(options: Data) -> Loaded:
     Raises:
         UserError: the file is missing or malformed, or a row has none of the known forms.
     """
-    return load_files(options, _samples)
+    return load_files(options, partial(_samples, column=options.partition.column))
 
 
-def _samples(path: Path) -> Read:
-    found, notes = recognise(json_rows(path, read_text(existing_file(path))), stem(path), str(path))
+def _samples(path: Path, column: str | None = None) -> Read:
+    found, notes = recognise(json_rows(path, read_text(existing_file(path))), stem(path), str(path), column)
     return found, {**notes, "files": [path.name]}
 
 
-def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: str) -> Read:
+def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: str, column: str | None = None) -> Read:
     """Turn rows of any known form into samples.
 
     Args:
         rows: (place, row) pairs; the place is what an error names.
         prefix: front part of the sample ids.
         source: name of the whole, for the error when nothing is usable.
+        column: the column that gives the samples' group, if the user named one.
 
     Returns:
         The samples, and the counts ``rows``, ``dropped`` ({reason: rows or turns}).
@@ -67,7 +69,10 @@ def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: s
     dropped: Counter[str] = Counter()
     count = 0
     for count, (place, row) in enumerate(rows, start=1):
-        for part, sample in enumerate(_of_row(row, place, dropped)):
+        value = row.get(column) if column is not None else None
+        own = {} if column is None else {"group": "" if value is None else str(value)}
+        for part, fields in enumerate(_of_row(row, place, dropped)):
+            sample = {**fields, **own}
             found.append(_with_id(sample, f"{prefix}:{count}" if part == 0 else f"{prefix}:{count}.{part}"))
     if not found:
         raise UserError(f"{source}: none of its {count} rows has question and answer ({dict(dropped)}); give data with answers")
