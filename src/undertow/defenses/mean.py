@@ -24,6 +24,11 @@ class Mean(Rule):
     def __init__(self, weighted: bool = True) -> None:
         self.weighted = weighted
 
+    @property
+    def spreads(self) -> bool:
+        """True: every row has a weight above 0."""
+        return True
+
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the mean ``[D]`` of ``updates [K, D]``."""
         return weighted_mean(updates, context.counts if self.weighted else [1] * updates.shape[0]), {}
