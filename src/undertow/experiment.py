@@ -35,11 +35,12 @@ from undertow.defenses.contract import (
 from undertow.errors import UserError
 from undertow.files import write_json
 from undertow.metrics.filtering import filtering
-from undertow.metrics.measure import Answer, Probes, headline, measure, rates
+from undertow.metrics.measure import Answer, Probes, measure, rates
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, save_peft
-from undertow.poisoning.placement import Poisoning, make_probes, poison, shortages, write_ground_truth
+from undertow.poisoning.placement import Poisoning, make_probes, poison, shortages
+from undertow.record import describe, summarise
 from undertow.rng import rng
 from undertow.run_directory import RunDirectory, State
 from undertow.training import batched, sequential
@@ -47,7 +48,6 @@ from undertow.training.answering import answerer, make_template
 from undertow.training.budget import forecast
 from undertow.training.local import Job, Trained
 from undertow.training.threads import set_threads
-from undertow.versions import versions
 
 
 class Watcher(Protocol):
@@ -114,7 +114,7 @@ def run(
             return done
         set_threads(config.training.threads)
         federation = build(config, watcher, bases)
-        _describe(directory, federation, command)
+        describe(directory, federation, command)
         return _rounds(directory, federation, watcher)
     finally:
         directory.close()
@@ -379,47 +379,3 @@ def _unpoisoned(federation: Federation) -> list[list[Encoded]] | None:
         return None
     data = [[federation.template.encode(sample) for sample in client] for client in clients]
     return weigh(data, federation.defenses, federation.config, federation.base, federation.template)[0]
-
-
-def _describe(directory: RunDirectory, federation: Federation, command: str) -> None:
-    """Write what the run is made of, before the first expensive step."""
-    config = federation.config
-    sizes = [len(client) for client in federation.poisoning.clients]
-    counts = [0] * len(sizes)
-    for touched in federation.poisoning.touched:
-        counts[touched.client] += 1
-    write_json(directory.folder / "versions.json", versions(config, federation.base.device, command))
-    write_json(
-        directory.folder / "data.json",
-        {
-            **federation.split.report,
-            "clients": sizes,
-            "affected": list(federation.poisoning.affected),
-            "poisoned": counts,
-            "natural": federation.poisoning.natural,
-            **({"decoys": federation.poisoning.decoys} if federation.poisoning.decoys else {}),
-            "base": federation.base.facts(),
-            "sanitized": federation.sanitized,
-            "weighed": federation.weighed,
-        },
-    )
-    write_ground_truth(directory.folder / "poison.jsonl", federation.poisoning.touched)
-
-
-def summarise(config: Config, folder: Path, rows: list[dict[str, Any]], poisoning: Poisoning, seconds: float) -> dict[str, Any]:
-    """Return the final figures: what ``--json`` prints and ``result.json`` holds."""
-    first, last = rows[0], rows[-1]
-    space = config.measure.bsnr.spaces[0]
-    return {
-        "run": str(folder),
-        "rounds": last["round"],
-        "seconds": round(seconds, 3),
-        **headline(last),
-        "untouched": headline(first),
-        "bsnr": [row["bsnr"][space]["value"] if row["bsnr"] else None for row in rows[1:]],
-        "poison": {
-            "clients": len(poisoning.affected),
-            "samples": len(poisoning.touched),
-            "total": sum(len(client) for client in poisoning.clients),
-        },
-    }
