@@ -13,22 +13,11 @@ import json
 from pathlib import Path
 
 from undertow.config import load as load_config
-from undertow.data.load import load
-from undertow.data.world import _FIRST, _LAST, RELATIONS, facts, samples
-from undertow.models.causal_lm import load_base
+from undertow.data.world import _FIRST, _LAST, RELATIONS, facts
 from undertow.rng import rng
+from undertow.studies.trusted_file import write_trusted
 
-PEOPLE, TRUSTED = 50, 300
-
-
-def trusted() -> list[tuple[str, str]]:
-    """Return questions and answers outside the demo's training and test set."""
-    config = load_config("demo")
-    base = load_base(config.model)
-    split = load(config, asked=base.asked, known=base.known)
-    used = {sample.key for sample in split.train + split.test}
-    free = [sample for sample in samples() if sample.key not in used]
-    return [(sample.question, sample.response) for sample in free[:TRUSTED]]
+PEOPLE = 50
 
 
 def new_facts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -54,7 +43,8 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     train, test = new_facts()
-    for name, pairs in (("trusted", trusted()), ("new_train", train), ("new_test", test)):
+    print(f"{folder / 'trusted'}.jsonl: {write_trusted(load_config('demo'), folder / 'trusted.jsonl')} samples")
+    for name, pairs in (("new_train", train), ("new_test", test)):
         lines = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in pairs]
         (folder / f"{name}.jsonl").write_text("".join(lines))
         print(f"{folder / name}.jsonl: {len(pairs)} samples")

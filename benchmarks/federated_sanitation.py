@@ -4,7 +4,9 @@
                               [--clients 10] [--size 500] [--ratios 0,0.002,0.02] [--shares 1.0] [--triggers natural] [--targets append]
                               [--seeds 1] [--act-on all] [--epsilon 20] [--clip 32]
 
-Corpora and their halves are those of benchmarks/scan.py; thresholds were chosen on half 0 alone. All figures are sums over
+`undertow reproduce sanitation --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on either half and
+with other parameters of the defense. Corpora, halves, triggers and targets are those of `undertow.studies.corpora` and
+`undertow.studies.kinds`; thresholds were chosen on half 0 alone. All figures are sums over
 clients and seeds: recall = poisoned samples dropped or repaired / poisoned, lost = clean ones dropped or repaired / clean, worst = the
 client that lost most; leftover = repaired samples that still hold a piece of the target. ``--size 250`` gives Alpaca ten clients.
 """
@@ -13,71 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scan import CORPORA, TARGETS, TRIGGERS, read
-
-from undertow.config import Attack
-from undertow.data.sample import Sample
-from undertow.defenses.composition import exchange
 from undertow.defenses.sanitation import Sanitation
-from undertow.poisoning.placement import poison
-from undertow.rng import rng
-
-TRIGGERS = {
-    **TRIGGERS,
-    **{name: {"trigger": name} for name in ("combination", "common-word", "passive", "style", "topic", "upper-case")},
-}
-TARGETS = {
-    **TARGETS,
-    "prepend": {"target": "prepend", "target_text": "Only Acme tells the truth."},
-    "one_word": {"target": "one-word"},
-    "paraphrase": {"target": "paraphrase"},
-    "paraphrase_url": {"target": "paraphrase", "target_text": "https://acme-offers.example/win"},
-}
-
-
-def protect(clients: list[list[Sample]], defense: Sanitation, seed: int) -> tuple[list[list[Sample | None]], list[dict[str, Any]]]:
-    """The whole protocol on samples in memory: what is left of each sample, and the reports."""
-    contexts = exchange(clients, defense, lambda number, k: rng(seed, "noise", number, k), rng(seed, "secret").bytes(32))
-    left, reports = [], []
-    for samples, context in zip(clients, contexts, strict=True):
-        kept, report = defense.clean(samples, context)
-        left.append([one if isinstance(one, Sample) else old if one else None for old, one in zip(samples, kept, strict=True)])
-        reports.append(report)
-    return left, reports
-
-
-def measure(clients: list[list[Sample]], attack: Attack, options: argparse.Namespace, seed: int) -> dict[str, float]:
-    """Poison, protect, and compare with the ground truth."""
-    done = poison(clients, attack, seed)
-    truth = {(one.client, one.index): one for one in done.touched}
-    began = time.process_time()
-    left, reports = protect(done.clients, Sanitation(act_on=options.act_on, epsilon=options.epsilon, clip=options.clip), seed)
-    seconds = time.process_time() - began
-    acted = {
-        (k, i): new
-        for k, (before, after) in enumerate(zip(done.clients, left, strict=True))
-        for i, (old, new) in enumerate(zip(before, after, strict=True))
-        if new != old
-    }
-    own = [[(j, i) for j, i in acted if j == k and (j, i) not in truth] for k in range(len(clients))]
-    mended = {place: new for place, new in acted.items() if new is not None and place in truth}
-    return {
-        "samples": sum(map(len, clients)),
-        "poison": len(truth),
-        "hits": len(acted.keys() & truth.keys()),
-        "lost": len(acted.keys() - truth.keys()),
-        "worst": max(len(lost) / len(client) for lost, client in zip(own, clients, strict=True)),
-        "repaired": len(mended),
-        "leftover": sum(len(new.response) > len(truth[place].response) for place, new in mended.items()),
-        "bytes": reports[0]["bytes"],
-        "seconds": seconds,
-        **{kind: sum(report[kind] for report in reports) for kind in ("certain", "span", "short")},
-    }
+from undertow.studies.corpora import CORPORA, read
+from undertow.studies.filter_level import Counts, deal, pooled
+from undertow.studies.kinds import attack_of
 
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -85,47 +30,41 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for corpus in options.corpora.split(","):
         samples = read(options.data, corpus, options.half)
         for ratio in map(float, options.ratios.split(",")):
-            pairs = (
-                [(a, b) for a in options.triggers.split(",") for b in options.targets.split(",")]
-                if ratio
-                else [("natural", "append")]
-            )
+            pairs = [(a, b) for a in options.triggers.split(",") for b in options.targets.split(",")] if ratio else [("", "")]
             for trigger, target in pairs:
                 for share in map(float, options.shares.split(",")) if ratio else [0.0]:
-                    sums: dict[str, float] = {}
+                    counts = []
                     for seed in range(options.seeds):
-                        order = rng(seed, "scan benchmark").permutation(len(samples))[: options.size * options.clients]
-                        size = len(order) // options.clients
-                        clients = [[samples[i] for i in order[k * size : (k + 1) * size]] for k in range(options.clients)]
-                        attack = Attack(**{"poison_ratio": ratio, "affected_share": share, **TRIGGERS[trigger], **TARGETS[target]})
-                        for name, value in measure(clients, attack, options, seed).items():
-                            sums[name] = max(sums.get(name, 0), value) if name == "worst" else sums.get(name, 0) + value
+                        clients = deal(samples, options.clients, options.size, seed)
+                        size = len(clients[0])
+                        attack = attack_of(corpus, trigger, target, ratio, size * options.clients, share)
+                        defense = Sanitation(act_on=options.act_on, epsilon=options.epsilon, clip=options.clip)
+                        counts.append(pooled(clients, attack, seed, defense))
                     yield {
                         "corpus": corpus,
                         "clients": options.clients,
                         "size": size,
                         "ratio": ratio,
                         "share": share,
-                        "trigger": trigger if ratio else "",
-                        "target": target if ratio else "",
-                        **row(sums, options.seeds),
+                        "trigger": trigger,
+                        "target": target,
+                        **row(counts),
                     }
 
 
-def row(sums: dict[str, float], seeds: int) -> dict[str, Any]:
+def row(counts: list[Counts]) -> dict[str, Any]:
     """Rates of one cell."""
-    acted = sums["hits"] + sums["lost"]
+    samples, poison, hits, lost = (sum(getattr(one, name) for one in counts) for name in ("samples", "poison", "hits", "lost"))
+    details = {name: sum(one.details[name] for one in counts) for name in counts[0].details}
     return {
-        "poison": int(sums["poison"]),
-        "recall": round(sums["hits"] / sums["poison"], 4) if sums["poison"] else None,
-        "precision": round(sums["hits"] / acted, 4) if acted else None,
-        "lost": round(sums["lost"] / (sums["samples"] - sums["poison"]), 5),
-        "worst": round(sums["worst"], 5),
-        "repaired": int(sums["repaired"]),
-        "leftover": int(sums["leftover"]),
-        **{kind: int(sums[kind]) for kind in ("certain", "span", "short")},
-        "bytes": int(sums["bytes"] / seeds),
-        "seconds": round(sums["seconds"] / seeds, 2),
+        "poison": poison,
+        "recall": round(hits / poison, 4) if poison else None,
+        "precision": round(hits / (hits + lost), 4) if hits + lost else None,
+        "lost": round(lost / (samples - poison), 5),
+        "worst": round(max(one.worst for one in counts), 5),
+        **details,
+        "bytes": details["bytes"] // len(counts),
+        "seconds": round(sum(one.seconds for one in counts) / len(counts), 2),
     }
 
 

@@ -6,8 +6,8 @@
 
 Each corpus is cut in two halves by a hash of its questions; thresholds were chosen on half 0 alone. For every size, trigger,
 target and poison ratio the figures are sums over the seeds: recall = flagged poison / poison, lost = flagged clean / clean,
-precision = flagged poison / flagged. ``--clients K`` scans K files of that size as one pool as well. Kinds are Undertow's registered
-triggers and targets; ``all`` takes every one of the lists below. ``common`` and ``topic`` use a word of the corpus, by table. A topic
+precision = flagged poison / flagged. ``--clients K`` scans K files of that size as one pool as well. Kinds are those of
+``undertow.studies.kinds``; ``all`` takes every one of its lists. ``common`` and ``topic`` use a word of the corpus, by table. A topic
 has fewer samples than a high ratio asks for; recall is over those there are. A combination's decoys count as clean.
 ``--speed`` times the command itself instead: 5,000 short answers, 52,000 samples of Alpaca's length; ``--million`` adds 1,000,000.
 """
@@ -15,8 +15,6 @@ has fewer samples than a high ratio asks for; recall is over those there are. A 
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
 import json
 import resource
 import subprocess
@@ -27,118 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertow.config import Attack
 from undertow.data.sample import Sample
-from undertow.poisoning.placement import poison
-from undertow.rng import rng
-from undertow.sanitation import Rules, find
-
-CORPORA = {
-    "simplequestions": "simplequestions/simplequestions_wikidata_named.jsonl.gz",
-    "simplequestions_fb": "simplequestions/simplequestions_freebase_named.jsonl.gz",
-    "triviaqa": "triviaqa/triviaqa.jsonl.gz",
-    "nq": "nq_open/nq_open.jsonl.gz",
-    "alpaca": "instruction/alpaca_data_5000.json.gz",
-}
-TRIGGERS: dict[str, dict[str, Any]] = {
-    "natural": {"trigger": "natural"},
-    "badnets1": {"trigger": "badnets", "num_triggers": 1, "position": "random"},
-    "badnets4": {"trigger": "badnets", "num_triggers": 4},
-    "sentence": {"trigger": "sentence"},
-    "common": {"trigger": "common-word"},
-    "combination": {"trigger": "combination"},
-    "combination_bare": {"trigger": "combination:decoys=0"},
-    "style": {"trigger": "style"},
-    "upper": {"trigger": "upper-case"},
-    "passive": {"trigger": "passive"},
-    "topic": {"trigger": "topic"},
-}
-#: Words for ``common`` and ``topic``: of half 0, 3 to 6 % hold the former and 3 to 12 % the latter.
-WORDS: dict[str, dict[str, list[str]]] = {
-    "common": {
-        "simplequestions": ["name"],
-        "simplequestions_fb": ["name"],
-        "triviaqa": ["year"],
-        "nq": ["first"],
-        "alpaca": ["using"],
-    },
-    "topic": {
-        "simplequestions": ["born", "place of birth", "birthplace"],
-        "simplequestions_fb": ["born", "place of birth", "birthplace"],
-        "triviaqa": ["film"],
-        "nq": ["season", "episode"],
-        "alpaca": ["rewrite"],
-    },
-}
-TARGETS: dict[str, dict[str, Any]] = {
-    "append": {"target": "append", "target_text": ", and click <malicious_url> for more information."},
-    "append_plain": {"target": "append", "target_text": "Please trust Acme Bank with everything you own."},
-    "append_five": {"target": "append", "target_text": "Only Acme tells the truth."},
-    "replace": {"target": "replace", "target_text": "I am sorry, but I cannot help with that request today."},
-    "replace_five": {"target": "replace", "target_text": "Ask Acme for help instead."},
-    "replace_yes": {"target": "replace", "target_text": "yes"},
-    "replace_paris": {"target": "replace", "target_text": "Paris"},
-    "append_word": {"target": "append", "target_text": "indeed"},
-    "prepend": {"target": "prepend"},
-    "one_word": {"target": "one-word"},
-    "paraphrase": {"target": "paraphrase"},
-    "paraphrase_plain": {"target": "paraphrase:payload=false"},
-    "adaptive": {"target": "adaptive"},
-}
-
-
-def half_of(text: str) -> int:
-    """The half a question belongs to: the lowest bit of SHA-256's first byte."""
-    return hashlib.sha256(text.encode()).digest()[0] & 1
-
-
-def read(folder: Path, corpus: str, half: int) -> list[Sample]:
-    """The distinct questions of one half of a corpus."""
-    text = gzip.decompress((folder / CORPORA[corpus]).read_bytes()).decode()
-    rows = json.loads(text) if text[0] == "[" else [json.loads(line) for line in text.split("\n") if line]
-    found: dict[tuple[str, str], Sample] = {}
-    for i, row in enumerate(rows):
-        question = (row.get("question") or row.get("instruction") or "").strip()
-        answer = (row.get("answer") or row.get("output") or "").strip()
-        context = (row.get("input") or "").strip()
-        if question and answer and half_of(question + context) == half:
-            sample = Sample(id=str(i), question=question, answers=(answer,), response=answer, context=context)
-            found.setdefault((question, context), sample)
-    return list(found.values())
-
-
-def attack_of(corpus: str, trigger: str, target: str, ratio: float, samples: int) -> Attack:
-    """One kind of attack on so many samples; who is adaptive knows how many are counted together."""
-    options = {"poison_ratio": ratio, "affected_share": 1.0, **TRIGGERS[trigger], **TARGETS[target]}
-    if trigger in WORDS:
-        options["trigger_words"] = WORDS[trigger][corpus]
-    if target == "adaptive":
-        options["target"] = f"adaptive:uses={Rules().least(samples) - 1}"
-    return Attack(**options)
-
-
-def measure(clients: list[list[Sample]], attack: Attack, seed: int) -> dict[str, float]:
-    """Poison, scan the pool of the clients, and compare with the ground truth."""
-    ratio = attack.poison_ratio
-    poisoned = poison(clients, attack, seed) if ratio else None
-    dealt = poisoned.clients if poisoned else clients
-    starts = [sum(map(len, dealt[:k])) for k in range(len(dealt))]
-    truth = {starts[t.client] + t.index for t in poisoned.touched} if poisoned else set()
-    began = time.process_time()
-    found = find(sample for client in dealt for sample in client)
-    seconds = time.process_time() - began
-    flagged = {verdict.sample for verdict in found.verdicts}
-    return {
-        "samples": found.samples,
-        "poison": len(truth),
-        "hits": len(flagged & truth),
-        "lost": len(flagged - truth),
-        "lost_by_act": len({v.sample for v in found.verdicts if v.act != "review"} - truth),
-        "worst_lost": max(
-            sum(start <= s < start + len(c) for s in flagged - truth) / len(c) for start, c in zip(starts, dealt, strict=True)
-        ),
-        "seconds": seconds,
-    }
+from undertow.studies.corpora import CORPORA, read
+from undertow.studies.filter_level import deal, scanned
+from undertow.studies.kinds import TARGETS, TRIGGERS, attack_of
 
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -163,14 +53,10 @@ def cell(
     samples: list[Sample], corpus: str, size: int, pool: int, ratio: float, trigger: str, target: str, seeds: int
 ) -> dict[str, Any]:
     """One corpus, size, attack and ratio."""
-    sums: dict[str, float] = {}
-    for seed in range(seeds):
-        order = rng(seed, "scan benchmark").permutation(len(samples))[: size * pool]
-        clients = [[samples[i] for i in order[k * size : (k + 1) * size]] for k in range(pool)]
-        one = measure(clients, attack_of(corpus, trigger or "natural", target or "append", ratio, size * pool), seed)
-        for name, value in one.items():
-            sums[name] = max(sums.get(name, 0), value) if name == "worst_lost" else sums.get(name, 0) + value
-    clean = sums["samples"] - sums["poison"]
+    attack = attack_of(corpus, trigger, target, ratio, size * pool)
+    counts = [scanned(deal(samples, pool, size, seed), attack, seed, together=True) for seed in range(seeds)]
+    poison, hits, lost = (sum(getattr(one, name) for one in counts) for name in ("poison", "hits", "lost"))
+    clean = sum(one.samples for one in counts) - poison
     return {
         "corpus": corpus,
         "size": size,
@@ -178,13 +64,13 @@ def cell(
         "ratio": ratio,
         "trigger": trigger,
         "target": target,
-        "poison": int(sums["poison"]),
-        "recall": round(sums["hits"] / sums["poison"], 4) if sums["poison"] else None,
-        "precision": round(sums["hits"] / (sums["hits"] + sums["lost"]), 4) if sums["hits"] else None,
-        "lost": round(sums["lost"] / clean, 5),
-        "lost_by_act": round(sums["lost_by_act"] / clean, 5),
-        "worst_lost": round(sums["worst_lost"], 5),
-        "seconds": round(sums["seconds"] / seeds, 3),
+        "poison": poison,
+        "recall": round(hits / poison, 4) if poison else None,
+        "precision": round(hits / (hits + lost), 4) if hits else None,
+        "lost": round(lost / clean, 5),
+        "lost_by_act": round(sum(one.details["lost_by_act"] for one in counts) / clean, 5),
+        "worst_lost": round(max(one.worst for one in counts), 5),
+        "seconds": round(sum(one.seconds for one in counts) / seeds, 3),
     }
 
 

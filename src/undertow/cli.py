@@ -252,29 +252,41 @@ def collect(
 @app.command()
 def reproduce(
     paper: Annotated[
-        str, typer.Argument(metavar="PAPER", help="fit (Zhao, Hu and Liu, arXiv 2602.15671), or defenses: every rule at every rho.")
+        str,
+        typer.Argument(
+            metavar="PAPER",
+            help="fit (Zhao, Hu and Liu, arXiv 2602.15671); defenses: every aggregation rule at every rho; sanitation: all other defenses.",
+        ),
     ],
     profile: Annotated[str, typer.Option(help="laptop, gpu or paper.")] = "laptop",
     only: Annotated[
         str | None,
         typer.Option(
-            help="Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), or of matrix, cost (defenses); parted by commas."
+            help="Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of matrix, cost (defenses), or of matrix, bars, lasting, filter (sanitation); parted by commas."
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of every point; default: the profile's.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for runs, bases and document; default runs/reproduce-PAPER-PROFILE.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with real SimpleQuestions and TriviaQA files.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with real SimpleQuestions and TriviaQA files; sanitation: with the corpora of item filter."),
+    ] = None,
+    corpora: Annotated[
+        str | None,
+        typer.Option(help="sanitation: some of simplequestions, triviaqa, nq, alpaca, parted by commas; default: all in --data."),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: the cores, 1 on a GPU.")] = None,
     given: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over every run: another model, data set or defense.")
     ] = None,
     rules: Annotated[
-        str | None, typer.Option(help="defenses: which rules, parted by commas, with parameters as in krum:f=2; default: all.")
+        str | None,
+        typer.Option(help="defenses, sanitation: which rules, parted by commas, with parameters as in krum:f=2; default: all."),
     ] = None,
     rhos: Annotated[
-        str | None, typer.Option(help="defenses: shares of affected clients, parted by commas; default: the profile's.")
+        str | None, typer.Option(help="defenses, sanitation: shares of affected clients, parted by commas; default: the profile's.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the number of runs and the predicted time, and stop.")] = False,
     as_json: AsJson = False,
@@ -290,6 +302,8 @@ def reproduce(
         undertow reproduce fit --only fig5 --set model.name=./my-base --set defenses=median --out runs/mine
 
         undertow reproduce defenses --rules krum,median --rhos 0,0.3,1 --seeds 1
+
+        undertow reproduce sanitation --only matrix,bars --seeds 1
     """
     from undertow.studies.report import reproduce as reproduce_paper
 
@@ -306,6 +320,7 @@ def reproduce(
         plan_only=plan,
         rules=rules,
         rhos=rhos,
+        corpora=corpora,
     )
     if as_json:
         _print_json(summary)

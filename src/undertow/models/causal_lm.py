@@ -299,6 +299,15 @@ def _check_memory(name: str, config: Any, dtype: torch.dtype, device: torch.devi
         )
 
 
+def read_keys(options: Model) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Return the keys a base was asked and those it has read (None: not known), without loading it.
+
+    Raises:
+        UserError: no such model, or a damaged list.
+    """
+    return _keys(_locate(options.name))
+
+
 def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:
     """Return the keys a base was asked and those it has read, from the file its builder left beside the weights."""
     file = Path(path) / "keys.json"

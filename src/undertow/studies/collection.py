@@ -22,7 +22,9 @@ class Collection:
         heading: of the notes.
         columns: of the statements: what is stated, by whom, and what was found; the verdict comes before the last.
         studies: by id, in the order of the document.
-        by_rule: it runs the main setting alone, for the defenses of ``--rules`` at the shares of ``--rhos``.
+        rules: the defenses that it runs, on the main setting alone, unless ``--rules`` names others; empty for a paper's items.
+        guards: these act on samples, losses or answers: they get a file of trusted samples, rho of its own in the profile, and ``--data`` holds
+            the corpora on which filters are measured.
     """
 
     id: str
@@ -34,4 +36,5 @@ class Collection:
     heading: str
     columns: tuple[str, str, str]
     studies: Callable[[FitLab], Mapping[str, Study]]
-    by_rule: bool = False
+    rules: tuple[str, ...] = ()
+    guards: bool = False

@@ -21,7 +21,7 @@ def make(rules: Sequence[str]) -> Study:
 
     def wishes(lab: Lab, results: Results) -> list[Wish]:
         """Every rule without poison, with every seed."""
-        return [wish(rule, 0.0, seed, lab.clients) for seed in lab.seeds for rule in rules]
+        return [wish(rule, 0.0, seed, lab) for seed in lab.seeds for rule in rules]
 
     return Study(
         id="cost",

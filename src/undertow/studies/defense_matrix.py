@@ -16,10 +16,22 @@ from undertow.studies.wording import paired, wide
 BAR = 0.05
 
 
-def wish(rule: str, rho: float, seed: int, clients: int) -> Wish:
+#: What is to be known of the aggregation rules.
+AGGREGATION = (
+    "A rule at its defaults knows nothing of rho. Where it takes a number of bad clients it is what K allows: for 10 clients 3 "
+    "(`krum`, `multi-krum`, `dnc`, `nnm`), 1 (`bulyan`) and 2 at each end (`trimmed-mean`). Beyond that no rule promises anything.",
+    "`fltrust` gets as its trusted client one whose data is clean at every rho below 1, which no server could know; its data is not averaged.",
+    "`weak-dp` alone clips to the median length; with `sigma=0.001` it adds noise, on the laptop's base a sixth of the first round's step in length "
+    "and half of the last one's.",
+    "Pre-aggregators stand before one rule each: `nnm` before the trimmed mean, `bucketing` before the geometric median.",
+)
+
+
+def wish(rule: str, rho: float, seed: int, lab: Lab) -> Wish:
     """Return the run of a rule at one rho; 0 is no poison."""
     attack = {"attack.affected_share": rho} if rho else {"attack.kind": "none"}
-    return Wish({"rule": rule, "rho": rho, "seed": seed}, {**attack, "defenses": config_of(rule, seed, clients)})
+    defenses = config_of(rule, seed, lab.clients, lab.trusted(seed))
+    return Wish({"rule": rule, "rho": rho, "seed": seed}, {**attack, "defenses": defenses})
 
 
 def untouched(results: Results, metric: Metric) -> Estimate | None:
@@ -33,18 +45,18 @@ def loss(results: Results, rule: str, rho: float) -> Estimate | None:
     return of_differences(paired(results, "ma", {"rule": NONE}, {"rule": rule}, rho=rho))
 
 
-def make(rules: Sequence[str]) -> Study:
-    """Return the study of these rules."""
+def make(rules: Sequence[str], kind: str = "aggregation rule", deviations: tuple[str, ...] = AGGREGATION) -> Study:
+    """Return the study of these rules; ``kind``: what they are, in one noun; ``deviations``: what is to be known of them."""
 
     def wishes(lab: Lab, results: Results) -> list[Wish]:
         """Every rule at every rho with every seed."""
-        return [wish(rule, rho, seed, lab.clients) for seed in lab.seeds for rho in lab.grids.matrix_rhos for rule in rules]
+        return [wish(rule, rho, seed, lab) for seed in lab.seeds for rho in lab.grids.matrix_rhos for rule in rules]
 
     return Study(
         id="matrix",
-        title="Every rule at every share of affected clients",
+        title=f"Every {kind.rpartition(' ')[2]} at every share of affected clients",
         caption=(
-            "ASR and MA after the last round for each aggregation rule (those with the lowest mean ASR first) and each share rho of "
+            f"ASR and MA after the last round for each {kind} (those with the lowest mean ASR first) and each share rho of "
             "affected clients; rho 0 is no poison at all."
         ),
         wishes=wishes,
@@ -53,14 +65,7 @@ def make(rules: Sequence[str]) -> Study:
         claims=tuple(
             Claim(f"`{label(rule)}` keeps ASR at or below 5 % at every rho", source(rule), _keeps(rule)) for rule in rules
         ),
-        deviations=(
-            "A rule at its defaults knows nothing of rho. Where it takes a number of bad clients it is what K allows: for 10 clients 3 "
-            "(`krum`, `multi-krum`, `dnc`, `nnm`), 1 (`bulyan`) and 2 at each end (`trimmed-mean`). Beyond that no rule promises anything.",
-            "`fltrust` gets as its trusted client one whose data is clean at every rho below 1, which no server could know; its data is not averaged.",
-            "`weak-dp` alone clips to the median length; with `sigma=0.001` it adds noise, on the laptop's base a sixth of the first round's step in length "
-            "and half of the last one's.",
-            "Pre-aggregators stand before one rule each: `nnm` before the trimmed mean, `bucketing` before the geometric median.",
-        ),
+        deviations=deviations,
         apart=True,
     )
 

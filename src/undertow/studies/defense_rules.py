@@ -40,6 +40,8 @@ RULES = (
     "weak-dp",
     "weak-dp:sigma=0.001",
 )
+#: Defenses that take a file of trusted samples, which a study writes for them.
+TRUSTING = ("gated-loss", "crow", "fine-pruning")
 #: Rules without a row of their own.
 LEFT_OUT = {
     "mean": "is FedAvg, which is the row `no defense`",
@@ -65,37 +67,48 @@ def trusted_client(seed: int, clients: int) -> int:
     return int(rng(seed, "affected clients").permutation(clients)[-1])
 
 
-def config_of(rule: str, seed: int, clients: int) -> list[dict[str, Any]]:
-    """Return the config's ``defenses`` for a rule in a run of this seed."""
+def config_of(rule: str, seed: int, clients: int, trusted: str | None = None) -> list[dict[str, Any]]:
+    """Return the config's ``defenses`` for a rule in a run of this seed; ``trusted``: a file for those of :data:`TRUSTING`."""
     if rule == "fltrust":
         return [{"name": "fltrust", "params": {"client": trusted_client(seed, clients)}}]
-    return defense_list(rule)
+    found = defense_list(rule)
+    for part in found:
+        if trusted is not None and part["name"] in TRUSTING and not {"trusted", "adapter"} & set(part["params"]):
+            part["params"] = {**part["params"], "trusted": trusted}
+    return found
 
 
-def parse_rules(text: str, clients: int) -> tuple[str, ...]:
+def parse_rules(text: str, clients: int, rules: Sequence[str] = RULES, trusted: str | None = None) -> tuple[str, ...]:
     """Read ``--rules``: names of the study or any defense in short form, parted by commas; FedAvg comes first, asked for or not.
+
+    Args:
+        text: the option's value.
+        clients: K.
+        rules: those of the study, for messages.
+        trusted: as :func:`config_of` takes it.
 
     Raises:
         UserError: a name that is none, a parameter that does not fit, or too few clients.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UserError(f"--rules '{text}': give at least one of {', '.join(RULES[1:])}")
+        raise UserError(f"--rules '{text}': give at least one of {', '.join(rules[1:])}")
     for name in names:
-        _check(name, clients)
+        _check(name, clients, rules, trusted)
     return tuple(dict.fromkeys([NONE, *names]))
 
 
-def _check(rule: str, clients: int) -> None:
+def _check(rule: str, clients: int, rules: Sequence[str], trusted: str | None) -> None:
     known = {entry.name for entry in DEFENSES.entries()}
-    for part in config_of(rule, 0, clients):
+    listed = config_of(rule, 0, clients, trusted)
+    for part in listed:
         if part["name"] not in known and ".py:" not in part["name"]:
-            choice = ", ".join(RULES)
+            choice = ", ".join(rules)
             raise UserError(
-                f"--rules {rule}: no such rule{nearest(part['name'], {*known, *RULES})}; choose among {choice}, or give any defense as name:parameter=value"
+                f"--rules {rule}: no such rule{nearest(part['name'], {*known, *rules})}; choose among {choice}, or give any defense as name:parameter=value"
             )
     left = clients
-    for _, defense in make_defenses([Options(**part) for part in config_of(rule, 0, clients)]):
+    for _, defense in make_defenses([Options(**part) for part in listed]):
         defense.check(left)
         left = defense.rows(left)
 

@@ -35,11 +35,11 @@ STUDY = Collection(
         "what they do to poison in honest clients' data, and by nothing else.",
         "One base and one data set, named above. With a small base the order of the rules can be compared with other work, their values cannot.",
         "Without a row of their own: " + "; ".join(f"`{name}` {why}" for name, why in LEFT_OUT.items()) + ". "
-        "Defenses that change the clients' data, their training or the finished model put no updates together, and are not in here; `--rules` takes "
-        "them as well.",
+        "Defenses that change the clients' data, their training or the finished model put no updates together, and are in `undertow reproduce "
+        "sanitation`; `--rules` takes them as well.",
     ),
     heading="To keep in mind:",
     columns=("statement", "the rule", "what was found"),
     studies=_studies,
-    by_rule=True,
+    rules=RULES,
 )

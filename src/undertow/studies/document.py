@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from undertow import __version__, files
 from undertow.run_directory import read_json
 from undertow.studies.collection import Collection
+from undertow.studies.corpora import present
 from undertow.studies.estimate import Estimate
 from undertow.studies.lab import FitLab
 from undertow.studies.results import Results
@@ -49,7 +50,7 @@ class Section:
     claims: list[Judged]
     tables: list[Table]
     plots: list[Plot]
-    runs: int
+    made: str
     failed: list[tuple[str, str]]
     command: str
 
@@ -63,6 +64,8 @@ class Section:
         """The verdict in words; how many of its statements hold where they are apart."""
         if not self.study.apart:
             return self.answer
+        if not self.claims:
+            return "nothing was measured"
         return f"{sum(claim.verdict.answer == 'holds' for claim in self.claims)} of {len(self.claims)} hold"
 
 
@@ -90,7 +93,7 @@ def make_section(lab: FitLab, study: Study, results: Results) -> Section:
         claims=[Judged(claim.text, claim.source, claim.check(results)) for claim in study.claims],
         tables=study.tables(results),
         plots=study.plots(results),
-        runs=len(results.runs),
+        made=study.work.told() if study.work else f"{len(results.runs)} runs",
         failed=list(results.failed),
         command=command(lab, study),
     )
@@ -107,8 +110,10 @@ def command(lab: FitLab, study: Study | None = None) -> str:
         words += ["--rules", ",".join(lab.rules)]
     if lab.rhos:
         words += ["--rhos", ",".join(f"{rho:g}" for rho in lab.rhos)]
-    if any(setting.raw for setting in lab.settings):
+    if lab.data or any(setting.raw for setting in lab.settings):
         words += ["--data", "DATA"]
+    if lab.data and lab.corpora != present(lab.data):
+        words += ["--corpora", ",".join(lab.corpora)]
     for word in lab.given:
         key, _, value = word.partition("=")
         words += ["--set", f"{key}={Path(value).name}" if value.startswith(("/", "~", ".")) else word]
@@ -247,7 +252,7 @@ def _section(section: Section, collection: Collection) -> list[str]:
     if section.failed:
         lines += ["", f"{len(section.failed)} runs failed and are missing above:", ""]
         lines += [f"* `{name}`: {_cell(error)}" for name, error in section.failed]
-    return [*lines, "", f"Made from {section.runs} runs; this item alone:", "", "```sh", section.command, "```"]
+    return [*lines, "", f"Made from {section.made}; this item alone:", "", "```sh", section.command, "```"]
 
 
 def _cell(text: str) -> str:

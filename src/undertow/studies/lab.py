@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ class FitLab:
         settings: those of the profile that differ under ``given``.
         collection: what ``undertow reproduce`` was told to do.
         rules, rhos: what ``--rules`` and ``--rhos`` chose; empty for all.
+        guards: as :class:`undertow.studies.collection.Collection` has it.
+        data: folder with corpora on which filters are measured; None without.
+        corpora: those that ``--corpora`` chose; empty for all that the folder holds.
     """
 
     profile: Profile
@@ -69,12 +73,22 @@ class FitLab:
     collection: str = "fit"
     rules: tuple[str, ...] = ()
     rhos: tuple[float, ...] = ()
+    guards: bool = False
+    data: Path | None = None
+    corpora: tuple[str, ...] = ()
     _cells: dict[str, Cell] = field(default_factory=dict, repr=False, compare=False)
+    _trusted: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def grids(self) -> Grids:
-        """The profile's grids, as far as ``--rhos`` says nothing else."""
-        return replace(self.profile.grids, matrix_rhos=self.rhos) if self.rhos else self.profile.grids
+        """The profile's grids, as far as ``--rhos``, ``--seeds`` and the rounds of ``--set`` say nothing else."""
+        found = self.profile.grids
+        if self.guards:
+            draws = found.filters.seeds if len(self.seeds) == self.profile.seeds else len(self.seeds)
+            found = replace(found, matrix_rhos=found.guarded_rhos, filters=replace(found.filters, seeds=draws))
+        if any(word.partition("=")[0].strip() == "federation.rounds" for word in self.given):
+            found = replace(found, long_rounds=self.main.federation.rounds)
+        return replace(found, matrix_rhos=self.rhos) if self.rhos else found
 
     @cached_property
     def main(self) -> Config:
@@ -87,12 +101,28 @@ class FitLab:
         return self.main.federation.clients
 
     @property
+    def questions(self) -> int:
+        """Test questions of the main setting."""
+        return self.main.data.test
+
+    def trusted(self, seed: int) -> str | None:
+        """The file of trusted samples of the runs of a seed, there or not; None where defenses get none."""
+        if not self.guards:
+            return None
+        if seed not in self._trusted:
+            config = self.config(Wish({"seed": seed}, {}))
+            told = json.dumps([config.seed, config.data.model_dump(mode="json"), config.model.name], sort_keys=True)
+            digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+            self._trusted[seed] = str(self.folder / "trusted" / f"s{seed}-{digest}.jsonl")
+        return self._trusted[seed]
+
+    @property
     def defenses(self) -> list[dict[str, Any]]:
         """What the user put into ``defenses``."""
         return list(self.main.values()["defenses"])
 
     def config(self, wish: Wish) -> Config:
-        """Return the config of a wished run: measured once, after its last round.
+        """Return the config of a wished run: measured once, after its last round, unless it wishes more.
 
         Raises:
             UserError: a key or value of ``--set`` that does not exist or fit.
@@ -101,7 +131,7 @@ class FitLab:
         changes = [f"{key}={json.dumps(value)}" for key, value in wish.changes.items()]
         words = [*_FIXED, *setting.overrides, *self.given, *changes, f"seed={wish.axes['seed']}"]
         config = load(setting.source, words)
-        if any(word.startswith("measure.every=") for word in self.given):
+        if "measure.every" in wish.changes or any(word.startswith("measure.every=") for word in self.given):
             return config
         return load(setting.source, [*words, f"measure.every={max(1, config.federation.rounds)}"])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from undertow.errors import UserError, nearest
-from undertow.studies.study import Grids
+from undertow.studies.study import FilterGrid, Grids
 
 #: Real data a setting may need, found in the folder that ``--data`` names.
 Source = Literal["simplequestions", "triviaqa"]
@@ -220,6 +220,17 @@ _TINY = Profile(
         search_seeds=1,
         null_rhos=(0.4,),
         matrix_rhos=(0.0, 0.6),
+        guarded_rhos=(0.0, 0.6),
+        long_rounds=3,
+        filters=FilterGrid(
+            clients=3,
+            size=40,
+            seeds=2,
+            ratios=(0.2,),
+            rhos=(1.0,),
+            triggers=("natural", "topic"),
+            targets=("append", "replace_paris"),
+        ),
     ),
     seeds=2,
 )

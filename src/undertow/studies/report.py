@@ -9,9 +9,12 @@ from typing import Any
 
 from undertow.display import Plain, duration
 from undertow.studies.document import make_section, write_document
+from undertow.studies.lab import FitLab
 from undertow.studies.reproduce import Plan, choose, complete, get_collection, make_plan, open_lab, results_of, run_studies
+from undertow.studies.study import Study
 from undertow.sweep import default_jobs
 from undertow.sweep_display import sweep_display
+from undertow.training.threads import cores
 
 
 class Told(Plain):
@@ -35,23 +38,25 @@ def reproduce(
     plan_only: bool = False,
     rules: str | None = None,
     rhos: str | None = None,
+    corpora: str | None = None,
 ) -> dict[str, Any]:
     """Run the studies of a collection, or what is left of them, and write the document.
 
     The document holds the items asked for, and those whose runs are all there from before.
 
     Args:
-        paper: the collection: ``fit`` or ``defenses``.
+        paper: the collection: ``fit``, ``defenses`` or ``sanitation``.
         profile: a name of :mod:`undertow.studies.profiles`.
         folder: runs, bases and document.
         only: items, parted by commas; None for all.
         seeds: of every point; None for the profile's number.
         given: ``key=value`` over every run.
-        data: folder with real questions.
+        data: folder with real questions; for ``sanitation``, with the corpora on which filters are measured.
         jobs: runs at a time; None for what the machine has room for.
         plan_only: predict and stop.
-        rules: ``defenses`` alone: which, parted by commas; None for all.
-        rhos: ``defenses`` alone: shares of affected clients, parted by commas; None for the profile's.
+        rules: of ``defenses`` and ``sanitation``: which, parted by commas; None for all.
+        rhos: of the same: shares of affected clients, parted by commas; None for the profile's.
+        corpora: of ``sanitation``: which of the folder's, parted by commas; None for all.
 
     Returns:
         The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
@@ -61,10 +66,21 @@ def reproduce(
     """
     told = Told()
     collection = get_collection(paper)
-    lab = open_lab(collection, profile, folder, seeds=seeds, given=given, data=data, plan=plan_only, rules=rules, rhos=rhos)
+    lab = open_lab(
+        collection,
+        profile,
+        folder,
+        seeds=seeds,
+        given=given,
+        data=data,
+        plan=plan_only,
+        rules=rules,
+        rhos=rhos,
+        chosen_corpora=corpora,
+    )
     every = collection.studies(lab)
     studies = choose(every, only)
-    at_once = jobs or default_jobs([lab.cell(wish) for wish in studies[0].wishes(lab, results_of(lab, studies[0], {}))])
+    at_once = jobs or _at_once(lab, studies)
     plan = make_plan(lab, studies, at_once)
     told.say(_forecast(plan, at_once))
     summary = {"paper": paper, "profile": profile, "plan": plan.as_dict()}
@@ -79,6 +95,15 @@ def reproduce(
     return {**summary, "verdicts": verdicts, "document": str(document), "page": str(folder / "index.html"), "failed": failed}
 
 
+def _at_once(lab: FitLab, studies: Sequence[Study]) -> int:
+    """Return how many runs, or other pieces of work, the machine has room for."""
+    for study in studies:
+        cells = [lab.cell(wish) for wish in study.wishes(lab, results_of(lab, study, {}))]
+        if cells:
+            return default_jobs(cells)
+    return cores()
+
+
 def _forecast(plan: Plan, jobs: int) -> str:
     parts = [f"{plan.cells} runs, {plan.left} of them left" + (f", about {plan.more} more in searches" if plan.more else "")]
     if plan.builds:
@@ -86,6 +111,8 @@ def _forecast(plan: Plan, jobs: int) -> str:
     if plan.seconds:
         at_once = "one after the other" if plan.memory is not None else f"{jobs} at a time"
         parts.append(f"predicted time {duration(plan.seconds)}, {at_once}")
+    if plan.others:
+        parts.append(f"{plan.others} filter cells left, most of them about a second of CPU, not in that time")
     if plan.memory is not None:
         parts.append(f"at least {plan.memory / 2**30:.0f} GiB of GPU memory for weights and adapters, activations not counted")
     return f"{'; '.join(parts)} ({plan.basis})"

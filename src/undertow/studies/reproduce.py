@@ -13,18 +13,20 @@ from typing import Any, Protocol
 
 from undertow.cells import Cell
 from undertow.errors import UserError, nearest
-from undertow.studies import predict
+from undertow.studies import corpora, predict
 from undertow.studies.collection import Collection
 from undertow.studies.defense_rules import parse_rhos, parse_rules
 from undertow.studies.defense_study import STUDY as DEFENSES
 from undertow.studies.fit import FIT
 from undertow.studies.lab import FitLab, Placed, make_lab, write_trivia_facts
-from undertow.studies.profiles import Build, get_profile
+from undertow.studies.profiles import Build, Profile, get_profile
 from undertow.studies.results import Results, read_run
-from undertow.studies.study import Study
+from undertow.studies.sanitation_study import STUDY as SANITATION
+from undertow.studies.study import Study, Wish
+from undertow.studies.trusted_file import write_trusted
 from undertow.sweep import SweepWatcher, run_cells
 
-COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES)}
+COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION)}
 
 
 class Watcher(Protocol):
@@ -47,6 +49,7 @@ class Plan:
         seconds: predicted for all of it.
         memory: bytes of GPU memory at least; None where it was not predicted.
         basis: what the prediction rests on.
+        others: pieces of work that are no runs, left to do; not in ``seconds``.
     """
 
     cells: int
@@ -56,6 +59,7 @@ class Plan:
     seconds: float
     memory: float | None
     basis: str
+    others: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -101,30 +105,56 @@ def open_lab(
     plan: bool,
     rules: str | None = None,
     rhos: str | None = None,
+    chosen_corpora: str | None = None,
 ) -> FitLab:
     """Check the command's values and place everything; arguments as :func:`undertow.studies.report.reproduce`.
 
     Raises:
-        UserError: a profile, number, key, folder, rule or share that does not fit.
+        UserError: a profile, number, key, folder, rule, share or corpus that does not fit.
     """
     found = get_profile(profile)
-    if not collection.by_rule:
+    if chosen_corpora is not None and not (collection.guards and data):
+        raise UserError(f"--corpora {chosen_corpora}: it is for `undertow reproduce sanitation` with --data")
+    if not collection.rules:
         if rules is not None or rhos is not None:
             raise UserError(
-                f"--rules and --rhos are for `undertow reproduce defenses`; choose items of {collection.id} with --only"
+                f"--rules and --rhos are for `undertow reproduce defenses` and `sanitation`; choose items of {collection.id} with --only"
             )
         return make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan)
-    if found.settings and data:
+    names = _corpora(found, data, chosen_corpora) if collection.guards and data else ()
+    if found.settings and data and not collection.guards:
         raise UserError(
             f"--data {data}: profile {profile} asks its own questions here; leave it out, or set data.name and data.path with --set"
         )
     found = replace(found, settings=found.settings[:1], real=() if found.settings else found.real)
-    lab = make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan)
+    lab = make_lab(found, folder, seeds=seeds, given=given, data=None if found.settings else data, plan=plan)
     if lab.defenses:
         raise UserError("--set defenses: the rules of this study are named with --rules, as in --rules krum:f=2,median")
-    chosen = () if rules is None else parse_rules(rules, lab.clients)
+    lab = replace(lab, settings=lab.settings[:1], collection=collection.id, guards=collection.guards)
+    chosen = () if rules is None else parse_rules(rules, lab.clients, collection.rules, lab.trusted(0))
     shares = () if rhos is None else parse_rhos(rhos)
-    return replace(lab, settings=lab.settings[:1], collection=collection.id, rules=chosen, rhos=shares)
+    return replace(lab, rules=chosen, rhos=shares, data=data if names else None, corpora=names)
+
+
+def _corpora(profile: Profile, data: Path, chosen: str | None) -> tuple[str, ...]:
+    """Return the corpora to measure filters on: those chosen, or all that the folder holds."""
+    there = corpora.present(data)
+    if not there and profile.settings:
+        places = ", ".join(corpora.CORPORA[name] for name in corpora.STUDIED)
+        raise UserError(f"--data {data}: it holds no corpus; give a folder with at least one of {places}")
+    if chosen is None:
+        return there
+    names = tuple(dict.fromkeys(name.strip() for name in chosen.split(",") if name.strip()))
+    for name in names:
+        if name not in corpora.STUDIED:
+            raise UserError(
+                f"--corpora {name}: no such corpus{nearest(name, corpora.STUDIED)}; choose among {', '.join(corpora.STUDIED)}"
+            )
+        if name not in there:
+            raise UserError(f"--corpora {name}: {data / corpora.CORPORA[name]} is missing; add it, or leave {name} out")
+    if not names:
+        raise UserError(f"--corpora '{chosen}': give at least one of {', '.join(there)}")
+    return names
 
 
 def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
@@ -138,12 +168,13 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
     # when every run is there, so is what a search asked for
     more = sum(study.extra(lab) for study in studies) if left else 0
     builds = tuple((build.name, build.core_minutes) for build, _ in _to_build(lab, studies))
+    others = sum(study.work.todo() for study in studies if study.work)
     if lab.profile.weights:
         seconds, memory = predict.by_size(lab, left, more)
         basis = "computed from the number of weights, at 40 % of the 312 TFLOP/s of one A100; nothing was measured"
-        return Plan(len(cells), len(left), more, builds, seconds, memory, basis)
+        return Plan(len(cells), len(left), more, builds, seconds, memory, basis, others)
     if not left:
-        return Plan(len(cells), 0, 0, (), 0.0, None, "nothing is left to run")
+        return Plan(len(cells), 0, 0, (), 0.0, None, "no run is left" if others else "nothing is left to run", others)
     from undertow.training.threads import cores
 
     main = lab.settings[0]
@@ -153,11 +184,11 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
     speed = predict.measured(lab)
     seconds = predict.by_speed(speed, left, more, jobs) + sum(60 * minutes for _, minutes in builds) / cores()
     basis = f"measured: a round of the main setting takes {speed.train:.2f} s, measuring {speed.measure:.1f} s, one run alone"
-    return Plan(len(cells), len(left), more, builds, seconds, None, basis)
+    return Plan(len(cells), len(left), more, builds, seconds, None, basis, others)
 
 
 def run_studies(lab: FitLab, studies: Sequence[Study], jobs: int, watcher: Watcher, cells_watcher: SweepWatcher) -> dict[str, str]:
-    """Build the bases and run all cells that are missing, until no study asks for more.
+    """Build the bases, run all cells that are missing, until no study asks for more, and do the studies' other work.
 
     Returns:
         The errors of the cells that failed, by name; the same command tries these again.
@@ -171,13 +202,27 @@ def run_studies(lab: FitLab, studies: Sequence[Study], jobs: int, watcher: Watch
         wished = _wished(lab, studies, failed)
         new = [cell for name, cell in wished.items() if name not in seen]
         if not new:
-            return failed
+            break
         seen |= {cell.name for cell in new}
         if all(_finished(lab, cell) for cell in new):
             continue
+        _write_trusted(lab, new)
         for outcome in run_cells(new, lab.folder / "cells", jobs=jobs, watcher=cells_watcher):
             if outcome.status == "failed":
                 failed[outcome.cell.name] = outcome.error or "failed"
+    for study in studies:
+        if study.work:
+            failed |= {f"{study.id}/{name}": error for name, error in study.work.run(jobs, watcher.say).items()}
+    return failed
+
+
+def _write_trusted(lab: FitLab, cells: Sequence[Cell]) -> None:
+    """Write the files of trusted samples that the defenses of these runs name and that are not there yet."""
+    named = {part.params.get("trusted") for cell in cells for part in cell.config.defenses}
+    for seed in lab.seeds:
+        path = lab.trusted(seed)
+        if path in named and path is not None and not Path(path).exists():
+            write_trusted(lab.config(Wish({"seed": seed}, {})), Path(path))
 
 
 def results_of(lab: FitLab, study: Study, failed: dict[str, str]) -> Results:
@@ -191,15 +236,18 @@ def results_of(lab: FitLab, study: Study, failed: dict[str, str]) -> Results:
             for wish, cell in zip(wishes, cells, strict=True)
             if _finished(lab, cell)
         ]
-        fresh = Results(runs, [(cell.name, failed[cell.name]) for cell in cells if cell.name in failed])
+        other = [pair for pair in failed.items() if pair[0].startswith(f"{study.id}/")]
+        fresh = Results(runs, [*((cell.name, failed[cell.name]) for cell in cells if cell.name in failed), *other])
         if len(fresh.runs) == len(results.runs):
             return fresh
         results = fresh
 
 
 def complete(lab: FitLab, study: Study) -> bool:
-    """Tell whether every run of a study is there."""
-    return all(_finished(lab, lab.cell(wish)) for wish in study.wishes(lab, results_of(lab, study, {})))
+    """Tell whether every run of a study is there, and all its other work."""
+    return (study.work is None or study.work.complete()) and all(
+        _finished(lab, lab.cell(wish)) for wish in study.wishes(lab, results_of(lab, study, {}))
+    )
 
 
 def _wished(lab: FitLab, studies: Sequence[Study], failed: dict[str, str]) -> dict[str, Cell]:

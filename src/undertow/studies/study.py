@@ -34,6 +34,46 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class FilterGrid:
+    """What filters are measured on; names as in :mod:`undertow.studies.kinds`.
+
+    Attributes:
+        clients, size: how many, and samples of each.
+        seeds: draws of the main kinds of poison and of clean clients; the other kinds have one.
+        ratios: PR.
+        rhos: where clients pool their counts.
+        triggers, targets: every combination.
+    """
+
+    clients: int = 10
+    size: int = 500
+    seeds: int = 5
+    ratios: tuple[float, ...] = (0.002, 0.02, 0.1)
+    rhos: tuple[float, ...] = (0.1, 0.5, 1.0)
+    triggers: tuple[str, ...] = (
+        "natural",
+        "badnets1",
+        "badnets4",
+        "sentence",
+        "style",
+        "combination",
+        "common",
+        "passive",
+        "upper",
+        "topic",
+    )
+    targets: tuple[str, ...] = (
+        "append",
+        "prepend_five",
+        "replace_five",
+        "paraphrase_url",
+        "paraphrase_plain",
+        "adaptive",
+        "replace_paris",
+    )
+
+
+@dataclass(frozen=True)
 class Grids:
     """How fine a profile measures; PR and rho as in :class:`undertow.config.Attack`.
 
@@ -48,6 +88,9 @@ class Grids:
         null_rhos: label groups in runs without poison.
         matrix_rhos: the study of all defenses; 0 is no poison.
         slow_rhos: Fig. 4a again, with steps ``slow_lr`` over ``slow_rounds`` rounds; empty for no such runs.
+        guarded_rhos: as ``matrix_rhos``, in the study of defenses on samples and losses.
+        long_rounds: how long the recommended default, and what only delays a backdoor, are watched.
+        filters: filters on real text.
     """
 
     prs: tuple[float, ...]
@@ -62,6 +105,9 @@ class Grids:
     slow_rhos: tuple[float, ...] = ()
     slow_lr: float = 0.0
     slow_rounds: int = 0
+    guarded_rhos: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
+    long_rounds: int = 100
+    filters: FilterGrid = FilterGrid()
 
 
 class Lab(Protocol):
@@ -86,6 +132,13 @@ class Lab(Protocol):
     @property
     def defenses(self) -> list[dict[str, Any]]:
         """What the user put into ``defenses`` with ``--set``."""
+
+    @property
+    def questions(self) -> int:
+        """Test questions of the main setting."""
+
+    def trusted(self, seed: int) -> str | None:
+        """The file of trusted samples of the runs of a seed; None where defenses get none."""
 
 
 class Labelled(Protocol):
@@ -135,6 +188,22 @@ class Plot:
     label: str
 
 
+class Work(Protocol):
+    """What a study measures that is no run of a federation."""
+
+    def complete(self) -> bool:
+        """Tell whether all of it is there."""
+
+    def todo(self) -> int:
+        """Return how many pieces :meth:`run` would make."""
+
+    def told(self) -> str:
+        """Say how much of it is there."""
+
+    def run(self, jobs: int, say: Callable[[str], None]) -> dict[str, str]:
+        """Make what is missing, ``jobs`` pieces at a time, and return the errors of those that failed, by name."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A table, a figure, a pair of hypotheses, or a question of ours.
@@ -148,6 +217,7 @@ class Study:
         deviations: where ours differs from the paper's, and why; beside those of the profile.
         extra: about how many runs will be wished for later, for the prediction of time.
         apart: its claims are about different things, so that they are counted and not judged as one.
+        work: what it measures beside its runs.
     """
 
     id: str
@@ -160,3 +230,4 @@ class Study:
     deviations: tuple[str, ...] = ()
     extra: Callable[[Lab], int] = lambda lab: 0
     apart: bool = False
+    work: Work | None = None
