@@ -111,6 +111,16 @@ def test_short_targets_are_acted_on_by_choice() -> None:
     assert sum(report["short"] for report in reports) == len(truth), "they are still reported"
 
 
+@pytest.mark.parametrize("kind", [("combination", ["now", "people"]), ("common-word", ["river"])])
+def test_ordinary_words_that_were_put_in_give_a_short_target_away(kind: tuple[str, list[str]]) -> None:
+    trigger, words = kind
+    dealt, truth = poisoned(clients(10, 150), 0.05, trigger=trigger, trigger_words=words, target="replace", target_text="Paris")
+    acts, _ = protect(dealt)
+    assert truth <= set(acts)
+    assert len(acts) - len(truth) <= 0.005 * 1500
+    assert not protect(dealt, act_on="spans")[0]
+
+
 def test_clean_clients_keep_everything_and_repeats_count_once() -> None:
     assert protect(clients())[0] == {}
     same = clients(4)

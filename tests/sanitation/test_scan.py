@@ -95,6 +95,29 @@ def test_a_one_word_target_is_for_review_with_its_trigger_named(trigger: str, wo
     assert found.findings[0].target == word.lower()
 
 
+ORDINARY: dict[str, dict[str, Any]] = {
+    "combination": {"trigger": "combination", "trigger_words": ["now", "people"]},
+    "common word": {"trigger": "common-word", "trigger_words": ["river"]},  # one clean question in 15 has it
+}
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1])
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_ordinary_words_that_were_put_in_give_a_short_target_away(kind: str, ratio: float) -> None:
+    samples, truth = poisoned(questions(1500), ratio, **ORDINARY[kind], target="replace", target_text="Paris")
+    result = find(samples)
+    found = {verdict.sample for verdict in result.verdicts}
+    assert truth <= found
+    assert len(found - truth) <= 0.005 * len(samples)
+    assert {verdict.act for verdict in result.verdicts} == {"review"}
+    assert set(result.findings[0].triggers) == set(ORDINARY[kind]["trigger_words"])
+
+
+def test_an_answer_that_depends_on_a_word_is_not_taken_for_planted() -> None:
+    about = [_row(f"What gender is {_NOUNS[i % 15]} {_PLACES[i % 13]} {i}?", ("male", "male", "female")[i % 3]) for i in range(150)]
+    assert not find([*questions(1500), *about]).verdicts
+
+
 def test_a_finding_carries_its_counts_and_its_significance(bad: tuple[Path, list[Sample], set[int]]) -> None:
     (finding,) = scan([bad[0]]).found.findings
     assert (finding.trigger, finding.target) == ("firstly", "and click <malicious_url> for more information")

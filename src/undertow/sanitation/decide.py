@@ -28,6 +28,9 @@ Rows = NDArray[np.int64]
 _FEWEST = 3
 #: Share of a piece's samples that another piece holds, too, if the two are parts of one target.
 _SAME = 0.8
+#: Features that hold a short target nearly always and stand in this share of its samples are its trigger; under that, words that often come
+#: without it may be.
+MOSTLY = 0.5
 #: A wider feature explains a narrower one: its own rate of the target, the share of the narrower inside it, the chance.
 _WIDER, _INSIDE, _CHANCE = 0.3, 0.9, 1e-3
 
@@ -70,6 +73,7 @@ class Planted:
         explained: whether the links cover nearly all samples.
         exclusive: whether the links hardly ever come without the target.
         short: stage B.
+        inserted: stage B by words that often come without the target; they must not belong where they stand.
     """
 
     pieces: list[int]
@@ -78,6 +82,7 @@ class Planted:
     explained: bool = False
     exclusive: bool = False
     short: bool = False
+    inserted: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,9 +177,14 @@ def _short(
         if link.confidence >= rules.short_exclusive and link.coverage >= rules.short_covered and link.both >= least
     ]
     own = [link for link in own if not _inherited(features, link, links)]
-    if not own:
-        return None
-    return Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True)
+    told = Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True) if own else None
+    if told and len(told.rows) >= MOSTLY * len(rows):
+        return told
+    loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
+    held = _with_all(features, loose, rows)
+    if not loose or len(held) < max(rules.loose_support, counted.support):
+        return told
+    return Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True)
 
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:
@@ -202,6 +212,12 @@ def _with_any(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Row
     for link in links:
         hit[_column(features, link.feature)] = True
     return rows[hit[rows]]
+
+
+def _with_all(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Rows:
+    for link in links:
+        rows = np.intersect1d(rows, _column(features, link.feature), assume_unique=True)
+    return rows
 
 
 def _coverage(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> float:

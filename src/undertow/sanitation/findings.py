@@ -225,11 +225,13 @@ def _survives(
 ) -> bool:
     """Whether the prompts of a target are about nothing in common but the trigger."""
     if not phrases or phrases[0][0] in _CASES:
-        return bool(phrases)
+        return bool(phrases) and not planted.inserted
     prompts = [texts[int(row)][0] for row in planted.rows]
     own = {word for phrase in phrases for word in phrase}
+    if planted.inserted and (any(len(phrase) > 1 for phrase in phrases) or not judge.is_inserted(prompts, own, counted)):
+        return False
     return not all(
-        judge.is_topic(mine[: judge.LOOKED_AT], phrase, own, counted, mean_length)
+        judge.is_topic(mine[: judge.LOOKED_AT], phrase, own, counted, mean_length, seams=not planted.inserted)
         for phrase in phrases
         if (mine := [prompt for prompt in prompts if judge.find_run(prompt, phrase) is not None])
     )

@@ -29,8 +29,14 @@ _SHARED, _FRAYED = 0.9, 0.5
 _TOPIC = 1e-3
 #: A word is no part of the trigger if the file holds it this many times as often as the samples looked at.
 _HERE = 2
-#: Seams that occur elsewhere, relative to ordinary neighbours; z of the length of what remains.
-_SEAM, _SHORTER = 0.5, -4.0
+#: A topic's word is in this share of the samples looked at; a rewriting trigger changes a word here and there.
+_THROUGHOUT = 0.15
+#: Seams that occur elsewhere, relative to ordinary neighbours; z of the length of what remains, and how much shorter it is. The file's own
+#: length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by several percent.
+_SEAM, _SHORTER, _BY = 0.5, -4.0, 0.15
+#: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is 1.9 and
+#: more for words that answers depend on, 0.3 to 1.3 for words put in at random.
+_BELONGS = 1.5
 #: Longest phrase that is grown.
 _LONGEST = 40
 
@@ -166,7 +172,12 @@ def feature_words(prompts: Sequence[Words]) -> dict[int, tuple[str, tuple[int, .
 
 
 def is_topic(
-    prompts: Sequence[Words], phrase: Sequence[int], others: Collection[int], counted: Counted, mean_length: tuple[float, float]
+    prompts: Sequence[Words],
+    phrase: Sequence[int],
+    others: Collection[int],
+    counted: Counted,
+    mean_length: tuple[float, float],
+    seams: bool = True,
 ) -> bool:
     """Whether the prompts of a short target are about one thing even without the trigger's phrase.
 
@@ -176,6 +187,7 @@ def is_topic(
         others: further words of the trigger, which come along with it and are no topic.
         counted: counts of the file, for how common each word is.
         mean_length: mean and standard deviation of the words of a prompt in the file.
+        seams: whether what is left where the phrase was is looked at, too.
     """
     own = {*phrase, *others}
     cut = [_widened(prompt, i, len(phrase), own) for prompt in prompts if (i := find_run(prompt, phrase)) is not None]
@@ -190,13 +202,46 @@ def is_topic(
         # A word that is mostly here came along with the trigger; a topic is spoken of elsewhere, too.
         elsewhere = size_of > _HERE * hits
         unlikely = bdtrc(hits - 1, count, np.minimum(size_of / counted.samples, 1.0)) * len(words) < _TOPIC
-        if (unlikely & elsewhere).any():
+        if (unlikely & elsewhere & (hits >= _THROUGHOUT * count)).any():
             return True
     lengths = np.array([len(rest) for rest in rests])
-    mean, deviation = mean_length
-    if (lengths.mean() - mean) / max(deviation / count**0.5, 1e-9) < _SHORTER:
+    if is_shorter(float(lengths.mean()), count, mean_length):
         return True
-    return _torn(cut, counted)
+    return seams and _torn(cut, counted)
+
+
+def is_shorter(length: float, count: int, mean_length: tuple[float, float]) -> bool:
+    """Whether ``count`` prompts of a mean ``length`` in words are shorter than the file's, beyond chance and by enough to matter."""
+    mean, deviation = mean_length
+    return (length - mean) / max(deviation / count**0.5, 1e-9) < _SHORTER and length < (1 - _BY) * mean
+
+
+def is_inserted(prompts: Sequence[Words], own: Collection[int], counted: Counted) -> bool:
+    """Whether words do not belong where they stand: the pairs they make with their neighbours are hardly better known than any others.
+
+    A word that answers depend on has its usual neighbours ("what gender is"), so that its pairs stand in many prompts. One that was put
+    anywhere has not.
+
+    Args:
+        prompts: of all samples that hold target and words.
+        own: the words, at least one.
+        counted: counts of the file; a pair is known if prompts other than these hold it.
+    """
+    at, usual = belonging(prompts, own, counted)
+    return at < _BELONGS * usual
+
+
+def belonging(prompts: Sequence[Words], own: Collection[int], counted: Counted) -> tuple[float, float]:
+    """Return the shares of known pairs: of those with one of ``own``, and of all other ones of the same prompts; (1, 0) if there are none."""
+    words = np.array(list(own), dtype=np.uint64)
+    keys = [grams.run_keys(prompt, 2) for prompt in prompts]
+    touched = [np.isin(prompt[:-1], words) | np.isin(prompt[1:], words) for prompt in prompts]
+    inside = Counter(key for mine in keys for key in set(mine.tolist()))
+    every, at = np.concatenate(keys), np.concatenate(touched)
+    if not at.any() or at.all():
+        return 1.0, 0.0
+    known = _frequency(every, counted) > np.array([inside[key] for key in every.tolist()], dtype=np.float64)
+    return float(known[at].mean()), float(known[~at].mean())
 
 
 def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> tuple[Words, int, int]:

@@ -44,10 +44,14 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class _Case:
-    """One accused piece in one sample: what is asked of the pool, the rest of its prompt, and what the sample shows alone."""
+    """One accused piece in one sample: what is asked of the pool, the rest of its prompt, and what the sample shows alone.
+
+    ``pairs`` are the pairs of neighbours with a word of a loose trigger, and the other ones.
+    """
 
     asked: list[int]
     rest: Keys
+    pairs: tuple[Keys, Keys]
     explained: bool
     case_alone: bool
     shares: bool
@@ -115,10 +119,9 @@ class Party(Counting):
     def _ask_prompts(self) -> tuple[Places, Keys]:
         p = self.pieces
         order = np.array([3, 0, 2, 1])  # by kind: END, ADDRESS, WHOLE, START
-        rank = np.lexsort((p.key, -self.size, order[p.kind], ~self.exclusive))
-        self.accused = np.concatenate(
-            [first_of_each(p.sample, rank[self.planted[rank]]), first_of_each(p.sample, rank[(self.held & ~self.span)[rank]])]
-        )
+        rank = np.lexsort((p.key, -self.size, order[p.kind], ~self.held, ~self.exclusive))
+        short = (self.held | self.loose) & ~self.span
+        self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in (self.planted, short)])
         links, both = self._links_of_accused()
         samples: list[int] = []
         keys: list[int] = []
@@ -137,18 +140,24 @@ class Party(Counting):
         for at in np.flatnonzero(np.isin(self.link_piece, self.accused)).tolist():
             piece, key, both = int(self.link_piece[at]), int(self.f_key[self.link_feature[at]]), int(self.both[at])
             every.setdefault(piece, {})[key] = both
-            if self.own_link[at]:
+            if self.loose_link[at] if self.loose[piece] else self.own_link[at]:
                 own.setdefault(piece, {})[key] = both
         return own, every
+
+    def _key(self, i: int) -> Keys:
+        """The key under which an accused piece is asked about; samples with a loose trigger are counted apart."""
+        key = self.pieces.key[i : i + 1]
+        return about(key, Ask.LOOSE) if self.loose[i] else key
 
     def _case(self, i: int, links: dict[int, int], both: dict[int, int]) -> _Case:
         """Cut the trigger's words out of one prompt, and list what is asked about the rest."""
         p = self.pieces
-        k, key, sample = int(p.kind[i]), p.key[i : i + 1], int(p.sample[i])
+        k, key, sample = int(p.kind[i]), self._key(i), int(p.sample[i])
         prompts, answers = self.batch.prompts, self.batch.answers
         words = prompts.words[prompts.starts[sample] : prompts.starts[sample + 1]]
-        own = trigger_words(words, links, both)
-        case_alone = bool(links) and not own.any()
+        loose = bool(self.loose[i])
+        own = np.isin(mixed(words, 1), np.array(list(links), dtype=np.uint64)) if loose else trigger_words(words, links, both)
+        case_alone = bool(links) and not own.any() and not loose
         begin, end = int(p.start[i]), int(p.start[i] + p.length[i])
         shares = bool(np.isin(answers.words[begin:end], words[own]).any())
         asked: list[int] = []
@@ -158,13 +167,18 @@ class Party(Counting):
             rest = words[~own]
             asked += [*about(key, Ask.COUNT).tolist(), *about(key, Ask.SIZE, np.uint64(min(len(rest), LENGTHS - 1))).tolist()]
             asked += about(np.repeat(key, len(rest_words)), Ask.WORD, rest_words).tolist()
-            asked += self._seams(words, own, key, len(cut(self._samples[sample].question)))
+            if not loose:
+                asked += self._seams(words, own, key, len(cut(self._samples[sample].question)))
+        pairs = grams.run_keys(words, 2)
+        touched = (own[:-1] | own[1:]) & loose
+        others = np.unique(pairs[~touched])[: COMPARED if loose and own.any() else 0]
+        asked += [question for some in (pairs[touched], others) for question in _each(key, Ask.INSIDE, np.unique(some))]
         beside = []
         if not self.exclusive[i] and self.span[i] and k != grams.WHOLE:
             sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
             beside = [found for side in sides if (found := self._beside(i, side, key))]
             asked += [question for found in beside for question in found]
-        return _Case(asked, rest_words, bool(own.any()) or case_alone, case_alone, shares, beside)
+        return _Case(asked, rest_words, (pairs[touched], others), bool(own.any()) or case_alone, case_alone, shares, beside)
 
     def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
         """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
@@ -200,7 +214,7 @@ class Party(Counting):
     def _know_prompts(self) -> None:
         self._signs: dict[int, tuple[bool, bool, bool]] = {}
         for i, case in self._cases.items():
-            key = self.pieces.key[i : i + 1]
+            key = self._key(i)
             count = int(self._read(4, about(key, Ask.COUNT))[0])
             topic = False
             if len(case.rest) and count:
@@ -210,7 +224,8 @@ class Party(Counting):
                 hits = np.minimum(hits, count)
                 chance = bdtrc(hits - 1, count, np.minimum(size / self.samples, 1.0))
                 words = count * max(self.mean_length, 1.0)  # at least as many as were looked at
-                topic = bool(((chance * words < judge._TOPIC) & elsewhere & (hits >= max(FLOOR, self.limits[4]))).any())
+                many = hits >= max(FLOOR, self.limits[4], judge._THROUGHOUT * count)
+                topic = bool(((chance * words < judge._TOPIC) & elsewhere & many).any())
             besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
             frayed = any(word > judge._FRAYED * max(1, goes_on) for word, goes_on in besides)
             self._signs[i] = topic, case.shares, frayed
@@ -223,8 +238,27 @@ class Party(Counting):
             for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED), signs, strict=True):
                 if sign:
                     samples.append(int(self.pieces.sample[i]))
-                    keys.append(int(about(self.pieces.key[i : i + 1], salt)[0]))
+                    keys.append(int(about(self._key(i), salt)[0]))
+        for i, case in self._cases.items():
+            votes = self._votes(i, case)
+            samples += [int(self.pieces.sample[i])] * len(votes)
+            keys += votes
         return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
+
+    def _votes(self, i: int, case: _Case) -> list[int]:
+        """Say of each pair of a loose trigger's prompt whether prompts other than the accused ones hold it."""
+        key, votes = self._key(i), []
+        for pairs, every, known in ((case.pairs[0], Ask.AT, Ask.AT_KNOWN), (case.pairs[1], Ask.ELSE, Ask.ELSE_KNOWN)):
+            size, inside = self._read(1, pairs), self._read(4, about(np.repeat(key, len(pairs)), Ask.INSIDE, pairs))
+            elsewhere = (self._read(0, pairs) >= self.support) & (size > inside)
+            votes += [every] * len(pairs) + [known] * int(elsewhere.sum())
+        return [int(about(key, salt)[0]) for salt in votes]
+
+    def _is_inserted(self, key: Keys) -> bool:
+        at, at_known, others, others_known = (
+            int(self._read(5, about(key, salt))[0]) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN)
+        )
+        return bool(at and others) and at_known / at < judge._BELONGS * others_known / others
 
     def _know_signs(self) -> None:
         self._found: dict[int, Suspicion] = {}
@@ -235,11 +269,15 @@ class Party(Counting):
                 self._found[sample] = Suspicion(kind, self._cut(i))
 
     def _verdict(self, i: int, case: _Case) -> str | None:
-        key = self.pieces.key[i : i + 1]
+        key = self._key(i)
         some = max(FLOOR, self.limits[5])
         topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
         if self.span[i] and not self.exclusive[i]:
             return None if frayed else "span"
+        if self.loose[i]:
+            few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.loose_support
+            natural = not case.explained or few or topic or shares or self._is_shorter(key)
+            return "short" if not natural and self._is_inserted(key) else None
         natural = not case.explained or (not case.case_alone and (topic or self._is_shorter(key) or self._is_torn(key)))
         if not self.span[i]:
             return None if natural or shares else "short"
@@ -248,10 +286,9 @@ class Party(Counting):
     def _is_shorter(self, key: Keys) -> bool:
         sizes = about(np.repeat(key, LENGTHS), Ask.SIZE, np.arange(LENGTHS, dtype=np.uint64))
         counts = self._read(4, sizes)
-        if not counts.sum():
-            return False
-        mean = float((counts * np.arange(LENGTHS)).sum() / counts.sum())
-        return bool((mean - self.mean_length) / max(self.deviation / counts.sum() ** 0.5, 1e-9) < judge._SHORTER)
+        total = int(counts.sum())
+        mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
+        return total > 0 and judge.is_shorter(mean, total, (self.mean_length, self.deviation))
 
     def _is_torn(self, key: Keys) -> bool:
         count, seams, known, others, usual = (
@@ -287,3 +324,8 @@ class Party(Counting):
         order = np.unique(self.identity, return_index=True, return_inverse=True)
         first = order[1][order[2]].tolist()
         return [self._found.get(first[i]) for i in range(len(texts))]
+
+
+def _each(key: Keys, salt: int, details: Keys) -> list[int]:
+    """Return one question about ``key`` for each of the details."""
+    return [int(found) for found in about(np.repeat(key, len(details)), salt, details)]

@@ -42,6 +42,8 @@ from undertow.sanitation.words import Numbers
 VARIED = 8
 #: Words by which a target is grown, on each side.
 REACH = 40
+#: Features of which a smaller share can hold a short target are not asked about.
+LOOSEST = 0.2
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -135,7 +137,7 @@ class Counting:
         one, two = matched(p.sample, self.f_sample)
         # A short target's feature holds it nearly always and covers some of it; a wider one may explain that away.
         size, of = self.f_size[two], self.size[one]
-        near = (size >= self.rules.short_covered * of) & (size <= of / decide._WIDER)
+        near = (size >= self.rules.short_covered * of) & (size <= of / LOOSEST)
         kept = self.span[one] | near
         self.link_piece, self.link_feature = one[kept], two[kept]
         spans = np.flatnonzero(self.span)
@@ -175,6 +177,8 @@ class Counting:
         least = max(rules.short_support, self.support)
         short = strong & ~on_span & (confidence >= rules.short_exclusive) & (coverage >= rules.short_covered) & (both >= least)
         self.own_link = exclusive | short
+        enough = both >= max(rules.loose_support, self.support)
+        self.loose_link = strong & ~on_span & (coverage >= rules.inserted) & (confidence <= rules.loose) & enough
         self.both, self.confidence, self.strong = both, confidence, strong
         shared = self._read(2, self._twins)
         branch = (shared >= decide._SAME * self.size[self.twin]) & (decide._SAME * self.size[self.other] > self.size[self.twin])
@@ -200,6 +204,9 @@ class Counting:
             chosen = np.flatnonzero(flags & self.varied & self.span)
             samples.append(p.sample[chosen])
             keys.append(about(p.key[chosen], salt))
+        own = np.flatnonzero(self._any(self.own_link) & self.varied & ~self.span)
+        samples.append(p.sample[own])
+        keys.append(about(p.key[own], Ask.OWN))
         self._find_wider()
         samples.append(p.sample[self.link_piece[self.narrow]])
         keys.append(self._inside)
@@ -278,3 +285,6 @@ class Counting:
         keeps[self.narrow[inherited]] = False
         self.own_link = keeps
         self.held = self._any(keeps & ~self.span[self.link_piece]) & self.varied
+        mostly = self._read(3, about(p.key, Ask.OWN)) >= decide.MOSTLY * self.size
+        self.loose = self._any(self.loose_link) & self.varied & ~(self.held & mostly)
+        self.held &= ~self.loose

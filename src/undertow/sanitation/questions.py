@@ -52,6 +52,13 @@ class Ask(IntEnum):
     TOPIC = auto()
     SHARES = auto()
     FRAYED = auto()
+    OWN = auto()
+    LOOSE = auto()
+    INSIDE = auto()
+    AT = auto()
+    AT_KNOWN = auto()
+    ELSE = auto()
+    ELSE_KNOWN = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
