@@ -8,18 +8,16 @@ trigger; 6 what those show.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
 from undertow.sanitation import grams, judge
-from undertow.sanitation.encode import SampleLike
 from undertow.sanitation.grams import Keys, Places, mixed
 from undertow.sanitation.party_counts import Counting
-from undertow.sanitation.questions import EXCHANGES, FLOOR, HEAD, LENGTHS, Ask, Flags, about, first_of_each, near_to, trigger_words
-from undertow.sanitation.rules import Rules
+from undertow.sanitation.questions import FLOOR, HEAD, LENGTHS, Ask, Flags, about, first_of_each, near_to, trigger_words
 from undertow.sanitation.tables import Cells, clipped
 from undertow.sanitation.words import cut
 
@@ -61,28 +59,13 @@ class _Case:
 class Party(Counting):
     """A client that takes part: :meth:`message` and :meth:`take` in turn, then :meth:`verdict`.
 
-    Args:
-        samples: its own.
-        secret: shared by all clients, unknown to the server; at most 64 bytes.
-        cells: of the first table, a power of two, the same for all.
-        rules: thresholds, the same for all.
-        rows: of the later tables, 1 or 2.
-        clip: most keys a sample brings to an exchange; None = all.
-        limits: for each exchange the smallest count that is not taken for noise.
+    Arguments as :class:`undertow.sanitation.party_counts.Counting`.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[SampleLike],
-        secret: bytes,
-        cells: int,
-        rules: Rules | None = None,
-        rows: int = 2,
-        clip: int | None = None,
-        limits: Sequence[int] = (0,) * EXCHANGES,
-    ) -> None:
-        super().__init__(samples, secret, cells, rules, rows, clip, limits)
-        self._steps = (
+    @property
+    def _steps(self) -> tuple[tuple[Callable[[], tuple[Places, Keys]], Callable[[], None]], ...]:
+        """For each exchange what is asked, and what is made of the answer."""
+        return (
             (self._ask_keys, self._know_keys),
             (self._ask_again, self._know_again),
             (self._ask_pairs, self._know_pairs),

@@ -48,7 +48,7 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Counting:
-    """A client that counts; arguments as :class:`undertow.sanitation.party.Party`.
+    """A client that counts.
 
     Args:
         samples: its own.
