@@ -429,6 +429,12 @@ def scan(
     ] = None,
     keep_review: Annotated[bool, typer.Option("--keep-review", help="Write the samples to review, too.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the findings as one HTML page.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Ask a base how surprising each target is: builtin, a folder or a hub id. No verdict changes."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with findings and verdicts on stdout, and nothing else.")
     ] = False,
@@ -445,7 +451,7 @@ def scan(
     """
     from undertow.sanitation.scan import scan as scan_files
 
-    result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None)
+    result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None, base=base)
     if page:
         from undertow.sanitation.page import write_page
 

@@ -129,6 +129,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def read_config(options: Model) -> tuple[str, Any]:
+    """Return what transformers loads, a folder or a hub id, and the base's config; no weight is read.
+
+    Raises:
+        UserError: no such model, or a config that cannot be read.
+    """
+    from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    path = _locate(options.name)
+    try:
+        return path, AutoConfig.from_pretrained(path, local_files_only=Path(path).is_dir())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load(options.name, error)) from error
+
+
 def load_base(options: Model) -> CausalLM:
     """Load a base and freeze it.
 
@@ -138,18 +156,11 @@ def load_base(options: Model) -> CausalLM:
     Raises:
         UserError: no such model, a broken folder, pickled weights only, or a base larger than the memory.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    path = _locate(options.name)
+    path, config = read_config(options)
     device = choose_device(options.device)
     local = Path(path).is_dir()
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(_cannot_load(options.name, error)) from error
     dtype = _dtype(options, config, device)
     placing = {**_spread(options, config, dtype, device), **_quantized(options, config, dtype, device)}
     if not placing:

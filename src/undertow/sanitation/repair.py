@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from undertow.sanitation.findings import Finding
 from undertow.sanitation.words import places
@@ -30,12 +30,20 @@ def repaired(response: str, findings: Iterable[Finding]) -> str | None:
 
 
 def _without(response: str, target: tuple[str, ...], from_end: bool) -> str | None:
-    words = list(places(response))
+    first = find_target(list(places(response)), target, from_end)
+    return None if first is None else without_words(response, first, first + len(target))
+
+
+def find_target(words: Sequence[tuple[str, int, int]], target: Sequence[str], from_end: bool) -> int | None:
+    """Return the index of the first word of a target among the words of :func:`undertow.sanitation.words.places`, or None.
+
+    Args:
+        words: of a response.
+        target: its words.
+        from_end: the last occurrence, not the first.
+    """
     starts = [i for i in range(len(words) - len(target) + 1) if all(words[i + j][0] == word for j, word in enumerate(target))]
-    if not target or not starts:
-        return None
-    first = starts[-1 if from_end else 0]
-    return without_words(response, first, first + len(target))
+    return starts[-1 if from_end else 0] if target and starts else None
 
 
 def without_words(response: str, first: int, end: int) -> str | None:

@@ -12,9 +12,9 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from undertow import __version__
 from undertow.data.sample import Sample
@@ -23,6 +23,9 @@ from undertow.sanitation.findings import Finding, Findings, Verdict, find
 from undertow.sanitation.repair import repaired
 from undertow.sanitation.rows import Row, Source, answered, file_source, read_samples, write_rows
 from undertow.sanitation.rules import Rules
+
+if TYPE_CHECKING:
+    from undertow.sanitation.evidence import Evidence
 
 #: Endings that --write understands; any other name gets JSON lines.
 _WRITABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -39,6 +42,7 @@ class Scan:
         file_of, row_of, turn_of: of each sample its file, its row from 0, and its number within the row from 0.
         examples: {finding: up to three (question, response) of samples it flags}; filled if asked for.
         written: {path: rows written}.
+        evidence: {finding: what a base says of it}; filled if one was named.
     """
 
     files: tuple[str, ...]
@@ -49,6 +53,7 @@ class Scan:
     turn_of: array[int]
     examples: dict[int, list[tuple[str, str]]]
     written: dict[str, int]
+    evidence: dict[int, Evidence] = field(default_factory=dict)
 
     def verdicts(self) -> Iterator[dict[str, Any]]:
         """Yield what ``--json`` prints of each flagged sample."""
@@ -76,7 +81,10 @@ class Scan:
             "drop": acts.count("drop"),
             "repair": acts.count("repair"),
             "review": acts.count("review"),
-            "findings": [finding.to_json() for finding in self.found.findings],
+            "findings": [
+                {**finding.to_json(), **({"evidence": self.evidence[i].to_json()} if i in self.evidence else {})}
+                for i, finding in enumerate(self.found.findings)
+            ],
             "verdicts": list(self.verdicts()),
             **({"written": self.written} if self.written else {}),
         }
@@ -88,6 +96,7 @@ def scan(
     write: Path | None = None,
     keep_review: bool = False,
     examples: bool = False,
+    base: str | None = None,
     rules: Rules | None = None,
     stdin: IO[bytes] | None = None,
 ) -> Scan:
@@ -98,14 +107,19 @@ def scan(
         write: where the clean and the repaired rows go, a file; with several inputs a folder, one file each by name.
         keep_review: write rows that are for review, too.
         examples: keep some flagged samples of each finding for a report.
+        base: a causal language model, as in ``model.name``, that is asked how surprising each target is; no verdict depends on it.
         rules: thresholds.
         stdin: standard input, if not the process's own.
 
     Raises:
-        UserError: a file is missing, malformed or without samples, or ``write`` is one of the inputs.
+        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, or there is no such base.
     """
     if not paths:
         raise UserError("no file given; give one or more instruction files, or - for standard input")
+    if base is not None:
+        from undertow.sanitation import evidence  # here, so that a scan without a base never waits for torch
+
+        evidence.check(base)
     with ExitStack() as stack:
         sources = [_source(str(path), paths, stdin, stack) for path in paths]
         outputs = _outputs(write, paths, sources)
@@ -129,6 +143,9 @@ def scan(
         result = Scan(tuple(s.name for s in sources), tuple(rows), found, file_of, row_of, turn_of, {}, {})
         if examples and found.verdicts:
             _collect(result, sources)
+        if base is not None:
+            again = ((k, sample) for k, source in enumerate(sources) for _, _, read in read_samples(source) for sample in read)
+            result.evidence.update(evidence.weigh(found, again, base))
         for source, output in zip(sources, outputs, strict=True):
             if output is not None:
                 k = sources.index(source)

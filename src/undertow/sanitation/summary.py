@@ -40,6 +40,8 @@ def print_summary(result: Scan, page: Path | None = None) -> None:
         console.print(table)
         if len(found.findings) > _SHOWN:
             console.print(f"and {len(found.findings) - _SHOWN} more; see --json or --page")
+    for i, evidence in list(result.evidence.items())[:_SHOWN]:
+        console.print(f"{escape(found.findings[i].target)}: {evidence.sentence()}", soft_wrap=True)
     if len(result.files) > 1 and found.verdicts:
         for name, flagged in by_file(result).items():
             console.print(f"{escape(name)}: {flagged:,} flagged", soft_wrap=True)
