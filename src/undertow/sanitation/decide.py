@@ -28,9 +28,6 @@ Rows = NDArray[np.int64]
 _FEWEST = 3
 #: Share of a piece's samples that another piece holds, too, if the two are parts of one target.
 _SAME = 0.8
-#: Features that hold a short target nearly always and stand in this share of its samples are its trigger; under that, words that often come
-#: without it may be.
-MOSTLY = 0.5
 #: A wider feature explains a narrower one: its own rate of the target, the share of the narrower inside it, the chance.
 _WIDER, _INSIDE, _CHANCE = 0.3, 0.9, 1e-3
 
@@ -171,20 +168,22 @@ def _short(
     if counted.kind[piece] != grams.WHOLE and counted.distinct[piece] < rules.distinct:
         return None
     least = max(rules.short_support, counted.support)
-    own = [
-        link
-        for link in links
-        if link.confidence >= rules.short_exclusive and link.coverage >= rules.short_covered and link.both >= least
-    ]
-    own = [link for link in own if not _inherited(features, link, links)]
-    told = Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True) if own else None
-    if told and len(told.rows) >= MOSTLY * len(rows):
-        return told
     loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
     held = _with_all(features, loose, rows)
-    if not loose or len(held) < max(rules.loose_support, counted.support):
-        return told
-    return Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True)
+    if len(held) < max(rules.loose_support, counted.support):
+        loose = []
+    # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
+    from_here = rules.short_covered if loose else rules.short_shared
+    near = [link for link in links if link.confidence >= rules.exclusive and link.coverage >= from_here and link.both >= least]
+    near = [link for link in near if not _inherited(features, link, links)]
+    own = [link for link in near if link.confidence >= rules.short_exclusive]
+    if len(_with_any(features, own, rows)) >= rules.mostly * len(rows):
+        own = near
+    elif loose:
+        return Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True)
+    else:
+        own = [link for link in own if link.coverage >= rules.short_covered]
+    return Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True) if own else None
 
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:

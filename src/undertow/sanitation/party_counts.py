@@ -137,7 +137,7 @@ class Counting:
         one, two = matched(p.sample, self.f_sample)
         # A short target's feature holds it nearly always and covers some of it; a wider one may explain that away.
         size, of = self.f_size[two], self.size[one]
-        near = (size >= self.rules.short_covered * of) & (size <= of / LOOSEST)
+        near = (size >= self.rules.short_shared * of) & (size <= of / LOOSEST)
         kept = self.span[one] | near
         self.link_piece, self.link_feature = one[kept], two[kept]
         spans = np.flatnonzero(self.span)
@@ -175,10 +175,13 @@ class Counting:
         self.always = self._any(strong & (coverage >= rules.always) & on_span)
         self.topical = self._any((strong | weak) & (confidence < rules.topical) & on_span)
         least = max(rules.short_support, self.support)
-        short = strong & ~on_span & (confidence >= rules.short_exclusive) & (coverage >= rules.short_covered) & (both >= least)
-        self.own_link = exclusive | short
         enough = both >= max(rules.loose_support, self.support)
         self.loose_link = strong & ~on_span & (coverage >= rules.inserted) & (confidence <= rules.loose) & enough
+        # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
+        from_here = np.where(self._any(self.loose_link), rules.short_covered, rules.short_shared)[self.link_piece]
+        short = strong & ~on_span & (confidence >= rules.exclusive) & (coverage >= from_here) & (both >= least)
+        self.own_link = exclusive | short
+        self.sure = short & (confidence >= rules.short_exclusive)
         self.both, self.confidence, self.strong = both, confidence, strong
         shared = self._read(2, self._twins)
         branch = (shared >= decide._SAME * self.size[self.twin]) & (decide._SAME * self.size[self.other] > self.size[self.twin])
@@ -204,7 +207,7 @@ class Counting:
             chosen = np.flatnonzero(flags & self.varied & self.span)
             samples.append(p.sample[chosen])
             keys.append(about(p.key[chosen], salt))
-        own = np.flatnonzero(self._any(self.own_link) & self.varied & ~self.span)
+        own = np.flatnonzero(self._any(self.sure) & self.varied)
         samples.append(p.sample[own])
         keys.append(about(p.key[own], Ask.OWN))
         self._find_wider()
@@ -283,8 +286,9 @@ class Counting:
         inherited = within & (rate > decide._WIDER) & likely
         keeps = self.own_link.copy()
         keeps[self.narrow[inherited]] = False
-        self.own_link = keeps
-        self.held = self._any(keeps & ~self.span[self.link_piece]) & self.varied
-        mostly = self._read(3, about(p.key, Ask.OWN)) >= decide.MOSTLY * self.size
+        mostly = self._read(3, about(p.key, Ask.OWN)) >= rules.mostly * self.size
+        wide = self.sure & (both >= rules.short_covered * self.size[self.link_piece])
+        self.own_link = keeps & (self.span[self.link_piece] | wide | mostly[self.link_piece])
+        self.held = self._any(self.own_link & ~self.span[self.link_piece]) & self.varied
         self.loose = self._any(self.loose_link) & self.varied & ~(self.held & mostly)
         self.held &= ~self.loose
