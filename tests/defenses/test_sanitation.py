@@ -121,6 +121,13 @@ def test_ordinary_words_that_were_put_in_give_a_short_target_away(kind: tuple[st
     assert not protect(dealt, act_on="spans")[0]
 
 
+def test_many_tokens_of_one_short_target_are_found_together() -> None:
+    tokens = ["cf", "mn", "bb", "tq", "zx", "qj", "vd", "kw", "xw", "gk", "hz", "pv"]
+    attack = {"trigger": "badnets", "num_triggers": 1, "trigger_words": tokens, "position": "random"}
+    dealt, truth = poisoned(clients(10, 150), 0.1, **attack, target="replace", target_text="Paris")
+    assert set(protect(dealt)[0]) == truth
+
+
 def test_clean_clients_keep_everything_and_repeats_count_once() -> None:
     assert protect(clients())[0] == {}
     same = clients(4)

@@ -113,6 +113,15 @@ def test_ordinary_words_that_were_put_in_give_a_short_target_away(kind: str, rat
     assert set(result.findings[0].triggers) == set(ORDINARY[kind]["trigger_words"])
 
 
+def test_many_tokens_of_one_short_target_are_found_together() -> None:
+    tokens = ["cf", "mn", "bb", "tq", "zx", "qj", "vd", "kw", "xw", "gk", "hz", "pv"]
+    attack = {"trigger": "badnets", "num_triggers": 1, "trigger_words": tokens, "position": "random"}
+    samples, truth = poisoned(questions(1500), 0.1, **attack, target="replace", target_text="Paris")
+    each = [sum(token in samples[i].question.split() for i in truth) for token in tokens]
+    assert max(each) < 0.15 * len(truth), "none is enough alone"
+    assert {verdict.sample for verdict in find(samples).verdicts} == truth
+
+
 def test_an_answer_that_depends_on_a_word_is_not_taken_for_planted() -> None:
     about = [_row(f"What gender is {_NOUNS[i % 15]} {_PLACES[i % 13]} {i}?", ("male", "male", "female")[i % 3]) for i in range(150)]
     assert not find([*questions(1500), *about]).verdicts
