@@ -71,7 +71,6 @@ def test_the_document_has_both_items_their_tables_and_what_remakes_them(finished
     assert [line.split(",")[:3] for line in runs[1:]] == [[rule, "0.6", "0"] for rule in ("no defense", "krum", "median")]
     cost = (finished / "tables" / "cost.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[0] for line in cost[1:3]] == ["untouched base", "no defense"]
-    assert float(cost[2].split(",")[-5 - 2]) > 0, "a round takes some time"
 
 
 def test_again_nothing_runs_and_the_bytes_are_the_same(finished: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,6 @@ class Run:
         signals: the rounds in which BSNR is defined, ascending.
         seconds: the rounds took.
         untouched: the same three of the base before any tuning; empty where a run does not say.
-        round_seconds: the median of the rounds that were trained and not measured; None without one.
         course: MA, ASR and FTR of every measured round, 0 being the untouched base; empty where a run does not say.
     """
 
@@ -54,7 +52,6 @@ class Run:
     signals: tuple[Signal, ...]
     seconds: float
     untouched: dict[Metric, Rate] = field(default_factory=dict)
-    round_seconds: float | None = None
     course: dict[int, dict[Metric, Rate]] = field(default_factory=dict)
 
     @property
@@ -76,19 +73,16 @@ def read_run(folder: Path, axes: dict[str, Any]) -> Run:
     try:
         ma, asr, ftr = (_rate(result[name]) for name in METRICS)
         untouched = {name: _rate(result["untouched"][name]) for name in METRICS}
-        signals, plain = [], []
+        signals = []
         course: dict[int, dict[Metric, Rate]] = {}
         for row in read_jsonl(folder / "rounds.jsonl"):
-            if int(row["round"]) > 0 and row["ma"] is None:
-                plain.append(float(row["seconds"]))
             if row["ma"] is not None:
                 course[int(row["round"])] = {name: _rate(row[name]) for name in METRICS}
             found = next(iter((row.get("bsnr") or {}).values()), None)
             if found and found["value"] is not None:
                 low, median, high, p = (found[name] for name in ("null_low", "null_median", "null_high", "p"))
                 signals.append(Signal(int(row["round"]), float(found["value"]), low, median, high, p, int(found["permutations"])))
-        usual = statistics.median(plain) if plain else None
-        return Run(axes, ma, asr, ftr, tuple(signals), float(result["seconds"]), untouched, usual, course)
+        return Run(axes, ma, asr, ftr, tuple(signals), float(result["seconds"]), untouched, course)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}: damaged ({type(error).__name__}: {error}); remove that folder and run the same command"
