@@ -135,9 +135,11 @@ def read_config(options: Model) -> tuple[str, Any]:
     Raises:
         UserError: no such model, or a config that cannot be read.
     """
+    from huggingface_hub.utils import logging as hub_logging
     from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
 
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it tells of each retry
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     path = _locate(options.name)
