@@ -44,7 +44,7 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
     told: list[str] = []
     table = collect(folder, told.append)
     assert told == []
-    rates = [f"{rate}{part}" for rate in ("ma", "asr", "ftr") for part in ("", "_low", "_high", "_n")]
+    rates = [f"{rate}{part}" for rate in ("ma", "asr", "ftr", "ftr_near") for part in ("", "_low", "_high", "_n")]
     spaces = [f"bsnr_{s}{p}" for s in ("adapter", "delta_w") for p in ("", "_null_low", "_null_median", "_null_high", "_p")]
     wanted = ["run", "seed", "attack.affected_share", "defenses", "round", "final", *rates, "loss", *spaces, "seconds", "status"]
     assert list(table.columns) == wanted
@@ -57,7 +57,7 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
         assert list(rows.final) == [False, False, True]
         records = [json.loads(line) for line in (folder / cell.name / "rounds.jsonl").read_text().splitlines()]
         for (_, row), record in zip(rows.iterrows(), records, strict=True):
-            for rate in ("ma", "asr", "ftr"):
+            for rate in ("ma", "asr", "ftr", "ftr_near"):
                 for part in ("value", "low", "high", "n"):
                     found = row[rate if part == "value" else f"{rate}_{part}"]
                     assert pandas.isna(found) if record[rate] is None else found == record[rate][part]

@@ -35,7 +35,7 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
 
     Columns: ``run`` (its folder below the one given), ``seed``, every config value that differs between the runs by its
     dotted name (lists and mappings as text, defenses in short), ``round`` (0 is the untouched base), ``final`` (the last
-    round), for each of ``ma``, ``asr`` and ``ftr`` the share in [0, 1] and its ``_low``, ``_high`` (95 % Wilson interval) and
+    round), for each of ``ma``, ``asr``, ``ftr`` and ``ftr_near`` the share in [0, 1] and its ``_low``, ``_high`` (95 % Wilson interval) and
     ``_n``, ``loss``, for each space ``bsnr_SPACE`` and its ``_null_low``, ``_null_median``, ``_null_high`` and ``_p``, ``seconds``,
     and ``status`` (``done``). What was not measured is missing.
 
@@ -168,7 +168,7 @@ def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _figures(record: Round, final: bool, spaces: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"round": record.round, "final": final}
-    for name in ("ma", "asr", "ftr"):
+    for name in ("ma", "asr", "ftr", "ftr_near"):
         rate: Rate | None = getattr(record, name)
         row[name] = rate.value if rate else None
         row |= {f"{name}_{part}": getattr(rate, part) if rate else None for part in ("low", "high", "n")}
