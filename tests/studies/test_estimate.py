@@ -63,3 +63,11 @@ def test_parts_make_a_whole() -> None:
     assert overall(["holds", "holds"]) == "holds"
     assert overall(["holds", "undecided"]) == "undecided"
     assert overall(["undecided", "does not hold", "holds"]) == "does not hold"
+
+
+def test_one_seed_without_counts_decides_nothing() -> None:
+    alone = of_numbers([0.001])
+    assert alone is not None
+    assert alone.alone
+    assert at_most(alone, 0.01) == at_least(alone, 0.0) == "undecided"
+    assert at_most(of_numbers([0.001, 0.002]), 0.01) == "holds"

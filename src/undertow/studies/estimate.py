@@ -41,6 +41,11 @@ class Estimate:
     seeds: int
 
     @property
+    def alone(self) -> bool:
+        """Whether it has no interval at all: one seed, and no counts behind it."""
+        return self.seeds < 2 and self.wilson_low is None
+
+    @property
     def least(self) -> float:
         """The lower of the two lower ends."""
         return self.low if self.wilson_low is None else min(self.low, self.wilson_low)
@@ -109,14 +114,14 @@ def of_differences(pairs: Sequence[tuple[Rate, Rate]], purpose: str = "mean") ->
 
 
 def at_least(found: Estimate | None, bar: float) -> Answer:
-    """Judge ``found >= bar``: it holds if all of both intervals does, and fails if none does."""
-    if found is None:
+    """Judge ``found >= bar``: it holds if all of both intervals does, and fails if none does; without any interval it is undecided."""
+    if found is None or found.alone:
         return "undecided"
     return "holds" if found.least >= bar else "does not hold" if found.most < bar else "undecided"
 
 
 def at_most(found: Estimate | None, bar: float) -> Answer:
     """Judge ``found <= bar``, as :func:`at_least`."""
-    if found is None:
+    if found is None or found.alone:
         return "undecided"
     return "holds" if found.most <= bar else "does not hold" if found.least > bar else "undecided"

@@ -17,6 +17,8 @@ def told(found: Estimate | None, *, points: bool = False) -> str:
     if found is None:
         return "no run"
     sign, unit = ("+", "points") if points else ("", "%")
+    if found.seeds < 2:
+        return f"{100 * found.value:{sign}.1f} {unit} (one seed)"
     return f"{100 * found.value:{sign}.1f} {unit} ({100 * found.low:{sign}.1f} to {100 * found.high:{sign}.1f})"
 
 
