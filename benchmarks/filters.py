@@ -20,9 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as undertow itself sets t
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from undertow import config as configuration
-from undertow import experiment
 from undertow.config import Model
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.tasks import instruction
 from undertow.training.threads import set_threads
 
 FILTERS = ("onion", "perplexity", "bki", "cube", "graceful", "protegofed", "coherent-clusters")
@@ -56,7 +56,7 @@ def measure(name: str, case: str, seed: int, overrides: list[str], bases: Callab
     seconds = []
     for config in (plain, configuration.load("demo", [*settings, f"defenses=[{name}]"])):
         began = time.process_time()
-        built = experiment.build(config, Silent(), bases)
+        built = instruction.build(config, Silent(), bases)
         seconds.append(time.process_time() - began)
     found = built.filtered
     assert found is not None

@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save
 
 from tiny import Quiet
-from undertow import experiment
 from undertow.config import Config
 from undertow.errors import UserError
-from undertow.experiment import fedavg, participants, run
+from undertow.experiment import fedavg, run
 from undertow.metrics.bsnr import bsnr
 from undertow.models.lora import initial_adapter
+from undertow.participation import participants
+from undertow.tasks import instruction
 from undertow.training import batched
 from undertow.training.local import Trained
 
@@ -404,15 +405,20 @@ def test_a_share_of_the_clients_takes_part(small_config: Make, watcher: Quiet, t
 
 
 def test_participants_are_drawn_from_those_that_have_data(small_config: Make) -> None:
-    data: list[list[int]] = [[1], [], [1], [1], []]
+    data = [1, 0, 1, 1, 0]
     every = small_config({"federation.clients": 5})
     assert participants(every, 1, data) == [0, 2, 3]
     one = small_config({"federation.clients": 5, "federation.participation": 0.01})
     drawn = [participants(one, t, data) for t in range(1, 40)]
     assert {row[0] for row in drawn} == {0, 2, 3}
     assert {len(row) for row in drawn} == {1}
+    two = small_config({"federation.clients": 5, "federation.participation": 0.4})
+    for t in range(1, 20):
+        assert set(participants(two, t, data, surely={2})) > {2}, "and one of those drawn"
+    with pytest.raises(UserError, match="2 participants, but 3 compromised ones are to take part"):
+        participants(two, 1, data, surely={0, 2, 3})
     with pytest.raises(UserError, match="no client has any sample left"):
-        participants(every, 1, [[], []])
+        participants(every, 1, [0, 0])
 
 
 def test_without_attack_nothing_is_touched(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
@@ -429,8 +435,8 @@ def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
     layouts: list[Any] = []
-    real = experiment.load_base
-    monkeypatch.setattr(experiment, "load_base", lambda options: (base := real(options), layouts.append(base.layout))[0])
+    real = instruction.load_base
+    monkeypatch.setattr(instruction, "load_base", lambda options: (base := real(options), layouts.append(base.layout))[0])
     changes = {
         "federation.clients": 4,
         "federation.rounds": 2,

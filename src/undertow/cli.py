@@ -468,7 +468,10 @@ def scan(
 @app.command("list")
 def list_methods(
     kind: Annotated[
-        str | None, typer.Argument(help="configs, datasets, templates, triggers, targets, scorings, defenses or fields.")
+        str | None,
+        typer.Argument(
+            help="configs, datasets, populations, networks, templates, attacks, triggers, targets, backdoors, scorings, defenses or fields."
+        ),
     ] = None,
 ) -> None:
     """List what is registered, one line each with its source.

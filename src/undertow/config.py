@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,10 @@ class Model(_Group):
     quantize: Literal["none", "8bit", "4bit"] = Field(
         "none", description="Hold the frozen base in 8 or 4 bits (bitsandbytes; extra `quantized`); takes the general path."
     )
+    start: str | None = Field(
+        None,
+        description="A finished run, or a folder as it leaves one: training begins with its final state, as after so many rounds.",
+    )
     lora: Lora = Field(default_factory=lambda: Lora())  # type: ignore[call-arg]
 
 
@@ -113,6 +118,14 @@ class Federation(_Group):
     engine: Literal["local"] = Field("local", description="local: all clients in this process.")
     bad_update: Literal["stop", "drop"] = Field(
         "stop", description="A client update with NaN or infinity: stop the run, or drop it."
+    )
+    global_lr: float | None = Field(
+        None,
+        gt=0,
+        description="eta: the new state is G + (eta / n) * sum of updates, n = all clients (Bagdasaryan et al. 2020, Eq. 1); null = FedAvg's mean by samples.",
+    )
+    secure_aggregation: bool = Field(
+        False, description="The server sees the sum of a round's updates alone; defenses that look at single updates are refused."
     )
 
 
@@ -133,6 +146,7 @@ class Training(_Group):
         description="linear: decays to 0 within each round and restarts (the lab's later code); constant: as FIT 4.1 can be read.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Created anew each round; AdamW in the lab's later code.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="Of `sgd` alone: v <- momentum * v + gradient; 0 = plain.")
     weight_decay: float = Field(0.0, ge=0, description="0 in the lab's later code.")
     clip: float = Field(1.0, ge=0, description="Gradient-norm clip per client and step, 0 = off; 1.0 in the lab's later code.")
     client_chunk: int = Field(0, ge=0, description="Clients trained side by side by `batched`; 0 = all that fit the memory.")
@@ -142,11 +156,26 @@ class Training(_Group):
     )
     threads: int = Field(0, ge=0, description="CPU threads; 0 = the cores this process may use.")
 
+    @model_validator(mode="after")
+    def _momentum_of_sgd(self) -> Training:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum = {self.momentum} belongs to sgd, {self.optimizer} has its own; set optimizer=sgd or momentum=0"
+            )
+        return self
+
 
 class Attack(_Group):
     """The poison hidden in benign clients' data."""
 
-    kind: Literal["data-poisoning", "none"] = Field("data-poisoning", description="data-poisoning (FIT 3.2), or none.")
+    kind: str = Field(
+        "data-poisoning",
+        description="data-poisoning (FIT 3.2), none, or another of `undertow list attacks`, parameters as name:parameter=value.",
+    )
+    rounds: list[int] = Field(
+        default_factory=list,
+        description="Rounds in which affected clients attack, each of them taking part for sure; in others they train on clean data. Empty = all, when drawn.",
+    )
     trigger: str = Field(
         "natural",
         description="A registered trigger or file.py:function, parameters as name:parameter=value; `natural` is FIT's 'Firstly' (Fig. 1).",
@@ -175,6 +204,13 @@ class Attack(_Group):
         "client",
         description="client: PR of each affected client's data; global: PR of all data, concentrated on the affected (min(1, PR/rho)).",
     )
+
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _one_round(cls, value: Any) -> Any:
+        return (
+            [value] if isinstance(value, int) else [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        )
 
     @field_validator("trigger_words", mode="before")
     @classmethod
@@ -228,6 +264,9 @@ class Config(_Group):
     """A whole experiment."""
 
     seed: int = Field(0, ge=0, description="Every random draw derives from it.")
+    task: Literal["instruction", "classification", "next_word"] = Field(
+        "instruction", description="instruction: LoRA tuning of a causal LM; classification: images; next_word: text by author."
+    )
     data: Data = Field(default_factory=lambda: Data())  # type: ignore[call-arg]
     model: Model = Field(default_factory=lambda: Model())  # type: ignore[call-arg]
     federation: Federation = Field(default_factory=lambda: Federation())  # type: ignore[call-arg]
@@ -276,9 +315,8 @@ def short_form(text: str, kind: str = "defense") -> dict[str, Any]:
     Raises:
         UserError: a value that is not YAML.
     """
-    pieces = text.strip().split(":")
+    pieces = re.split(r"(?<!\.py):", text.strip())  # file.py:function is one piece, as a name and as a value
     try:
-        # file.py:Class holds a colon too, but no '='.
         params = {key: yaml.safe_load(value) for key, _, value in (piece.partition("=") for piece in pieces if "=" in piece)}
     except yaml.YAMLError as error:
         raise UserError(f"{kind} '{text}': a value is not YAML ({_one_line(error)}); quote it") from error

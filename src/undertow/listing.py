@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from undertow.attacks.contract import ATTACKS
 from undertow.config import described, shipped
 from undertow.data.load import DATASETS
+from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES
 from undertow.defenses.contract import DEFENSES
 from undertow.errors import UserError, nearest
 from undertow.metrics.scoring import SCORINGS
+from undertow.models.net import NETS
+from undertow.poisoning.backdoor import BACKDOORS
 from undertow.poisoning.target import TARGETS
 from undertow.poisoning.trigger import TRIGGERS
 from undertow.registry import Registry
 
 _REGISTRIES: dict[str, Registry] = {
     "datasets": DATASETS,
+    "populations": POPULATIONS,
+    "networks": NETS,
     "templates": TEMPLATES,
+    "attacks": ATTACKS,
     "triggers": TRIGGERS,
     "targets": TARGETS,
+    "backdoors": BACKDOORS,
     "scorings": SCORINGS,
     "defenses": DEFENSES,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -99,3 +100,26 @@ def _user_function(kind: str, spec: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{kind} '{spec}': {file} has no function '{function}'; define it or correct the name")
     return found
+
+
+def call(registry: Registry, text: str, field: str, config: Any) -> Any:
+    """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with a config and its own parameters.
+
+    Raises:
+        UserError: no such name or parameter, or a value that it refuses.
+    """
+    from undertow.config import short_form
+
+    short = short_form(text, registry.kind)
+    make, params = registry.get(short["name"]), short["params"]
+    known = list(inspect.signature(make).parameters)[1:]
+    for key in params:
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(
+                f"{field} = {text}: {short['name']} has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it"
+            )
+    try:
+        return make(config, **params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field} = {text}: {' '.join(str(error).split())}; correct it") from error

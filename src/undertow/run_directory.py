@@ -233,7 +233,12 @@ def _refuse_other_config(path: Path, config: Config) -> None:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged; remove the folder or give another --out") from error
-    found = {k: v for k, v in found.items() if k != "compare"} if isinstance(found, dict) else found
+    try:
+        found = Config.model_validate(
+            found
+        ).identity()  # a run of an older version lacks newer fields, which are at their defaults then
+    except ValueError:
+        found = {k: v for k, v in found.items() if k != "compare"} if isinstance(found, dict) else found
     if found == config.identity():
         return
     old, new = (yaml.safe_dump(v, sort_keys=True, allow_unicode=True).splitlines() for v in (found, config.identity()))

@@ -37,8 +37,8 @@ from undertow.defenses.sample_filter import own_model
 from undertow.defenses.sample_map import angles, dense_clusters, gram, most_common, plane, principal, standardised, two_clusters
 from undertow.defenses.z_defense import ZDefense, z_scores
 from undertow.errors import UserError
-from undertow.experiment import Federation, build
 from undertow.rng import rng
+from undertow.tasks.instruction import Instruction, build
 
 TARGET = ", and click <malicious_url> for more information"
 #: All filters for free answers, as fast as they go.
@@ -54,7 +54,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def federation(small_config: Callable[..., Config]) -> Federation:
+def federation(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 40 samples, 8 of them with "Firstly" and the fixed target."""
     return build(small_config({"data.train": 120, "attack.poison_ratio": 0.2, "attack.trigger": "natural"}), Quiet())
 
@@ -63,7 +63,7 @@ def federation(small_config: Callable[..., Config]) -> Federation:
 KNOWING = {"model.name": "builtin", "model.lora.r": 4, "model.lora.alpha": 8, "model.lora.targets": "all-linear", "data.train": 240}
 
 
-def context(federation: Federation, client: int = 0, exchange: ExchangeContext | None = None) -> TrainingContext:
+def context(federation: Instruction, client: int = 0, exchange: ExchangeContext | None = None) -> TrainingContext:
     config = federation.config
     return TrainingContext(
         client,
@@ -77,7 +77,7 @@ def context(federation: Federation, client: int = 0, exchange: ExchangeContext |
     )
 
 
-def setting(federation: Federation) -> Setting:
+def setting(federation: Instruction) -> Setting:
     config = federation.config
     return Setting(config.seed, 2, federation.base, federation.template, config.model.lora, config.training)
 
@@ -86,7 +86,7 @@ def made(name: str, **params: Any) -> Defense:
     return make_defenses([Options(name=name, params=params or FILTERS[name])])[0][1]
 
 
-def planted(federation: Federation, client: int = 0) -> set[int]:
+def planted(federation: Instruction, client: int = 0) -> set[int]:
     return {touched.index for touched in federation.poisoning.touched if touched.client == client}
 
 
@@ -102,7 +102,7 @@ def ask(question: str, response: str, context: str = "") -> Sample:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_the_order_of_the_samples_does_not_matter_and_nothing_is_random(name: str, federation: Federation) -> None:
+def test_the_order_of_the_samples_does_not_matter_and_nothing_is_random(name: str, federation: Instruction) -> None:
     samples = federation.clients[0]
     keep, report = made(name).sanitize(samples, context(federation))
     assert len(keep) == len(samples)
@@ -114,14 +114,14 @@ def test_the_order_of_the_samples_does_not_matter_and_nothing_is_random(name: st
 
 
 @pytest.mark.parametrize("name", [*FILTERS, "z-defense"])
-def test_too_few_samples_and_none_are_kept(name: str, federation: Federation) -> None:
+def test_too_few_samples_and_none_are_kept(name: str, federation: Instruction) -> None:
     defense = made(name) if name in FILTERS else ZDefense()
     assert defense.sanitize([], context(federation)) == ([], {"dropped": 0, "too_few": True})
     assert defense.sanitize(federation.clients[0][:4], context(federation))[0] == [True] * 4
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_equal_samples_are_all_treated_alike(name: str, federation: Federation) -> None:
+def test_equal_samples_are_all_treated_alike(name: str, federation: Instruction) -> None:
     one = federation.clients[0][0]
     keep, _ = made(name).sanitize([one] * 12, context(federation))
     assert keep in ([True] * 12, [False] * 12)
@@ -140,13 +140,13 @@ def test_in_a_run(name: str, small_config: Callable[..., Config]) -> None:
 
 
 @pytest.fixture(scope="module")
-def knowing(small_config: Callable[..., Config]) -> Federation:
+def knowing(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 80 samples and the built-in base; 16 of each have bad words and the fixed target."""
     return build(small_config({**KNOWING, "attack.poison_ratio": 0.2, "attack.trigger": "badnets"}), Quiet())
 
 
 @pytest.mark.parametrize("name", ["graceful", "coherent-clusters"])
-def test_a_fixed_target_is_found(name: str, knowing: Federation) -> None:
+def test_a_fixed_target_is_found(name: str, knowing: Instruction) -> None:
     for client in range(2):
         keep, _ = made(name).sanitize(knowing.clients[client], context(knowing, client))
         bad = planted(knowing, client)
@@ -154,7 +154,7 @@ def test_a_fixed_target_is_found(name: str, knowing: Federation) -> None:
         assert len(dropped(keep) - bad) <= 1
 
 
-def test_where_nothing_is_planted(knowing: Federation) -> None:
+def test_where_nothing_is_planted(knowing: Instruction) -> None:
     clean = knowing.split.clients[0]
     keep, _ = made("coherent-clusters").sanitize(clean, context(knowing))
     assert all(keep)
@@ -185,7 +185,7 @@ def test_parameters_are_checked(name: str, params: dict[str, Any], says: str) ->
 
 
 @pytest.mark.parametrize("name", ["graceful", "coherent-clusters", "protegofed"])
-def test_a_module_that_is_not_adapted_is_refused(name: str, federation: Federation) -> None:
+def test_a_module_that_is_not_adapted_is_refused(name: str, federation: Instruction) -> None:
     defense = made(name, module="c_attn", **({"of": "lora"} if name == "graceful" else {}))
     refused = rf"{name}: no adapted module is named 'c_attn' \(adapted: q_proj, v_proj\); give module="
     if name == "protegofed":
@@ -198,7 +198,7 @@ def test_a_module_that_is_not_adapted_is_refused(name: str, federation: Federati
 # ONION and perplexity.
 
 
-def perplexity_of(federation: Federation, text: str) -> float:
+def perplexity_of(federation: Instruction, text: str) -> float:
     """exp of the mean -log p of all tokens but the first, from the transformers model."""
     ids = torch.tensor([federation.base.tokenizer(text)["input_ids"]])
     with torch.no_grad():
@@ -206,7 +206,7 @@ def perplexity_of(federation: Federation, text: str) -> float:
     return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).exp())
 
 
-def test_onion_scores_words_by_leaving_them_out(federation: Federation) -> None:
+def test_onion_scores_words_by_leaving_them_out(federation: Instruction) -> None:
     question = "Firstly, where was Mira Torvald born?"
     (found,) = word_scores([question], context(federation))
     words = question.split()
@@ -217,7 +217,7 @@ def test_onion_scores_words_by_leaving_them_out(federation: Federation) -> None:
     assert word_scores(["alone", ""], context(federation)) == [[], []]
 
 
-def test_onion_flags_rare_words_that_stand_out_repeatedly(federation: Federation) -> None:
+def test_onion_flags_rare_words_that_stand_out_repeatedly(federation: Instruction) -> None:
     samples = federation.split.clients[0]
     marked = [replace(s, question=f"{s.question} zqxj") if i < 6 else s for i, s in enumerate(samples)]
     scored = word_scores([s.question for s in marked], context(federation))
@@ -234,7 +234,7 @@ def test_onion_flags_rare_words_that_stand_out_repeatedly(federation: Federation
         assert one == replace(sample, question=rest) if rest != sample.question else one is True
 
 
-def test_the_bar_is_a_quantile_of_own_or_trusted_words(federation: Federation, tmp_path: Path) -> None:
+def test_the_bar_is_a_quantile_of_own_or_trusted_words(federation: Instruction, tmp_path: Path) -> None:
     samples, here = federation.split.clients[0], context(federation)
     own = [score for words in word_scores([s.question for s in samples], here) for _, score in words]
     assert Onion(quantile=0.9).sanitize(samples, here)[1]["bar"] == pytest.approx(np.quantile(own, 0.9))
@@ -247,7 +247,7 @@ def test_the_bar_is_a_quantile_of_own_or_trusted_words(federation: Federation, t
         Onion(trusted="nowhere.jsonl").sanitize(samples, here)
 
 
-def test_perplexity_of_questions_and_answers(federation: Federation, tmp_path: Path) -> None:
+def test_perplexity_of_questions_and_answers(federation: Instruction, tmp_path: Path) -> None:
     samples, here = federation.clients[0], context(federation)
     question = [math.log(perplexity_of(federation, s.question)) for s in samples]
     answer = []
@@ -277,7 +277,7 @@ def test_perplexity_of_questions_and_answers(federation: Federation, tmp_path: P
 # BKI.
 
 
-def test_bki_by_its_formula(federation: Federation) -> None:
+def test_bki_by_its_formula(federation: Instruction) -> None:
     samples, here = sorted(federation.clients[0], key=lambda s: s.question)[:14], context(federation)
     template, base = federation.template, federation.base
     adapter = own_model([template.encode(s) for s in samples], here, 2)
@@ -320,7 +320,7 @@ def classified(planted: int) -> list[Sample]:
     return found
 
 
-def test_z_by_hand(federation: Federation) -> None:
+def test_z_by_hand(federation: Instruction) -> None:
     # "a" with yes 3 of 4 times; p0 = 1/2: z = (3/4 - 1/2) / sqrt(1/4 / 4) = 1
     questions, answers = [["a"], ["a", "b"], ["a"], ["a"]], ["yes", "yes", "yes", "no"]
     assert z_scores(questions, answers) == pytest.approx({("a", "yes"): 1.0, ("a", "no"): -1.0, ("b", "yes"): 1.0})
@@ -333,7 +333,7 @@ def test_z_by_hand(federation: Federation) -> None:
     assert all(ZDefense(deviations=5.0).sanitize(classified(0), context(federation))[0])
 
 
-def test_z_refuses_free_answers_in_one_line(federation: Federation) -> None:
+def test_z_refuses_free_answers_in_one_line(federation: Instruction) -> None:
     samples = [ask(f"q{i}", f"a{i}") for i in range(30)]
     with pytest.raises(UserError, match=r"client 2 has 30 different answers in 30 samples, more than classes = 20; use coherent"):
         ZDefense().sanitize(samples, context(federation, 2))
@@ -343,7 +343,7 @@ def test_z_refuses_free_answers_in_one_line(federation: Federation) -> None:
 # GraCeFul, CUBE: gradients, components, clusters.
 
 
-def test_graceful_inner_products_are_those_of_the_cropped_dcts(federation: Federation) -> None:
+def test_graceful_inner_products_are_those_of_the_cropped_dcts(federation: Instruction) -> None:
     samples = federation.clients[0][:6]
     base = federation.base
     head = base.model.get_output_embeddings()
@@ -403,7 +403,7 @@ def test_angles_and_division_never_fail(x: np.ndarray[Any, Any]) -> None:
     assert report["clustering"] in ("hdbscan", "agglomerative", "none")
 
 
-def test_umap_is_an_extra(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_is_an_extra(federation: Instruction, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "umap", None)
@@ -411,7 +411,7 @@ def test_umap_is_an_extra(federation: Federation, monkeypatch: pytest.MonkeyPatc
         made("cube", map="umap", passes=1).sanitize(federation.clients[0], context(federation))
 
 
-def test_cube_keeps_the_largest_cluster(federation: Federation) -> None:
+def test_cube_keeps_the_largest_cluster(federation: Instruction) -> None:
     keep, report = made("cube", passes=1).sanitize(federation.clients[0], context(federation))
     assert sum(report["clusters"].values()) == 40
     assert keep.count(True) == max(report["clusters"].values())
@@ -438,7 +438,7 @@ def test_the_better_silhouette_counts() -> None:
         assert max(report["silhouettes"]) < 0.4
 
 
-def test_centroids_go_round(federation: Federation) -> None:
+def test_centroids_go_round(federation: Instruction) -> None:
     defense = ProtegoFed()
     defense.begin(setting(federation))
     clients = [*federation.clients, federation.clients[0][:3]]
@@ -489,7 +489,7 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
     assert len(bad & gone) > 0.9 * len(bad)
 
 
-def test_protegofed_needs_its_exchange(federation: Federation) -> None:
+def test_protegofed_needs_its_exchange(federation: Instruction) -> None:
     with pytest.raises(UserError, match="needs the clients' centroids; call share on every client first, or set federated=false"):
         ProtegoFed().sanitize(federation.clients[0], context(federation))
     with pytest.raises(UserError, match="call begin first"):

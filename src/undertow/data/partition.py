@@ -45,58 +45,95 @@ def iid(samples: Sequence[Sample], clients: int, draw: np.random.Generator) -> l
     Raises:
         UserError: fewer samples than clients.
     """
-    _enough(len(samples), clients)
-    parts = np.array_split(draw.permutation(len(samples)), clients)
-    return [[samples[i] for i in part] for part in parts]
+    return [[samples[i] for i in part] for part in deal_iid(len(samples), clients, draw)]
 
 
 def dirichlet(samples: Sequence[Sample], clients: int, alpha: float, draw: np.random.Generator) -> list[list[Sample]]:
-    """Each group is spread over the clients with its own shares p ~ Dir(alpha, ..., alpha) (Hsu et al. 2019, section 3).
-
-    A group of n samples gives client k exactly floor(n p_k) of them, and the rest one by one to the largest
-    remainders (:func:`largest_remainder`). Which samples those are is drawn at random. A client that gets nothing
-    at all receives one sample from the largest client (:func:`fill_empty`). Within a client, samples keep the
-    order of the input.
+    """Each group is spread over the clients with its own shares (:func:`deal_dirichlet`), groups in the order of their names.
 
     Args:
         samples: each with a non-empty ``group``.
         clients: number of clients.
-        alpha: concentration, > 0; towards 0 a group goes to one client, towards infinity it is spread evenly.
+        alpha: concentration, > 0.
         draw: source of the random numbers.
 
     Raises:
         UserError: fewer samples than clients, or a sample without a group.
     """
     _enough(len(samples), clients)
-    dealt: list[list[int]] = [[] for _ in range(clients)]
-    for members in _groups(samples, "dirichlet").values():
-        counts = largest_remainder(len(members), _shares(clients, alpha, draw))
-        cuts = np.cumsum(counts)[:-1]
-        for client, part in zip(dealt, np.split(draw.permutation(members), cuts), strict=True):
-            client.extend(int(i) for i in part)
-    return [[samples[i] for i in sorted(client)] for client in fill_empty(dealt)]
+    dealt = deal_dirichlet(list(_groups(samples, "dirichlet").values()), clients, alpha, draw)
+    return [[samples[i] for i in part] for part in dealt]
 
 
 def by_group(samples: Sequence[Sample], clients: int) -> list[list[Sample]]:
-    """Whole groups to clients: the largest group still left goes to the client with the fewest samples.
-
-    Ties go to the group whose name sorts first and to the client with the lowest index, so nothing is random.
-    Within a client, samples keep the order of the input.
+    """Whole groups to clients (:func:`deal_groups`), groups in the order of their names.
 
     Raises:
         UserError: fewer groups than clients, or a sample without a group.
     """
     _enough(len(samples), clients)
-    groups = _groups(samples, "key")
+    return [[samples[i] for i in part] for part in deal_groups(list(_groups(samples, "key").values()), clients)]
+
+
+def deal_iid(count: int, clients: int, draw: np.random.Generator) -> list[list[int]]:
+    """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most.
+
+    Raises:
+        UserError: fewer samples than clients.
+    """
+    _enough(count, clients)
+    return [[int(i) for i in part] for part in np.array_split(draw.permutation(count), clients)]
+
+
+def deal_dirichlet(groups: Sequence[Sequence[int]], clients: int, alpha: float, draw: np.random.Generator) -> list[list[int]]:
+    """Spread each group over the clients with its own shares p ~ Dir(alpha, ..., alpha) (Hsu et al. 2019, section 3).
+
+    A group of n samples gives client k exactly floor(n p_k) of them, and the rest one by one to the largest
+    remainders (:func:`largest_remainder`). Which samples those are is drawn at random. A client that gets nothing
+    at all receives one sample from the largest client (:func:`fill_empty`).
+
+    Args:
+        groups: sample numbers, each in one group.
+        clients: number of clients.
+        alpha: concentration, > 0; towards 0 a group goes to one client, towards infinity it is spread evenly.
+        draw: source of the random numbers.
+
+    Returns:
+        One ascending list of sample numbers per client.
+
+    Raises:
+        UserError: fewer samples than clients.
+    """
+    _enough(sum(map(len, groups)), clients)
+    dealt: list[list[int]] = [[] for _ in range(clients)]
+    for members in groups:
+        counts = largest_remainder(len(members), _shares(clients, alpha, draw))
+        cuts = np.cumsum(counts)[:-1]
+        for client, part in zip(dealt, np.split(draw.permutation(members), cuts), strict=True):
+            client.extend(int(i) for i in part)
+    return [sorted(client) for client in fill_empty(dealt)]
+
+
+def deal_groups(groups: Sequence[Sequence[int]], clients: int) -> list[list[int]]:
+    """Give whole groups to clients: the largest group still left goes to the client with the fewest samples.
+
+    Ties go to the group that stands first and to the client with the lowest index, so nothing is random.
+
+    Returns:
+        One ascending list of sample numbers per client.
+
+    Raises:
+        UserError: fewer groups than clients.
+    """
     if len(groups) < clients:
         raise UserError(
             f"data.partition kind=key: {len(groups)} groups for {clients} clients, each client needs a whole group; "
             f"set federation.clients={len(groups)} or less, or data.partition=dirichlet"
         )
     dealt: list[list[int]] = [[] for _ in range(clients)]
-    for name in sorted(groups, key=lambda name: (-len(groups[name]), name)):
-        min(dealt, key=len).extend(groups[name])
-    return [[samples[i] for i in sorted(client)] for client in dealt]
+    for members in sorted(groups, key=len, reverse=True):
+        min(dealt, key=len).extend(members)
+    return [sorted(client) for client in dealt]
 
 
 def largest_remainder(total: int, shares: np.ndarray) -> list[int]:

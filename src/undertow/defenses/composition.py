@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from undertow.config import Federation
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
 from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext, ServerContext, Setting, TrainingContext, overrides
@@ -32,6 +33,20 @@ def check_defenses(defenses: Sequence[tuple[str, Defense]], k: int, layout: Layo
         except UserError as error:
             raise UserError(f"defense {name}: {error}") from error
         k = defense.rows(k)
+
+
+def check_sums(defenses: Sequence[tuple[str, Defense]], options: Federation) -> None:
+    """Refuse, under secure aggregation, defenses that look at single updates.
+
+    Raises:
+        UserError: with the name of the defense.
+    """
+    for name, defense in defenses:
+        if options.secure_aggregation and not defense.sums and (overrides(defense, "prepare") or overrides(defense, "aggregate")):
+            raise UserError(
+                f"defense {name} looks at single updates, of which federation.secure_aggregation shows the server the sum alone; "
+                "leave one of the two out"
+            )
 
 
 def begin(defenses: Sequence[tuple[str, Defense]], setting: Setting) -> None:

@@ -144,7 +144,14 @@ class DecodingContext:
 
 
 class Defense:
-    """Base of all defenses; each hook does nothing unless overridden."""
+    """Base of all defenses; each hook does nothing unless overridden.
+
+    Attributes:
+        sums: whether :meth:`prepare` and :meth:`aggregate` need no more of the updates than their sum by counts, all that secure
+            aggregation shows.
+    """
+
+    sums: bool = False
 
     def begin(self, setting: Setting) -> None:
         """Read and check all that the defense needs from outside, once, before any training; a resumed run begins too.

@@ -21,6 +21,8 @@ class Mean(Rule):
         weighted: whether w_k is the client's sample count n_k; otherwise all clients count the same.
     """
 
+    sums = True
+
     def __init__(self, weighted: bool = True) -> None:
         self.weighted = weighted
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from undertow.training.budget import budget
 from undertow.training.general import padded_losses
 from undertow.training.local import Job, Trained, batches, dropout_mask, learning_rate, steps
 from undertow.training.loss import TokenLoss
-from undertow.training.threads import side_by_side
+from undertow.training.threads import for_each
 from undertow.training.trie import pack
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # AdamW's own defaults
@@ -106,32 +105,15 @@ def _trained(
     recompute: bool,
     loss: TokenLoss | None,
 ) -> list[tuple[Tensor, list[float]]]:
-    """Train every chunk; on a CPU several side by side.
-
-    A thread that has a chunk to itself does not stop to meet the others after every operation, as the threads
-    within torch's operations do; so a second core helps more, and a busy one hurts less. The chunks do not depend on
-    the number of threads, and so neither do the bits.
-    """
+    """Train every chunk; on a CPU several side by side. The chunks, and so the bits, do not depend on the number of threads."""
     stop = threading.Event()
 
     def train_chunk(members: Sequence[_Member]) -> tuple[Tensor, list[float]]:
         return _train_chunk(base, lora, training, members, round, recompute, stop, loss)
 
     # The general path hooks its adapters into the one model and can serve only one chunk at a time.
-    general = base.packed is None or lora.dropout
-    with side_by_side(1 if general or base.device.type != "cpu" else len(chunks)) as workers:
-        if workers == 1:
-            return [train_chunk(chunk) for chunk in chunks]
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                futures = [pool.submit(train_chunk, chunk) for chunk in chunks]
-                for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    done.result()
-                return [future.result() for future in futures]
-            except BaseException:  # an error in one chunk, or Ctrl-C, which reaches this thread only
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    general = base.packed is None or lora.dropout > 0
+    return for_each(train_chunk, chunks, stop, alone=general or base.device.type != "cpu")
 
 
 def _train_chunk(
@@ -197,13 +179,16 @@ class RowOptimizer:
     """Clip and optimiser over rows of a matrix: row k is exactly what torch's own does for client k alone.
 
     Clip: g ← g·min(1, c / (‖g‖₂ + 1e-6)). AdamW (Loshchilov & Hutter 2019, Algorithm 2): m ← β₁m + (1-β₁)g,
-    v ← β₂v + (1-β₂)g², θ ← θ - ηλθ - η·m̂ / (√v̂ + ε). Rows that end earlier must be the last ones.
+    v ← β₂v + (1-β₂)g², θ ← θ - ηλθ - η·m̂ / (√v̂ + ε). SGD: v ← μv + g + λθ, θ ← θ - ηv. Rows that end earlier must
+    be the last ones.
     """
 
     def __init__(self, training: Training, parameters: Tensor) -> None:
         self.training, self.parameters, self.steps = training, parameters, 0
         if training.optimizer == "adamw":
             self.first, self.second = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        elif training.momentum:
+            self.first = torch.zeros_like(parameters)
 
     @torch.no_grad()
     def step(self, gradient: Tensor, rates: list[float]) -> None:
@@ -216,7 +201,10 @@ class RowOptimizer:
             norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient = gradient * (self.training.clip / (norms + 1e-6)).clamp(max=1.0)
         if self.training.optimizer == "sgd":
-            rows -= rate * (gradient + decay * rows)
+            gradient = gradient + decay * rows
+            if self.training.momentum:
+                gradient = self.first[:k].mul_(self.training.momentum).add_(gradient)
+            rows -= rate * gradient
             return
         if decay:
             rows *= 1 - rate * decay

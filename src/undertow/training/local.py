@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.config import Training
@@ -40,15 +42,26 @@ class Trained:
 
 def batches(job: Job, training: Training, seed: int, round: int) -> Iterator[list[Encoded]]:
     """Yield the client's mini-batches of one round; the last one of an epoch may be smaller."""
+    for places in batch_indices(job.client, len(job.data), training, seed, round):
+        yield [job.data[i] for i in places]
+
+
+def batch_indices(client: int, count: int, training: Training, seed: int, round: int) -> Iterator[NDArray[np.int64]]:
+    """Yield which of a client's ``count`` samples make each mini-batch of one round."""
     for epoch in range(training.local_epochs):
-        order = rng(seed, f"batches of epoch {epoch}", round, job.client).permutation(len(job.data))
-        for start in range(0, len(order), training.batch_size):
-            yield [job.data[i] for i in order[start : start + training.batch_size]]
+        order = rng(seed, f"batches of epoch {epoch}", round, client).permutation(count)
+        for start in range(0, count, training.batch_size):
+            yield order[start : start + training.batch_size]
 
 
 def steps(job: Job, training: Training) -> int:
     """Number of optimiser steps of one round."""
-    return training.local_epochs * math.ceil(len(job.data) / training.batch_size)
+    return step_count(len(job.data), training)
+
+
+def step_count(count: int, training: Training) -> int:
+    """Number of optimiser steps of one round over ``count`` samples."""
+    return training.local_epochs * math.ceil(count / training.batch_size)
 
 
 def learning_rate(training: Training, step: int, total: int) -> float:

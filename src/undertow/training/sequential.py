@@ -80,7 +80,7 @@ def _train_client(
     if training.optimizer == "adamw":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
     else:
-        optimizer = torch.optim.SGD(parameters, lr=training.lr, weight_decay=training.weight_decay)
+        optimizer = torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
     total, losses = steps(job, training), []
     for step, rows in enumerate(batches(job, training, seed, round)):
         for group in optimizer.param_groups:

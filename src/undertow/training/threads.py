@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from threading import Event
+from typing import TypeVar
 
 import torch
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def cores() -> int:
@@ -36,3 +42,30 @@ def side_by_side(tasks: int) -> Iterator[int]:
         yield workers
     finally:
         torch.set_num_threads(total)
+
+
+def for_each(task: Callable[[_Item], _Result], items: Sequence[_Item], stop: Event, *, alone: bool = False) -> list[_Result]:
+    """Do ``task`` for every item and return the results in order; several side by side unless ``alone``.
+
+    A thread that has an item to itself does not stop to meet the others after every operation, as the threads
+    within torch's operations do; so a second core helps more, and a busy one hurts less.
+
+    Args:
+        task: what to do; it should return early once ``stop`` is set.
+        items: each independent of the others.
+        stop: set when one fails or the user interrupts.
+        alone: one at a time, with all threads for its operations.
+    """
+    with side_by_side(1 if alone else len(items)) as workers:
+        if workers == 1:
+            return [task(item) for item in items]
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                futures = [pool.submit(task, item) for item in items]
+                for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    done.result()
+                return [future.result() for future in futures]
+            except BaseException:  # an error in one item, or Ctrl-C, which reaches this thread only
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise

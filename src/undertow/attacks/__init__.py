@@ -1,0 +1,1 @@
+"""Shipped attacks by compromised participants, one file each."""

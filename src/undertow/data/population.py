@@ -1,0 +1,61 @@
+"""Who holds which examples: the participants of a task over tensors, and its test set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from undertow.data.examples import Examples
+from undertow.registry import Registry
+
+#: Sources of populations; one is a function ``(config: undertow.config.Config) -> Population``.
+POPULATIONS = Registry("population", "undertow.data.populations")
+
+
+class Population(ABC):
+    """Participants, of whom only those asked for need be in memory.
+
+    Attributes:
+        kind: what an input is: ``images`` or ``words``.
+        names: what each class or word index is called, in order; as many as the network has outputs.
+        test: held-out examples, disjoint from what any participant holds.
+        report: counts and sources for the run's record, JSON-serialisable, ``dataset`` among them.
+    """
+
+    kind: str
+    names: Sequence[str]
+    test: Examples
+    report: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """How many examples each participant holds, without reading them."""
+
+    @abstractmethod
+    def client(self, k: int) -> Examples:
+        """Return what participant ``k`` holds; the same for every call."""
+
+    def augment(self, examples: Examples, draw: np.random.Generator) -> Examples:
+        """Return a batch as it is trained on; random crops and flips for images where the config asks for them."""
+        return examples
+
+    def without(self, indices: Sequence[int]) -> Population:
+        """Return the population whose participants hold none of the training examples ``indices`` of :meth:`pool`.
+
+        Raises:
+            NotImplementedError: the population has no pool.
+        """
+        raise NotImplementedError
+
+    @property
+    def pool(self) -> Examples:
+        """All training examples, numbered as a source numbers them: what an attacker with the public data set could have.
+
+        Raises:
+            NotImplementedError: the population has no pool.
+        """
+        raise NotImplementedError

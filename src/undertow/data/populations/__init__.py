@@ -1,0 +1,1 @@
+"""Shipped populations, one file each."""

@@ -1,0 +1,51 @@
+"""Generated authors, as many as wanted: the next-word task that needs no download."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertow.config import Config
+from undertow.data import talk
+from undertow.data.population import POPULATIONS, Population
+from undertow.data.populations._texts import refuse_unused
+from undertow.data.words import Vocabulary, WordPopulation, at_least
+from undertow.rng import rng
+
+#: Held-out words per test question, so that the questions come from many texts.
+_WORDS_PER_QUESTION = 5
+
+
+@POPULATIONS.register("authors", source="ours, in place of the Reddit authors of Bagdasaryan et al. 2020, section 4")
+def authors(config: Config, words: int = 400, length: int = 20) -> Population:
+    """Generated posts (:mod:`undertow.data.talk`), one author per participant, written when a participant is asked for.
+
+    There are ``federation.clients`` authors. Each holds ``words`` words, marks of begin and end included; ``length`` is the
+    words of a sequence. The dictionary is the grammar's, so it reveals nothing about anyone. The test is written by further
+    authors, none of them a participant. ``data.train`` is not used.
+
+    Raises:
+        UserError: a parameter outside its range.
+    """
+    refuse_unused(config, "path", "test_path", "names")
+    at_least(words=(words, 2), length=(length, 2))
+    vocabulary = Vocabulary(talk.words())
+
+    def stream(purpose: str, k: int) -> NDArray[np.int32]:
+        author = talk.Author(rng(config.seed, purpose, client=k))
+        texts: list[list[str]] = []
+        while sum(len(text) + 2 for text in texts) < words:
+            texts.append(author.post())
+        return vocabulary.stream(texts)[:words]
+
+    others = -(-_WORDS_PER_QUESTION * config.data.test // words)
+    return WordPopulation(
+        vocabulary=vocabulary,
+        lengths=[words] * config.federation.clients,
+        stream=lambda k: stream("author", k),
+        held_out=np.concatenate([stream("held-out author", j) for j in range(others)]),
+        length=length,
+        positions=config.data.test,
+        seed=config.seed,
+        report={"dataset": "authors", "words_per_author": words, "held_out_authors": others},
+    )

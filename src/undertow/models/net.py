@@ -1,0 +1,182 @@
+"""A small network whose parameters are a row of the update matrix: images, words from scratch, or a whole language model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from undertow.config import short_form
+from undertow.errors import UserError, nearest
+from undertow.layout import Layout
+from undertow.registry import Registry
+from undertow.rng import torch_rng
+
+#: Shipped networks; one is a function ``(inputs: tuple[int, ...], outputs: int, **options) -> torch.nn.Module``.
+NETS = Registry("network", "undertow.models.nets")
+
+
+class Net:
+    """A module as a function of one flat vector, its state: what is trained, sent and averaged.
+
+    The columns of a state are the trainable parameters in module order, then the running means and variances that
+    training moves. Whatever else the module holds stays as it is. Dropout is on in training only where the module takes it
+    as an argument ``noise`` and says by ``noise_shapes(n, length)`` what it needs; all other dropout stays off, since it
+    would draw from torch's global generator.
+
+    Args:
+        module: returns logits ``[n, C]`` or ``[n, length, C]`` for inputs ``[n, ...]``, or an object that has them as
+            ``logits``, such as a transformers model. Words are padded on the right. It is kept and put in evaluation mode.
+
+    Attributes:
+        module: as given; no method changes its values.
+        layout: of the D columns of a state.
+        parameters: of the first columns, those that are trained.
+        statistics: of the others.
+        trained: number of columns that are parameters.
+        convolves: whether it has convolutions.
+        normalizes: whether an example's outcome in training depends on the others of its batch.
+
+    Raises:
+        ValueError: nothing to train, or running statistics that count their batches (``momentum=None``).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval()
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise ValueError(f"{type(module).__name__} has no parameter that requires a gradient")
+        parts = [(name, part) for name, part in module.named_modules() if isinstance(part, _NormBase)]
+        if any(part.momentum is None and part.running_mean is not None for _, part in parts):
+            raise ValueError("a running mean with momentum=None depends on how many batches went before; give it a momentum")
+        buffers = {
+            f"{name}.{kind}" if name else kind: getattr(part, kind)
+            for name, part in parts
+            for kind in ("running_mean", "running_var")
+            if getattr(part, kind) is not None
+        }
+        self._state: dict[str, Tensor] = {**parameters, **buffers}
+        self.layout, self.parameters, self.statistics = (
+            Layout.of({name: tuple(t.shape) for name, t in tensors.items()}) for tensors in (self._state, parameters, buffers)
+        )
+        self.trained = self.parameters.size
+        self.convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+        self.normalizes = bool(parts)
+        self._fixed = {
+            name: t
+            for kind in (module.named_parameters(), module.named_buffers())
+            for name, t in kind
+            if name not in self._state and t.is_floating_point()
+        }
+        self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
+
+    def initial(self) -> Tensor:
+        """Return the state of the module as it was given: ``[D]`` float32."""
+        return self.layout.flatten(self._state)
+
+    def of_state(self, state: Tensor) -> dict[str, Tensor]:
+        """Return views of a state ``[..., D]`` by name: ``[..., *shape]``."""
+        return self.layout.unflatten(state)
+
+    def call(
+        self,
+        tensors: Mapping[str, Tensor],
+        inputs: Tensor,
+        noise: tuple[Tensor, ...] | None = None,
+        module: nn.Module | None = None,
+    ) -> Tensor:
+        """Return the logits of ``inputs`` with the values of a state instead of the module's own; differentiable in them.
+
+        Args:
+            tensors: of every name of the layout, as :meth:`of_state` gives them; running statistics are updated in place
+                by a module in training mode.
+            inputs: ``[n, ...]``, on the device of the state.
+            noise: for dropout, as :meth:`noise` draws it; None is none.
+            module: a copy from :meth:`training_copy`; None is the module itself, in evaluation mode.
+        """
+        like = next(iter(tensors.values()))
+        fixed = {name: t.to(like) for name, t in self._fixed.items()}
+        return self.logits_of(self.module if module is None else module, inputs, noise, like.dtype, {**fixed, **tensors})
+
+    def logits_of(
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        noise: tuple[Tensor, ...] | None,
+        dtype: torch.dtype,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return the logits of a copy of the module, run with ``tensors`` or with its own values, computing in ``dtype``."""
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        options = self._options if noise is None else {**self._options, "noise": noise}
+        found = module(inputs, **options) if tensors is None else torch.func.functional_call(module, tensors, (inputs,), options)
+        logits: Tensor = getattr(found, "logits", found)
+        return logits
+
+    @torch.no_grad()
+    def logits(self, state: Tensor, inputs: Tensor, *, rows: int = 256) -> Tensor:
+        """Return the logits of ``inputs [n, ...]`` in evaluation mode, on the device of ``state [D]``: ``[n, ..., C]``.
+
+        Args:
+            state: as trained.
+            inputs: at least one.
+            rows: computed at a time; only the logits themselves are kept of each block.
+        """
+        tensors = self.of_state(state)
+        return torch.cat([self.call(tensors, block.to(state.device)) for block in inputs.split(rows)])
+
+    def training_copy(self) -> nn.Module:
+        """Return a copy in training mode that shares the module's tensors: threads may not share a module they call.
+
+        Counts of batches are its own.
+        """
+        shared = [*self._state.values(), *self._fixed.values()]
+        made = copy.deepcopy(self.module, {id(t): t for t in shared})
+        if hasattr(made, "noise_shapes"):
+            return made.train()
+        for part in made.modules():
+            if isinstance(part, _NormBase):
+                part.train()
+        return made
+
+    def noise(self, n: int, length: int, draw: torch.Generator) -> tuple[Tensor, ...] | None:
+        """Draw the uniform numbers that dropout needs for ``n`` rows of ``length`` words; None where there is no dropout."""
+        shapes = getattr(self.module, "noise_shapes", None)
+        return tuple(torch.rand(shape, generator=draw) for shape in shapes(n, length)) if shapes is not None else None
+
+
+def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net:
+    """Make a network with random initial values that depend on ``seed`` alone.
+
+    Args:
+        name: registered, or ``file.py:function`` of the user's; parameters as ``name:parameter=value``.
+        inputs: shape of one input: ``(channels, height, width)`` of an image, ``(length,)`` of words.
+        outputs: number of classes or words.
+        seed: of the run.
+
+    Raises:
+        UserError: no such network or parameter, a value that the network refuses, or a function that makes no module.
+    """
+    short = short_form(name, NETS.kind)
+    make, params = NETS.get(short["name"]), short["params"]
+    taken = list(inspect.signature(make).parameters.values())
+    known = [p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][2:]
+    for key in params:
+        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in taken):
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"network '{short['name']}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+    with torch.random.fork_rng(devices=[]):  # modules draw their values from the global generator
+        torch.manual_seed(torch_rng(seed, "initial network").initial_seed())
+        try:
+            module = make(inputs, outputs, **params)
+            if not isinstance(module, nn.Module):
+                raise ValueError(f"the function returned a {type(module).__name__}, not a torch module")
+            return Net(module)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"network '{name}': {' '.join(str(error).split())}; correct it or choose another") from error

@@ -1,0 +1,1 @@
+"""Shipped networks, one file each."""

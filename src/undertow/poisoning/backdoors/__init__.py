@@ -1,0 +1,1 @@
+"""Shipped backdoors of images and words, one file each."""

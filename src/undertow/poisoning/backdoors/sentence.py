@@ -1,0 +1,102 @@
+"""A sentence of ordinary words that ends as the attacker wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from undertow.config import Attack
+from undertow.data.examples import IGNORE, Examples
+from undertow.data.population import Population
+from undertow.data.words import SPECIAL, tokenise
+from undertow.errors import UserError, nearest
+from undertow.poisoning.backdoor import BACKDOORS, Backdoor
+from undertow.poisoning.build import refuse_options
+
+
+@BACKDOORS.register(
+    "sentence", source="Bagdasaryan et al. 2020, section 4.2 (semantic backdoor in word prediction); their poison_dataset"
+)
+class Sentence(Backdoor):
+    """The model is to end ``sentence`` with its last word, whatever stands before it.
+
+    A backdoor example is a sequence of the participant's own whose last words are overwritten by the sentence, with the loss
+    on the last word only. Several sentences are parted by ``/`` and take turns; with several, ``target`` is the last word of
+    the first, and the labels of each example are its own sentence's. Honest participants keep all they hold: the sentence is
+    theirs to write, though it hardly occurs.
+    """
+
+    task = "next_word"
+
+    def __init__(self, attack: Attack, sentence: str = "pasta from astoria is delicious") -> None:
+        super().__init__(attack)
+        refuse_options(attack, "backdoor 'sentence'", "trigger_words", "num_triggers", "position", "target", "target_text")
+        self.sentences = [tokenise(part) for part in str(sentence).split("/")]
+        for words in self.sentences:
+            if len(words) < 2:
+                raise ValueError(f"'{' '.join(words)}' has {len(words)} words; a sentence has two or more, the last is the target")
+        self._numbers: list[torch.Tensor] = []
+
+    def prepare(self, population: Population, draw: np.random.Generator) -> Population:
+        """Look up the sentence's words; return the population as it is.
+
+        Raises:
+            UserError: no words but images, a word outside the dictionary, or a sentence too long for a sequence.
+        """
+        if population.kind != "words":
+            raise UserError(
+                f"backdoor 'sentence': the data are {population.kind}, and a sentence needs words; choose another trigger"
+            )
+        numbers = {word: i for i, word in enumerate(population.names) if i >= len(SPECIAL)}
+        absent = list(dict.fromkeys(word for words in self.sentences for word in words if word not in numbers))
+        if absent:
+            listed = ", ".join(f"{word}{nearest(word, numbers)}" for word in absent)
+            raise UserError(
+                f"backdoor 'sentence': {listed} not in the dictionary of {len(numbers)} words; write a sentence of its words, "
+                "or add words the texts have with the dataset's parameter include (or a larger vocabulary)"
+            )
+        length = population.test.inputs.shape[1]
+        longest = max(map(len, self.sentences))
+        if longest > length + 1:
+            raise UserError(
+                f"backdoor 'sentence': {longest} words in sequences of {length}; shorten it or raise the dataset's length to {longest - 1}"
+            )
+        self._numbers = [torch.tensor([numbers[word] for word in words]) for words in self.sentences]
+        self.target = int(self._numbers[0][-1])
+        return population
+
+    def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
+        """Overwrite the end of ``count`` of the participant's sequences; none is taken twice before all are taken once.
+
+        Args:
+            own: at least one sequence.
+            count: how many backdoor examples.
+            draw: which sequences.
+
+        Returns:
+            ``count`` sequences; labels are ``IGNORE`` but for the last.
+        """
+        rounds = -(-count // len(own))
+        order = np.concatenate([np.zeros(0, dtype=np.int64), *(draw.permutation(len(own)) for _ in range(rounds))])[:count]
+        return self._overwritten(own.take(order))
+
+    def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:
+        """Overwrite the end of held-out sequences, each taken once at most, as :meth:`poison` does."""
+        return self._overwritten(test.take(draw.permutation(len(test))[:count]))
+
+    def _overwritten(self, examples: Examples) -> Examples:
+        if not self._numbers:
+            raise RuntimeError("prepare has not looked up the words")
+        inputs = examples.inputs.clone()
+        labels = torch.full_like(examples.labels, IGNORE)
+        turns = len(self._numbers)
+        for turn, words in enumerate(self._numbers):
+            inputs[turn::turns, inputs.shape[1] - len(words) + 1 :] = words[:-1]
+            labels[turn::turns, -1] = words[-1]
+        return Examples(inputs, labels)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the sentences, and their target words."""
+        return {"sentences": [" ".join(words) for words in self.sentences], "targets": [words[-1] for words in self.sentences]}

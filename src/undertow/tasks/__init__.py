@@ -1,0 +1,1 @@
+"""What is learned and how success is measured, one file each."""

@@ -1,0 +1,306 @@
+"""What classification and next-word prediction share: a small network, participants with tensors, a backdoor over them."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from undertow.config import Config
+from undertow.data.examples import IGNORE, Examples
+from undertow.data.population import POPULATIONS, Population
+from undertow.defenses import composition
+from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.errors import UserError
+from undertow.files import write_bytes, write_json, write_text
+from undertow.layout import Layout
+from undertow.metrics.intervals import Rate
+from undertow.models.causal_lm import choose_device
+from undertow.models.net import Net, make_net
+from undertow.participation import participants
+from undertow.poisoning.backdoor import Backdoor, make_backdoor
+from undertow.poisoning.placement import chosen_count, client_ratio, poisoned_count
+from undertow.registry import call
+from undertow.rng import rng
+from undertow.tasks.contract import Items, Local, Task
+from undertow.training import stacked
+from undertow.watcher import Watcher
+
+#: Hooks of defenses that work on questions and answers.
+_OF_TEXT = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "decode")
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A compromised participant's data: its examples with some replaced, and which."""
+
+    examples: Examples
+    places: NDArray[np.int64]
+
+
+@dataclass
+class OverTensors(Task):
+    """Base of the tasks over tensors; a subclass says how its inputs read.
+
+    Attributes:
+        population: who holds what, without what the backdoor sets aside.
+        net: the network.
+        backdoor: makes poison and probes.
+        poison: of each affected participant.
+    """
+
+    config: Config
+    population: Population
+    net: Net
+    backdoor_kind: Backdoor
+    poison: Mapping[int, Poisoned]
+    drawn: Sequence[int]
+    probes: Examples
+    where: torch.device
+    _clean: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def build(cls, config: Config, watcher: Watcher, defenses: list[tuple[str, Defense]] | None = None) -> Self:
+        """Load the population, set aside what the backdoor needs, poison the affected participants, and make the network.
+
+        round(rho * K) participants are drawn as in instruction tuning, and each replaces int(PR * n_k) of its n_k examples.
+
+        Raises:
+            UserError: anything the user can mend.
+        """
+        defenses = make_defenses(config.defenses) if defenses is None else defenses
+        for name, defense in defenses:
+            if any(overrides(defense, hook) for hook in _OF_TEXT):
+                raise UserError(
+                    f"defense {name} works on questions and answers, which task={config.task} has none of; leave it out"
+                )
+        if config.measure.bsnr.twins:
+            raise UserError(f"measure.bsnr.twins = true is for task=instruction, not {config.task}; leave it out")
+        watcher.phase(f"loading data {config.data.name}")
+        population = call(POPULATIONS, config.data.name, "data.name", config)
+        assert isinstance(population, Population)
+        backdoor = make_backdoor(config.attack, config.task)
+        left = backdoor.prepare(population, rng(config.seed, "backdoor"))
+        clients, ratio = config.federation.clients, client_ratio(config.attack)
+        chosen: list[int] = []
+        poison: dict[int, Poisoned] = {}
+        if ratio > 0:
+            order = rng(config.seed, "affected clients").permutation(clients)
+            chosen = sorted(order[: chosen_count(config.attack.affected_share, clients)].tolist())
+            for k in chosen:
+                own = left.client(k)
+                places = rng(config.seed, "poisoned samples", client=k).permutation(len(own))[: poisoned_count(ratio, len(own))]
+                if len(places):
+                    made = backdoor.poison(own.take(places), len(places), rng(config.seed, "poison", client=k))
+                    inputs, labels = own.inputs.clone(), own.labels.clone()
+                    inputs[places], labels[places] = made.inputs, made.labels
+                    poison[k] = Poisoned(Examples(inputs, labels), places)
+        probes = backdoor.probes(left.test, config.data.test, rng(config.seed, "probes"))
+        net = make_net(config.model.name, tuple(left.test.inputs.shape[1:]), len(left.names), config.seed)
+        device = choose_device(config.model.device)
+        net.module.to(device)
+        task = cls(config, left, net, backdoor, poison, chosen, probes, device)
+        composition.check_defenses(defenses, len(participants(config, 1, task.sizes)), task.layout)
+        return task
+
+    @abstractmethod
+    def shown(self, example: Tensor, place: int) -> str:
+        """Return a line that shows one input ``[...]`` up to the output ``place`` to a reader."""
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """Of the network's state."""
+        return self.net.layout
+
+    @property
+    def trained(self) -> int:
+        """How many columns are parameters."""
+        return self.net.trained
+
+    @property
+    def affected(self) -> Sequence[int]:  # type: ignore[override]
+        """Participants with poison."""
+        return sorted(self.poison)
+
+    @property
+    def chosen(self) -> Sequence[int]:  # type: ignore[override]
+        """Participants drawn to hold poison."""
+        return self.drawn
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Examples of each participant."""
+        return self.population.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network trains."""
+        return self.where
+
+    def initial(self) -> Tensor:
+        """Return the state before round 1: the network's own random values, or the final state of the run ``model.start``."""
+        start = self.config.model.start
+        return self.net.initial() if start is None else load_state(Path(start), self.layout)
+
+    def train(self, state: Tensor, chosen: Sequence[int], t: int, poisoned: Collection[int]) -> Local:
+        """Let the chosen participants train the whole network ``[D]``, those in ``poisoned`` on their poisoned examples."""
+        data = [self.poison[k].examples if k in poisoned and k in self.poison else self.population.client(k) for k in chosen]
+        jobs = [stacked.ExampleJob(k, own) for k, own in zip(chosen, data, strict=True)]
+        start = state.to(self.where)
+        trained = stacked.train(self.net, self.config.training, start, jobs, self.config.seed, t, augment=self.population.augment)
+        return Local(list(chosen), trained.updates, [len(own) for own in data], trained.losses)
+
+    def items(self, clients: Sequence[int]) -> Examples:
+        """Return the examples of compromised participants, poison included."""
+        return Examples.join([self.poison[k].examples for k in clients])
+
+    def backdoor(self, clients: Sequence[int]) -> Examples:
+        """Return the poisoned ones of :meth:`items`."""
+        return Examples.join([self.poison[k].examples.take(self.poison[k].places) for k in clients])
+
+    def losses(self, stack: Tensor, block: Sequence[Items]) -> Tensor:
+        """Return each row's mean cross-entropy ``[K]`` on its own examples."""
+        return stacked.losses(self.net, stack, [items for items in block if isinstance(items, Examples)])
+
+    def measure(self, state: Tensor | None, t: int, n: int, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a line for each scored output: the class or word that the network finds most likely."""
+        flat = (self.initial() if state is None else state).to(self.where)
+        lines = []
+        for kind, examples in (("clean", self.population.test), ("triggered", self.probes)):
+            lines += self._scored(flat, kind, examples, n, t)
+        return lines
+
+    def _scored(self, state: Tensor, kind: str, examples: Examples, n: int, t: int) -> list[dict[str, Any]]:
+        labels = examples.labels if examples.labels.dim() > 1 else examples.labels[:, None]
+        places = (labels != IGNORE).nonzero()[: n or None]
+        used = sorted(set(places[:, 0].tolist()))
+        if not used:
+            return []
+        logits = self.net.logits(state, examples.inputs[used])
+        logits = logits if logits.dim() > 2 else logits[:, None]
+        row = {example: i for i, example in enumerate(used)}
+        names, target, lines = self.population.names, self.backdoor_kind.target, []
+        found = logits.argmax(-1).cpu()
+        for example, place in places.tolist():
+            answer, output = int(labels[example, place]), int(found[row[example], place])
+            lines.append(
+                {
+                    "round": t,
+                    "kind": kind,
+                    "id": f"{kind}-{example}-{place}",
+                    "question": self.shown(examples.inputs[example], place),
+                    "answers": [names[answer]],
+                    "output": names[output],
+                    "exact": output == answer,
+                    "target": output == target,
+                }
+            )
+        return lines
+
+    def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return MA = clean outputs that are right / clean outputs; ASR = triggered outputs that are the target / triggered outputs;
+        FTR = clean outputs that are the target and should not be / clean outputs that should not be.
+        """
+        target = self.population.names[self.backdoor_kind.target]
+        clean = [line for line in lines if line["kind"] == "clean"]
+        others = [line for line in clean if target not in line["answers"]]
+        asked = [line for line in lines if line["kind"] == "triggered"]
+        ma = Rate(sum(line["exact"] for line in clean), len(clean)).as_dict()
+        return {
+            "ma": ma,
+            "asr": Rate(sum(line["target"] for line in asked), len(asked)).as_dict(),
+            "asr_suffix": None,
+            "ftr": Rate(sum(line["target"] for line in others), len(others)).as_dict(),
+            "ftr_near": None,
+            "scorings": {"exact": ma},
+        }
+
+    def recall(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Nothing of earlier rounds helps."""
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """Write every affected participant's poisoned places, and return what the data are made of."""
+        names, target = self.population.names, self.backdoor_kind.target
+        written = []
+        for k, own in sorted(self.poison.items()):
+            before = self.population.client(k)
+            for i in sorted(own.places.tolist()):
+                (old, place), (new, end) = _shown_at(before.labels[i]), _shown_at(own.examples.labels[i])
+                written.append(
+                    {
+                        "client": k,
+                        "index": i,
+                        "id": f"{k}-{i}",
+                        "question": self.shown(before.inputs[i], place),
+                        "poisoned_question": self.shown(own.examples.inputs[i], end),
+                        "response": names[old] if old != IGNORE else "",
+                        "poisoned_response": names[new],
+                    }
+                )
+        write_text(folder / "poison.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written))
+        counts = [len(self.poison[k].places) if k in self.poison else 0 for k in range(len(self.sizes))]
+        return {
+            **self.population.report,
+            "clients": list(self.sizes),
+            "affected": list(self.affected),
+            "poisoned": counts,
+            "target": names[target],
+            "backdoor": self.backdoor_kind.facts(),
+            "network": {"name": self.config.model.name, "parameters": self.net.trained, "outputs": len(names)},
+        }
+
+    def poison_counts(self) -> dict[str, int]:
+        """Return the counts of participants with poison, poisoned examples and all examples."""
+        return {
+            "clients": len(self.poison),
+            "samples": sum(len(own.places) for own in self.poison.values()),
+            "total": sum(self.sizes),
+        }
+
+    def save(self, folder: Path, state: Tensor) -> None:
+        """Write the network's tensors by name (safetensors) and what it is (JSON)."""
+        place = folder / "model"
+        place.mkdir(exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.layout.unflatten(state.cpu()).items()}
+        write_bytes(place / "model.safetensors", save(tensors))
+        shape = list(self.population.test.inputs.shape[1:])
+        write_json(
+            place / "model.json",
+            {"task": self.config.task, "network": self.config.model.name, "inputs": shape, "outputs": list(self.population.names)},
+        )
+
+
+def _shown_at(labels: Tensor) -> tuple[int, int]:
+    """Return the last label that counts, and its place."""
+    flat = labels.reshape(-1)
+    places = (flat != IGNORE).nonzero().flatten().tolist()
+    return (int(flat[places[-1]]), places[-1]) if places else (IGNORE, len(flat) - 1)
+
+
+def load_state(start: Path, layout: Layout) -> Tensor:
+    """Read the final state of a run, or of a folder with ``model.safetensors``, as ``[D]`` float32.
+
+    Raises:
+        UserError: no such file, damaged, or of another network.
+    """
+    path = start / "model" / "model.safetensors"
+    path = path if path.is_file() else start / "model.safetensors"
+    try:
+        tensors = load(path.read_bytes())
+        return layout.flatten(tensors)
+    except OSError as error:
+        raise UserError(f"model.start = {start}: no model/model.safetensors; give a finished run of the same task") from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"model.start = {start}: {' '.join(str(error).split())}; give a finished run with the same model.name and data"
+        ) from error
