@@ -1,9 +1,10 @@
 """One federated round of whole small networks: clients in one vmap pass, one by one in threads, and the plain reference.
 
-    python benchmarks/stacked.py [--json] [--nets cnn,resnet18:width=16,lstm] [--pairs 5] [--threads 2] [--clients 10]
+    python benchmarks/stacked.py [--json] [--nets digits/cnn,images/cnn,images/resnet18:width=16,words/lstm]
+                                 [--pairs 5] [--threads 2] [--clients 10] [--steps 2]
 
-Ten clients with ``--steps`` batches each. Images: 3 x 32 x 32, batches of 32; words: 20 long, a vocabulary of 2,000, batches of
-20. SGD with momentum. Sides, each timed in turn in every pair: ``sequential`` (the module itself with torch's optimiser),
+Ten clients with ``--steps`` batches each of random data. digits: 1 x 8 x 8 in 10 classes, batches of 32; images: 3 x 32 x 32,
+likewise; words: 20 long, a dictionary of 2,000, batches of 20. SGD with momentum. Sides, each timed in turn in every pair: ``sequential`` (the module itself with torch's optimiser),
 ``one_by_one`` (client_chunk=1), ``passes_of_5`` and ``passes_of_10`` (that many clients per vmap pass). Figures are
 sequential seconds / seconds of the side, the median over the pairs with the lowest and highest; above 1 is faster. ``rule``
 is the chunk that training.client_chunk=0 chooses.
@@ -30,8 +31,8 @@ from undertow.data.examples import Examples
 from undertow.models.net import Net, make_net
 from undertow.training import stacked
 
-IMAGE, CLASSES, IMAGE_BATCH = (3, 32, 32), 10, 32
-LENGTH, WORDS, WORD_BATCH = 20, 2000, 20
+#: Shape of an input, outputs, batch size.
+KINDS = {"digits": ((1, 8, 8), 10, 32), "images": ((3, 32, 32), 10, 32), "words": ((20,), 2000, 20)}
 SIDES: dict[str, dict[str, Any]] = {
     "sequential": {"trainer": "sequential"},
     "one_by_one": {"client_chunk": 1},
@@ -42,21 +43,18 @@ SIDES: dict[str, dict[str, Any]] = {
 
 def workload(name: str, clients: int, steps: int) -> tuple[Net, list[stacked.ExampleJob], int]:
     """Return a network, random data of its kind and the batch size."""
-    draw = torch.Generator().manual_seed(0)
-    if "lstm" in name:
-        net, batch = make_net(name, (LENGTH,), WORDS, 0), WORD_BATCH
-    else:
-        net, batch = make_net(name, IMAGE, CLASSES, 0), IMAGE_BATCH
-    jobs = []
+    kind, _, network = name.partition("/")
+    shape, outputs, batch = KINDS[kind]
+    draw, jobs = torch.Generator().manual_seed(0), []
     for k in range(clients):
         n = batch * steps
-        if "lstm" in name:
-            words = torch.randint(0, WORDS, (n, LENGTH + 1), generator=draw)
-            data = Examples(words[:, :-1].contiguous(), words[:, 1:].contiguous())
+        if kind == "words":
+            text = torch.randint(0, outputs, (n, shape[0] + 1), generator=draw)
+            data = Examples(text[:, :-1].contiguous(), text[:, 1:].contiguous())
         else:
-            data = Examples(torch.rand(n, *IMAGE, generator=draw), torch.randint(0, CLASSES, (n,), generator=draw))
+            data = Examples(torch.rand(n, *shape, generator=draw), torch.randint(0, outputs, (n,), generator=draw))
         jobs.append(stacked.ExampleJob(k, data))
-    return net, jobs, batch
+    return make_net(network, shape, outputs, 0), jobs, batch
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--nets", default="cnn,resnet18:width=16,lstm")
+    parser.add_argument("--nets", default="digits/cnn,images/cnn,images/resnet18:width=16,words/lstm")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--clients", type=int, default=10)

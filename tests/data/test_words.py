@@ -248,7 +248,7 @@ def test_tinyshakespeare() -> None:
     if not path.is_file():
         pytest.skip("no shared data here")
     population = shakespeare(config(clients=100, test=500, name="shakespeare", path=str(path)), vocabulary=4000)
-    assert population.report["authors"] == 299  # of 309 names, ten ghosts speak under another
+    assert population.report["authors"] == 299  # of 309 names, ten, all ghosts, say nothing
     assert len(population.names) == 4003
     assert {"wine", "from", "padua", "is", "sweet"} <= set(population.names)
     assert 0 < population.report["unknown_share"] < 0.1

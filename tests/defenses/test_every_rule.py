@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from undertow.config import Defense as Options
 from undertow.defenses import (
     AlignIns,
+    Anomaly,
     Bucketing,
     Bulyan,
     CenteredClipping,
@@ -123,6 +124,9 @@ CASES = {
         lambda: NearestNeighborMixing(f=1, space="delta_w", then=Median()), 3, scales=False, ties=False, exact=False
     ),
     "bucketing": Case(Bucketing, shifts=True, permutes=False, ties=False, exact=False),
+    "anomaly": Case(Anomaly, scales=False, ties=False, exact=False),
+    "anomaly update": Case(lambda: Anomaly("update-cosine"), ties=False, exact=False),
+    "anomaly length": Case(lambda: Anomaly("length", then=Median()), ties=False, exact=False),
     "bucketing krum": Case(lambda: Bucketing(s=2, then=Krum()), 5, shifts=True, permutes=False, ties=False, exact=False),
 }
 STATEFUL = {"weak-dp noise", "centered clipping", "centered clipping tau", "foolsgold", "foolsgold part", "foolsgold sum"}
@@ -385,6 +389,8 @@ def test_what_a_rule_remembers_is_saved_and_restored_to_the_same_bits(name: str)
         ("foundationfl", {"base": "mean"}),
         ("foundationfl", {"m": -1}),
         ("foundationfl", {"b": 1}),
+        ("anomaly", {"score": "cosine"}),
+        ("anomaly", {"c": -1}),
         ("bucketing", {"s": 0}),
         ("bucketing", {"then": "krum"}),
         ("nnm", {"f": -1}),

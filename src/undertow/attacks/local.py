@@ -27,7 +27,7 @@ class Recipe:
         batch_size: None = that of the honest clients.
         milestones: whether lr falls to a tenth after 0.2 and again after 0.8 of the epochs.
         epsilon: training ends after an epoch with a backdoor loss of at most this.
-        slowdown: divide lr by 50 where the global model has the backdoor with more than 0.2, by 5,000 with more than 0.6.
+        slowdown: divide lr by 50 where the global model has the backdoor with more than 0.5, by 5,000 with more than 0.9.
         alpha: weight of the classification loss; 1 = no anomaly term.
         anomaly: L_ano: ``l2`` |X - G|, ``cosine`` 1 - cos(X, G), ``scaled-cosine`` 1 - cos(G + γ(X - G), G).
         bound: S: X is projected to |X - G| <= S after every step; None = not at all.
@@ -86,8 +86,8 @@ def train(task: Task, view: View, recipe: Recipe, gamma: float) -> Backdoored:
     """Train X from G on the attackers' samples, poison included, minimising α·L_class + (1 - α)·L_ano.
 
     Stops after an epoch when the loss on the backdoor samples is at most ε. The published code divides lr where the global model
-    already answers to the backdoor, by its accuracy; here that is exp(-loss) on the backdoor samples, the mean probability of
-    what the attacker wants, since a task need not have classes.
+    already answers to the backdoor with an accuracy beyond 0.2 and 0.6. Here it is exp(-loss) on the backdoor samples, the mean probability
+    of what the attacker wants, since a task need not have classes; and beyond 0.5 and 0.9, since that is higher by chance.
 
     Args:
         task: gives samples and losses.
@@ -108,7 +108,7 @@ def train(task: Task, view: View, recipe: Recipe, gamma: float) -> Backdoored:
     rate = training.lr
     if recipe.slowdown:
         found = math.exp(-loss_on(task, start, poison, training.batch_size))
-        rate /= (50 if found > 0.2 else 1) * (100 if found > 0.6 else 1)
+        rate /= (50 if found > 0.5 else 1) * (100 if found > 0.9 else 1)
     optimizer = RowOptimizer(training, local[:, : task.trained])
     total, steps, epoch = 0.0, 0, 0
     for epoch in range(1, recipe.epochs + 1):

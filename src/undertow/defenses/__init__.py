@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from undertow.defenses.align_ins import AlignIns as AlignIns
+    from undertow.defenses.anomaly import Anomaly as Anomaly
     from undertow.defenses.bucketing import Bucketing as Bucketing
     from undertow.defenses.bulyan import Bulyan as Bulyan
     from undertow.defenses.centered_clipping import CenteredClipping as CenteredClipping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _FILES = {
     "AlignIns": "align_ins",
+    "Anomaly": "anomaly",
     "Bucketing": "bucketing",
     "Bulyan": "bulyan",
     "CenteredClipping": "centered_clipping",

@@ -39,7 +39,6 @@ class Net:
         parameters: of the first columns, those that are trained.
         statistics: of the others.
         trained: number of columns that are parameters.
-        convolves: whether it has convolutions.
         normalizes: whether an example's outcome in training depends on the others of its batch.
 
     Raises:
@@ -65,13 +64,12 @@ class Net:
             Layout.of({name: tuple(t.shape) for name, t in tensors.items()}) for tensors in (self._state, parameters, buffers)
         )
         self.trained = self.parameters.size
-        self.convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
         self.normalizes = bool(parts)
         self._fixed = {
             name: t
-            for kind in (module.named_parameters(), module.named_buffers())
-            for name, t in kind
-            if name not in self._state and t.is_floating_point()
+            for tensors in (module.named_parameters(), module.named_buffers())
+            for name, t in tensors
+            if name not in self._state
         }
         self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in inspect.signature(module.forward).parameters else {}
 
@@ -100,7 +98,12 @@ class Net:
             module: a copy from :meth:`training_copy`; None is the module itself, in evaluation mode.
         """
         like = next(iter(tensors.values()))
-        fixed = {name: t.to(like) for name, t in self._fixed.items()}
+        # Whole numbers are left to the module where they can be: a copy in training counts its batches in its own.
+        fixed = {
+            name: t.to(like) if t.is_floating_point() else t.to(like.device)
+            for name, t in self._fixed.items()
+            if t.is_floating_point() or t.device != like.device
+        }
         return self.logits_of(self.module if module is None else module, inputs, noise, like.dtype, {**fixed, **tensors})
 
     def logits_of(
@@ -136,7 +139,7 @@ class Net:
 
         Counts of batches are its own.
         """
-        shared = [*self._state.values(), *self._fixed.values()]
+        shared = [t for t in (*self._state.values(), *self._fixed.values()) if t.is_floating_point()]
         made = copy.deepcopy(self.module, {id(t): t for t in shared})
         if hasattr(made, "noise_shapes"):
             return made.train()
@@ -148,7 +151,7 @@ class Net:
     def noise(self, n: int, length: int, draw: torch.Generator) -> tuple[Tensor, ...] | None:
         """Draw the uniform numbers that dropout needs for ``n`` rows of ``length`` words; None where there is no dropout."""
         shapes = getattr(self.module, "noise_shapes", None)
-        return tuple(torch.rand(shape, generator=draw) for shape in shapes(n, length)) if shapes is not None else None
+        return (tuple(torch.rand(shape, generator=draw) for shape in shapes(n, length)) or None) if shapes is not None else None
 
 
 def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net:

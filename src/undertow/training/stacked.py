@@ -36,6 +36,10 @@ _CPU_CHUNK = 8
 #: Share of the machine's memory that the activations of one chunk may take.
 _SHARE = 0.2
 
+#: On a CPU one pass for several clients is faster where an operation's tensor has at most so many bytes on average
+#: (benchmarks/stacked.py: faster up to 130,000, slower from 280,000).
+_SMALL = 2**17
+
 
 @dataclass(frozen=True)
 class ExampleJob:
@@ -91,37 +95,42 @@ def train(
 def chunk_size(net: Net, training: Training, state: Tensor, jobs: Sequence[ExampleJob]) -> int:
     """Return how many clients train in one pass: ``training.client_chunk`` if set, else by rule.
 
-    One where vmap does not pay: networks with convolutions on a CPU, since a convolution with a kernel per client is a grouped
-    one, which is slow there; and transformers models, whose own code was not written for it. Otherwise as many as the memory
-    holds, counted on one client's first batch; on a CPU at most eight, and two chunks at least to give two cores work. The
-    rule looks at the whole memory and not at the threads, so that the same config gives the same bits tomorrow.
+    On a CPU a common pass saves the overhead of many small operations, and loses where they are large, most of all
+    convolutions, which become grouped ones. So clients train one by one where a tensor kept for the backward has more than
+    ``_SMALL`` bytes on average; else at most eight in a pass, and two chunks at least to give two cores work. On a GPU all
+    train in one pass. Never more than the memory holds. Transformers models train one by one: their attention has no
+    form for vmap.
+
+    The rule looks at shapes and at the whole memory, not at the clock or the threads, so that the same config gives the same
+    bits tomorrow.
     """
     if training.client_chunk:
         return min(training.client_chunk, len(jobs))
-    on_cpu = state.device.type == "cpu"
-    if len(jobs) < 2 or (on_cpu and net.convolves) or hasattr(net.module, "config"):
-        return 1
     largest = max(jobs, key=lambda job: len(job.data)).data
-    batch = largest.take(range(min(training.batch_size, len(largest))))
-    fits = max(1, int(_SHARE * total_bytes(state.device)) // _client_bytes(net, state, batch))
-    count = max(-(-len(jobs) // _CPU_CHUNK), 2) if on_cpu else 1
-    return min(fits, -(-len(jobs) // count))
+    if len(jobs) < 2 or not len(largest) or hasattr(net.module, "config"):
+        return 1
+    kept = _kept_bytes(net, state, largest.take(range(min(training.batch_size, len(largest)))))
+    # Once more for the gradients, and the optimiser's states.
+    fits = max(1, int(_SHARE * total_bytes(state.device)) // (2 * sum(kept) + 6 * state.nbytes))
+    if state.device.type != "cpu":
+        return min(fits, len(jobs))
+    count = max(-(-len(jobs) // _CPU_CHUNK), 2)
+    return min(fits, -(-len(jobs) // count)) if sum(kept) <= _SMALL * len(kept) else 1
 
 
-def _client_bytes(net: Net, state: Tensor, batch: Examples) -> int:
-    """Return what one client's pass keeps for its backward, twice for the gradients, and its optimiser's states."""
+def _kept_bytes(net: Net, state: Tensor, batch: Examples) -> list[int]:
+    """Return the sizes of what one client's pass keeps for its backward."""
     kept: dict[int, int] = {}
 
-    def count(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    draw = torch.Generator().manual_seed(0)
-    noise = net.noise(len(batch), batch.inputs.shape[-1], draw)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        losses(net, state.clone().requires_grad_()[None], [batch], None if noise is None else [noise])
-    return 2 * sum(kept.values()) + 6 * state.nbytes
+    noise = net.noise(len(batch), batch.inputs.shape[-1], torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses(net, state.clone().requires_grad_()[None], [batch], [noise])
+    return list(kept.values())
 
 
 def _train_chunk(

@@ -31,11 +31,14 @@ class _Type:
 class _Array:
     """Stands for ``numpy.ndarray``: shape, type and bytes as the file gives them."""
 
+    # on the class, so that they are there however a pickle makes the object
+    shape: Any = None
+    type: Any = None
+    order: Any = None
+    content: Any = None
+
     def __init__(self, *_: Any) -> None:
-        self.shape: Any = None
-        self.type: Any = None
-        self.order: Any = None
-        self.content: Any = None
+        """Whatever a file says here, :meth:`__setstate__` follows."""
 
     def __setstate__(self, state: Any) -> None:
         _, self.shape, self.type, fortran, self.content = state
@@ -45,7 +48,8 @@ class _Array:
 def _from_buffer(content: Any, type: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
     """Stand for numpy's reader of protocol 5."""
     array = _Array()
-    array.shape, array.type, array.order, array.content = shape, type, order, bytes(content)
+    array.shape, array.type, array.order = shape, type, order
+    array.content = bytes(content) if isinstance(content, bytes | bytearray) else None
     return array
 
 
@@ -98,7 +102,7 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], list[Any]]:
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
     array, labels = named.get("data"), named.get("labels")
     if not isinstance(array, _Array) or not isinstance(labels, list):
-        has = ", ".join(map(str, named)) or "nothing"
+        has = ", ".join(map(repr, named)) or "nothing"
         raise UserError(
             f"{path}: no array 'data' with a list 'labels' (it has {has[:80]}); give a batch of CIFAR-10, not CIFAR-100"
         )
@@ -108,7 +112,9 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], list[Any]]:
 def _pixels(path: Path, array: _Array, n: int) -> NDArray[np.uint8]:
     code = getattr(array.type, "code", None)
     if array.shape != (n, 3072) or code not in ("u1", "|u1", "uint8") or array.order not in ("C", "F", b"C", b"F"):
-        raise UserError(f"{path}: 'data' is {code} {array.shape}, {n} labels need uint8 ({n}, 3072); fetch the official file again")
+        raise UserError(
+            f"{path}: 'data' is {code!r:.20} {array.shape!r:.40}, {n} labels need uint8 ({n}, 3072); fetch the official file again"
+        )
     if not isinstance(array.content, bytes) or len(array.content) != n * 3072:
         raise UserError(f"{path}: 'data' does not hold {n} x 3072 bytes; fetch the official file again")
     flat = np.frombuffer(array.content, dtype=np.uint8)

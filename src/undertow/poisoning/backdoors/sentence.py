@@ -11,7 +11,7 @@ from undertow.config import Attack
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import Population
 from undertow.data.words import SPECIAL, tokenise
-from undertow.errors import UserError, nearest
+from undertow.errors import UserError
 from undertow.poisoning.backdoor import BACKDOORS, Backdoor
 from undertow.poisoning.build import refuse_options
 
@@ -52,9 +52,8 @@ class Sentence(Backdoor):
         numbers = {word: i for i, word in enumerate(population.names) if i >= len(SPECIAL)}
         absent = list(dict.fromkeys(word for words in self.sentences for word in words if word not in numbers))
         if absent:
-            listed = ", ".join(f"{word}{nearest(word, numbers)}" for word in absent)
             raise UserError(
-                f"backdoor 'sentence': {listed} not in the dictionary of {len(numbers)} words; write a sentence of its words, "
+                f"backdoor 'sentence': {', '.join(absent)} not in the dictionary of {len(numbers)} words; write a sentence of its words, "
                 "or add words the texts have with the dataset's parameter include (or a larger vocabulary)"
             )
         length = population.test.inputs.shape[1]
