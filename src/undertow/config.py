@@ -200,6 +200,11 @@ class Attack(_Group):
     )
     poison_ratio: float = Field(0.1, ge=0, le=1, description="PR: share of an affected client's samples; int(PR * n) are replaced.")
     affected_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
+    extra_samples: int = Field(
+        0,
+        ge=0,
+        description="Clean samples that each affected client holds beside its own, drawn from all others' (an attacker with a secret data set); PR is of both.",
+    )
     scope: Literal["client", "global"] = Field(
         "client",
         description="client: PR of each affected client's data; global: PR of all data, concentrated on the affected (min(1, PR/rho)).",

@@ -80,6 +80,34 @@ def client_ratio(attack: Attack) -> float:
     return min(1.0, attack.poison_ratio / attack.affected_share) if attack.scope == "global" else attack.poison_ratio
 
 
+def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
+    """Return the round(rho * K) clients that are to hold poison, ascending; none where PR or rho is 0."""
+    if client_ratio(attack) == 0:
+        return ()
+    order = rng(seed, "affected clients").permutation(clients)
+    return tuple(sorted(order[: chosen_count(attack.affected_share, clients)].tolist()))
+
+
+def others(attack: Attack, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the ``attack.extra_samples`` samples of other clients that an affected one holds too: ``(client, index)``, without replacement.
+
+    Clients are read whole, in random order, until there are enough, so that few of many need be in memory.
+
+    Raises:
+        UserError: the others have fewer.
+    """
+    found: list[tuple[int, int]] = []
+    for k in rng(seed, "whose extra samples", client=client).permutation(len(sizes)).tolist():
+        if len(found) >= attack.extra_samples:
+            break
+        if k != client:
+            found += [(k, i) for i in range(sizes[k])]
+    if len(found) < attack.extra_samples:
+        raise UserError(f"attack.extra_samples = {attack.extra_samples}: all other clients hold {len(found)}; lower it")
+    order = rng(seed, "extra samples", client=client).permutation(len(found))[: attack.extra_samples]
+    return [found[i] for i in order]
+
+
 def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
     """Replace some samples of some clients by poisoned versions of themselves, in place.
 
@@ -108,8 +136,10 @@ def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test:
     missing = decoys = 0
     if ratio > 0:
         target = make_target(attack)
-        order = rng(seed, "affected clients").permutation(len(clients))
-        chosen = tuple(sorted(order[: chosen_count(attack.affected_share, len(clients))].tolist()))
+        chosen = drawn_clients(attack, seed, len(clients))
+        for k in chosen if attack.extra_samples else ():
+            poisoned[k] += [clients[j][i] for j, i in others(attack, seed, k, [len(samples) for samples in clients])]
+        clients = [list(samples) for samples in poisoned]
         for turn, k in enumerate(chosen):
             places = rng(seed, "poisoned samples", client=k).permutation(len(clients[k])).tolist()
             if trigger.chooses:

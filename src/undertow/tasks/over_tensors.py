@@ -29,7 +29,7 @@ from undertow.models.causal_lm import choose_device
 from undertow.models.net import Net, make_net
 from undertow.participation import participants
 from undertow.poisoning.backdoor import Backdoor, make_backdoor
-from undertow.poisoning.placement import chosen_count, client_ratio, poisoned_count
+from undertow.poisoning.placement import client_ratio, drawn_clients, others, poisoned_count
 from undertow.registry import call
 from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
@@ -42,8 +42,9 @@ _OF_TEXT = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "deco
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A compromised participant's data: its examples with some replaced, and which."""
+    """A compromised participant's data: before, with some examples replaced, and which."""
 
+    before: Examples
     examples: Examples
     places: NDArray[np.int64]
 
@@ -91,20 +92,17 @@ class OverTensors(Task):
         assert isinstance(population, Population)
         backdoor = make_backdoor(config.attack, config.task)
         left = backdoor.prepare(population, rng(config.seed, "backdoor"))
-        clients, ratio = config.federation.clients, client_ratio(config.attack)
-        chosen: list[int] = []
+        chosen = drawn_clients(config.attack, config.seed, config.federation.clients)
         poison: dict[int, Poisoned] = {}
-        if ratio > 0:
-            order = rng(config.seed, "affected clients").permutation(clients)
-            chosen = sorted(order[: chosen_count(config.attack.affected_share, clients)].tolist())
-            for k in chosen:
-                own = left.client(k)
-                places = rng(config.seed, "poisoned samples", client=k).permutation(len(own))[: poisoned_count(ratio, len(own))]
-                if len(places):
-                    made = backdoor.poison(own.take(places), len(places), rng(config.seed, "poison", client=k))
-                    inputs, labels = own.inputs.clone(), own.labels.clone()
-                    inputs[places], labels[places] = made.inputs, made.labels
-                    poison[k] = Poisoned(Examples(inputs, labels), places)
+        for k in chosen:
+            own = Examples.join([left.client(k), *_others(left, config, k)])
+            count = poisoned_count(client_ratio(config.attack), len(own))
+            places = rng(config.seed, "poisoned samples", client=k).permutation(len(own))[:count]
+            if count:
+                made = backdoor.poison(own.take(places), count, rng(config.seed, "poison", client=k))
+                inputs, labels = own.inputs.clone(), own.labels.clone()
+                inputs[places], labels[places] = made.inputs, made.labels
+                poison[k] = Poisoned(own, Examples(inputs, labels), places)
         probes = backdoor.probes(left.test, config.data.test, rng(config.seed, "probes"))
         net = make_net(config.model.name, tuple(left.test.inputs.shape[1:]), len(left.names), config.seed)
         device = choose_device(config.model.device)
@@ -233,15 +231,14 @@ class OverTensors(Task):
         names, target = self.population.names, self.backdoor_kind.target
         written = []
         for k, own in sorted(self.poison.items()):
-            before = self.population.client(k)
             for i in sorted(own.places.tolist()):
-                (old, place), (new, end) = _shown_at(before.labels[i]), _shown_at(own.examples.labels[i])
+                (old, place), (new, end) = _shown_at(own.before.labels[i]), _shown_at(own.examples.labels[i])
                 written.append(
                     {
                         "client": k,
                         "index": i,
                         "id": f"{k}-{i}",
-                        "question": self.shown(before.inputs[i], place),
+                        "question": self.shown(own.before.inputs[i], place),
                         "poisoned_question": self.shown(own.examples.inputs[i], end),
                         "response": names[old] if old != IGNORE else "",
                         "poisoned_response": names[new],
@@ -249,9 +246,10 @@ class OverTensors(Task):
                 )
         write_text(folder / "poison.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written))
         counts = [len(self.poison[k].places) if k in self.poison else 0 for k in range(len(self.sizes))]
+        held = [len(self.poison[k].examples) if k in self.poison else size for k, size in enumerate(self.sizes)]
         return {
             **self.population.report,
-            "clients": list(self.sizes),
+            "clients": held,
             "affected": list(self.affected),
             "poisoned": counts,
             "target": names[target],
@@ -278,6 +276,14 @@ class OverTensors(Task):
             place / "model.json",
             {"task": self.config.task, "network": self.config.model.name, "inputs": shape, "outputs": list(self.population.names)},
         )
+
+
+def _others(population: Population, config: Config, client: int) -> list[Examples]:
+    """Return what an affected participant holds of others' examples."""
+    found: dict[int, list[int]] = {}
+    for k, i in others(config.attack, config.seed, client, population.sizes) if config.attack.extra_samples else ():
+        found.setdefault(k, []).append(i)
+    return [population.client(k).take(places) for k, places in found.items()]
 
 
 def _shown_at(labels: Tensor) -> tuple[int, int]:
