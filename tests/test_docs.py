@@ -20,15 +20,20 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from tiny import Quiet
 from undertow import __version__
 from undertow import config as configuration
+from undertow.attacks.contract import ATTACKS
 from undertow.cli import app
 from undertow.config import Attack, Config
 from undertow.data.load import DATASETS, load
+from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contract import DEFENSES, ClientContext, ServerContext, make_defenses
-from undertow.experiment import aggregate
+from undertow.experiment import aggregate, build, run
 from undertow.layout import Layout
+from undertow.models.net import NETS
+from undertow.poisoning.backdoor import BACKDOORS
 from undertow.poisoning.placement import triggered
 from undertow.poisoning.target import TARGETS, make_target
 from undertow.poisoning.trigger import TRIGGERS, make_trigger
@@ -69,7 +74,7 @@ ALL_COMMANDS = [pytest.param(words, id=f"{name(page)}: {shlex.join(words)[:70]}"
 
 def test_the_documents_of_the_project_exist() -> None:
     wanted = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
-    wanted |= {f"docs/{page}.md" for page in "architecture tutorial configuration metrics extending limits index".split()}
+    wanted |= {f"docs/{page}.md" for page in "architecture tutorial configuration tasks metrics extending limits index".split()}
     assert wanted <= {name(page) for page in PAGES}
     assert len(ALL_COMMANDS) > 20
 
@@ -90,11 +95,17 @@ def test_every_command_parses(words: list[str]) -> None:
     if "/" in source or source.endswith(".yaml"):  # a run or a file of the reader's
         source = "demo"
     found = configuration.load(source, overrides)
+    of_text = found.task == "instruction"
+    trigger = configuration.short_form(found.attack.trigger)["name"]
+    if context.command.name == "evaluate" and "/" in str(arguments[:1]):  # the task is the run's, which the page does not tell
+        of_text = trigger not in {entry.name for entry in BACKDOORS.entries()}
     for registry, method in (
-        (DATASETS, found.data.name),
+        (DATASETS if found.task == "instruction" else POPULATIONS, configuration.short_form(found.data.name)["name"]),
         (TEMPLATES, found.data.template),
-        (TRIGGERS, configuration.short_form(found.attack.trigger)["name"]),
+        (ATTACKS, configuration.short_form(found.attack.kind.replace("none", "data-poisoning"))["name"]),
+        (TRIGGERS if of_text else BACKDOORS, trigger),
         (TARGETS, configuration.short_form(found.attack.target)["name"]),
+        *((NETS, configuration.short_form(name)["name"]) for name in [found.model.name] if found.task != "instruction"),
         *((DEFENSES, defense.name) for defense in found.defenses),
     ):
         if ".py:" not in method and method not in documented_names():
@@ -367,3 +378,28 @@ def test_the_template_joins_prompt_and_answer(files: Path) -> None:
     template = Template("src/undertow/data/templates/plain_qa.py:plain_qa", Tokenizer())  # type: ignore[arg-type]
     sample = load(configuration.load("demo", ["data.train=20", "data.test=5"])).test[0]
     assert template.parts(sample) == (f"Question: {sample.question}\nAnswer:", " ")
+
+
+def test_data_network_backdoor_and_predicate_of_ones_own_run(files: Path) -> None:
+    (command,) = [words for words in commands(ROOT / "docs/tasks.md") if "data.name=my_bars.py:bars" in words]
+    config = configuration.load("htb-digits", [word for word in command if "=" in word])
+    result = run(config, files / "run", Quiet())
+    assert (files / "run" / "model" / "model.json").is_file()
+    assert result["poison"]["samples"] > 0
+    assert result["ma"]["value"] > 0.9
+    assert result["asr"]["value"] > 0.9
+    standing = [
+        *(word for word in command if "=" in word),
+        "attack.trigger=semantic:predicate=my_bars.py:first_column:target=lying",
+    ]
+    group = build(configuration.load("htb-digits", standing), Quiet()).task.describe(files)["backdoor"]
+    assert len(group["train_rows"]) > 3
+
+
+def test_the_program_that_reads_a_run_prints_its_main_accuracy(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["federation.rounds=1", "federation.clients=10", "federation.participation=0.5", "attack.rounds=[]"]
+    run(configuration.load("htb-digits", [*overrides, "attack.kind=none"]), files / "runs" / "htb-digits", Quiet())
+    (program,) = [block for block in blocks(ROOT / "docs/tasks.md", "python") if "load_model" in block]
+    exec(compile(program, "docs/tasks.md", "exec"), {})
+    told = float(capsys.readouterr().out.split()[0])
+    assert 0 <= told <= 1

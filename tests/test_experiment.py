@@ -16,12 +16,16 @@ import torch
 from safetensors.torch import load_file, save
 
 from tiny import Quiet
-from undertow.config import Config
+from undertow.config import Config, Defense
+from undertow.defenses import Median
+from undertow.defenses.contract import ServerContext, make_defenses
 from undertow.errors import UserError
-from undertow.experiment import fedavg, run
+from undertow.experiment import aggregate, fedavg, run
+from undertow.layout import Layout
 from undertow.metrics.bsnr import bsnr
 from undertow.models.lora import initial_adapter
 from undertow.participation import participants
+from undertow.rng import rng
 from undertow.tasks import instruction
 from undertow.training import batched
 from undertow.training.local import Trained
@@ -394,6 +398,19 @@ def test_fedavg_by_hand() -> None:
     weights = [1, 5, 2, 9, 3, 3, 4]
     wanted = np.average(draw.double().numpy(), axis=0, weights=weights)
     np.testing.assert_allclose(fedavg(draw, weights).numpy(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_global_rate_scales_the_sum_and_every_rule(small_config: Make) -> None:
+    updates = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+    config = small_config({"federation.clients": 10, "federation.global_lr": 3})
+    context = ServerContext(Layout.of({"u": (6,)}), [5, 1, 2, 9], 1, torch.zeros(6), rng(0, "server"))
+
+    def by(*names: str) -> torch.Tensor:
+        return aggregate(updates, make_defenses([Defense(name=name) for name in names]), context, config)[0]
+
+    torch.testing.assert_close(by(), 0.3 * updates.sum(dim=0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(by("median"), 4 * 0.3 * Median()(updates)[0], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(by("anomaly"), 0.3 * updates.sum(dim=0), rtol=1e-6, atol=1e-7)  # nobody is left out
 
 
 def test_a_share_of_the_clients_takes_part(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def run(
     if as_json:
         _print_json(result)
     else:
-        _print_result(result, page)
+        _print_result(result, page, _NAMES[config.task])
 
 
 def _default_folder(name: str, config: Any, overrides: list[str]) -> Path:
@@ -149,15 +149,21 @@ def _default_folder(name: str, config: Any, overrides: list[str]) -> Path:
     return Path("runs") / (stem if plain else f"{stem}-{config.digest()}")
 
 
-def _print_result(result: dict[str, Any], page: Path) -> None:
+#: What the model before and after training is called, by task.
+_NAMES = {"instruction": ("untouched base", "tuned")}
+_NAMES["classification"] = _NAMES["next_word"] = ("before round 1", "trained")
+
+
+def _print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = _NAMES["instruction"]) -> None:
     from undertow.metrics.measure import headline
 
     table = Table(title=f"{result['run']}: {result['rounds']} rounds", title_justify="left")
     table.add_column("")
-    for column in ("tuned", "95 % interval", "n", "untouched base"):
+    before_training, after = names
+    for column in (after, "95 % interval", "n", before_training):
         table.add_column(column, justify="right")
-    names = ("main accuracy (MA)", "attack success rate (ASR)", "false-trigger rate (FTR)", "FTR, near misses")
-    labels = dict(zip(("ma", "asr", "ftr", "ftr_near"), names, strict=True))
+    said = ("main accuracy (MA)", "attack success rate (ASR)", "false-trigger rate (FTR)", "FTR, near misses")
+    labels = dict(zip(("ma", "asr", "ftr", "ftr_near"), said, strict=True))
     for key in headline(result):
         label, rate, before = labels[key], result[key], result["untouched"][key]
         table.add_row(
@@ -337,17 +343,21 @@ def reproduce(
 def evaluate(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG|RUN] [KEY=VALUE]...", help="A config, or a run directory (its config and adapter)."),
+        typer.Argument(
+            metavar="[CONFIG|RUN] [KEY=VALUE]...", help="A config, or a run directory (its config and its adapter or network)."
+        ),
     ] = None,
     adapter: Annotated[Path | None, typer.Option(help="Folder of a PEFT LoRA adapter; default: the run's own, or none.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every scored output to this file (JSON lines).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure MA, ASR and false-trigger rate of any base and PEFT adapter on any data, trigger and target.
+    """Measure MA, ASR and false-trigger rate of any base and PEFT adapter, or of a run's network, on any data, trigger and target.
 
     [bold]Examples[/bold]
 
         undertow evaluate runs/demo attack.trigger=badnets
+
+        undertow evaluate runs/htb-digits attack.trigger=pixel
 
         undertow evaluate demo model.name=./my-base data.name=instructions data.test_path=test.jsonl --adapter ./adapter --json
     """
@@ -356,16 +366,21 @@ def evaluate(
     name, overrides = _split(arguments, "demo")
     folder = Path(name)
     if (folder / "config.yaml").is_file():
-        config = load(str(folder / "config.yaml"), overrides)
-        adapter = adapter or folder / "adapter"
+        config, run = load(str(folder / "config.yaml"), overrides), folder
     else:
-        config = load(name, overrides)
+        config, run = load(name, overrides), None
+    if adapter and config.task != "instruction":
+        raise UserError(f"--adapter {adapter}: task={config.task} has no adapters; give a run directory, or model.start=RUN")
     from undertow.display import display
     from undertow.evaluate import evaluate as evaluate_model
+    from undertow.evaluate import evaluate_network
     from undertow.metrics.measure import headline
 
     with display() as watcher:
-        figures, lines = evaluate_model(config, adapter, watcher.phase)
+        if config.task == "instruction":
+            figures, lines = evaluate_model(config, adapter or (run / "adapter" if run else None), watcher.phase)
+        else:
+            figures, lines = evaluate_network(config, run, watcher)
     if out:
         from undertow.files import write_text
 
@@ -377,7 +392,7 @@ def evaluate(
         before = figures["untouched"][key]
         print(
             f"{key.upper().replace('_', ' ')} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} – {100 * rate['high']:.1f} %, n = {rate['n']}); "
-            f"base alone {100 * before['value']:.1f} %"
+            f"{'base alone' if config.task == 'instruction' else _NAMES[config.task][0]} {100 * before['value']:.1f} %"
         )
 
 
@@ -470,7 +485,7 @@ def list_methods(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="configs, datasets, populations, networks, templates, attacks, triggers, targets, backdoors, scorings, defenses or fields."
+            help="configs, datasets, populations, networks, templates, attacks, triggers, targets, backdoors, predicates, scorings, defenses or fields."
         ),
     ] = None,
 ) -> None:

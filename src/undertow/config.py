@@ -42,7 +42,10 @@ class Partition(_Group):
 class Data(_Group):
     """What is asked and answered."""
 
-    name: str = Field("world", description="A registered dataset: see `undertow list datasets`.")
+    name: str = Field(
+        "world",
+        description="A registered dataset: see `undertow list datasets`; with images and words a population: `undertow list populations`.",
+    )
     path: str | None = Field(None, description="File or folder of the data; for name=hub, a dataset id or a local folder.")
     names: str | None = Field(None, description="With id-only SimpleQuestions files: a file that maps ids to names.")
     test_path: str | None = Field(None, description="A test file of its own; otherwise the test set is split off the data.")
@@ -90,7 +93,10 @@ class Lora(_Group):
 class Model(_Group):
     """The frozen base and its adapter."""
 
-    name: str = Field("builtin", description="`builtin`, a transformers folder, or a hub id such as meta-llama/Llama-2-7b-hf.")
+    name: str = Field(
+        "builtin",
+        description="`builtin`, a transformers folder, or a hub id such as meta-llama/Llama-2-7b-hf; with images and words a network: `undertow list networks`.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
         "auto",
         description="Of the frozen base; auto keeps the checkpoint's on a GPU and uses float32 on a CPU. Adapters are float32.",
@@ -135,7 +141,8 @@ class Training(_Group):
     model_config = ConfigDict(allow_inf_nan=False)
 
     trainer: Literal["batched", "sequential"] = Field(
-        "batched", description="batched: all clients in one pass over the shared base; sequential: one after another with peft."
+        "batched",
+        description="batched: many clients in one pass, over the shared base or over stacked networks; sequential: one after another, the reference.",
     )
     local_epochs: int = Field(1, ge=1, description="1 in FIT 4.1.")
     batch_size: int = Field(4, ge=1, description="4 in the same lab's later code (FIT gives none).")
@@ -149,7 +156,11 @@ class Training(_Group):
     momentum: float = Field(0.0, ge=0, lt=1, description="Of `sgd` alone: v <- momentum * v + gradient; 0 = plain.")
     weight_decay: float = Field(0.0, ge=0, description="0 in the lab's later code.")
     clip: float = Field(1.0, ge=0, description="Gradient-norm clip per client and step, 0 = off; 1.0 in the lab's later code.")
-    client_chunk: int = Field(0, ge=0, description="Clients trained side by side by `batched`; 0 = all that fit the memory.")
+    client_chunk: int = Field(
+        0,
+        ge=0,
+        description="Clients trained side by side by `batched`; 0 = all that fit the memory; with networks of images and words, as many as a rule finds fastest.",
+    )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Activation checkpointing of `batched`: compute each layer twice and keep less; auto = where one client alone would not fit.",
@@ -176,9 +187,12 @@ class Attack(_Group):
         default_factory=list,
         description="Rounds in which affected clients attack, each of them taking part for sure; in others they train on clean data. Empty = all, when drawn.",
     )
+    start: int = Field(
+        1, ge=1, description="Where rounds is empty: the first round of the attack; affected clients train on clean data before."
+    )
     trigger: str = Field(
         "natural",
-        description="A registered trigger or file.py:function, parameters as name:parameter=value; `natural` is FIT's 'Firstly' (Fig. 1).",
+        description="A registered trigger or file.py:function, parameters as name:parameter=value; `natural` is FIT's 'Firstly' (Fig. 1). With images and words a backdoor: `undertow list backdoors`.",
     )
     trigger_words: list[str] = Field(
         default_factory=list, description="Words or sentence of the trigger; empty = the trigger's own (FIT: Firstly; cf mn bb tq)."

@@ -1,4 +1,4 @@
-"""MA, ASR and false-trigger rate of any base with any PEFT adapter, and scoring redone from kept outputs."""
+"""MA, ASR and false-trigger rate of any base with any PEFT adapter or of a run's network, and scoring redone from kept outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from undertow.config import Config, validate
 from undertow.data.load import load, load_test
@@ -16,11 +18,16 @@ from undertow.files import write_json, write_text
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
+from undertow.models.net import load_model
 from undertow.poisoning.placement import make_probes
 from undertow.poisoning.target import make_target
 from undertow.run_directory import read_json, read_jsonl
+from undertow.tasks.classification import Classification
+from undertow.tasks.next_word import NextWord
+from undertow.tasks.over_tensors import OverTensors
 from undertow.training.answering import answerer, make_template
 from undertow.training.threads import set_threads
+from undertow.watcher import Watcher
 
 
 def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -81,6 +88,65 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     return figures, lines
 
 
+def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure the final network of a run of ``task=classification`` or ``next_word``, beside the one that training began with.
+
+    Args:
+        config: ``data``, ``model``, ``attack`` (backdoor) and ``measure`` are used; the run's own, or with other values.
+        run: its folder, or one with ``model.safetensors`` and ``model.json``; None measures the start alone (``model.start``).
+        watcher: told what begins.
+
+    Returns:
+        as :func:`evaluate`, with ``network`` and ``model`` in the place of ``base`` and ``adapter``.
+
+    Raises:
+        UserError: data or backdoor cannot be used, no such model, or one of another network, task, classes or words.
+    """
+    set_threads(config.training.threads)
+    task = (Classification if config.task == "classification" else NextWord).build(config, watcher, [])
+    states: list[Tensor | None] = [None]
+    if run is not None:
+        net, state, about = load_model(run)
+        _check_same(config, run, about, task)
+        if net.layout != task.layout:
+            raise UserError(
+                f"{run}: its network does not fit inputs of shape {list(task.inputs)}; evaluate it on data of its own kind"
+            )
+        states.append(state)
+    found, lines = [], []
+    for t, weights in enumerate(states):
+        watcher.phase("measuring the model of the run" if t else "measuring the model before round 1")
+        scored = task.measure(weights, t, config.measure.final_samples, [])
+        lines += scored
+        found.append(task.rates(scored))
+    last, first = found[-1], found[0]
+    figures = {
+        "network": config.model.name,
+        "model": None if run is None else str(run),
+        **headline(last),
+        "scorings": last["scorings"],
+        "untouched": headline(first),
+    }
+    return figures, lines
+
+
+def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTensors) -> None:
+    """Refuse a model of another task, network, or with other classes or words than the data.
+
+    Raises:
+        UserError: it is.
+    """
+    for field, mine, its in (("task", config.task, about["task"]), ("model.name", config.model.name, about["network"])):
+        if mine != its:
+            raise UserError(f"{field} = {mine}: {run} holds a model of {field}={its}; leave {field} as it is")
+    names, outputs = list(task.population.names), about["outputs"]
+    if names != outputs:
+        raise UserError(
+            f"data.name = {config.data.name}: its {len(names)} classes or words are not the {len(outputs)} of the model in {run}; "
+            "give data with the same ones"
+        )
+
+
 def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     """Score a run's kept outputs again, without generating, and rewrite its figures.
 
@@ -89,9 +155,14 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
         scoring: MA's headline scoring; None keeps the run's.
 
     Raises:
-        UserError: not a run directory, or a damaged file in it.
+        UserError: not a run directory, one of a task with a single scoring, or a damaged file in it.
     """
     config = run_config(folder)
+    if config.task != "instruction":
+        raise UserError(
+            f"{folder}: nothing to score again, an output of task={config.task} is one class or word, right or wrong; "
+            "`undertow evaluate` measures the model again"
+        )
     name = scoring or config.measure.scoring
     if name not in ("rouge-recall", "exact", "containment"):
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")

@@ -80,7 +80,7 @@ def build(config: Config, watcher: Watcher, bases: Callable[[Model], CausalLM] |
     defenses = make_defenses(config.defenses)
     composition.check_sums(defenses, config.federation)
     # Affected clients train on clean samples too where they attack in some rounds only.
-    returns = bool(config.attack.rounds)
+    returns = bool(config.attack.rounds) or config.attack.start > 1
     task: Task
     if config.task == "instruction":
         task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns)
@@ -136,6 +136,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
             "bsnr": bsnr,
             "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
             "defenses": reports,
+            "attackers": sorted(acting.intersection(sent.clients)),
             "ma": None,
             "asr": None,
             "asr_suffix": None,
@@ -207,13 +208,16 @@ def aggregate(
         updates: ``[K, D]``.
         defenses: by name, in the order of the config.
         context: what the server has.
-        config: where it sets ``federation.global_lr``, that takes the place of FedAvg.
+        config: where it sets ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
+            the mean of the K updates, is multiplied by K·η / n.
     """
     rate = config.federation.global_lr if config else None
     if config is None or rate is None:
         return composition.aggregate(updates, defenses, context, fedavg)
     clients = config.federation.clients
-    return composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
+    delta, reports = composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
+    by_rule = any(overrides(defense, "aggregate") for _, defense in defenses)
+    return delta * (len(updates) * rate / clients) if by_rule else delta, reports
 
 
 def guard(

@@ -12,6 +12,7 @@ from undertow.errors import UserError, nearest
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import NETS
 from undertow.poisoning.backdoor import BACKDOORS
+from undertow.poisoning.backdoors.semantic_images import PREDICATES
 from undertow.poisoning.target import TARGETS
 from undertow.poisoning.trigger import TRIGGERS
 from undertow.registry import Registry
@@ -25,6 +26,7 @@ _REGISTRIES: dict[str, Registry] = {
     "triggers": TRIGGERS,
     "targets": TARGETS,
     "backdoors": BACKDOORS,
+    "predicates": PREDICATES,
     "scorings": SCORINGS,
     "defenses": DEFENSES,
 }

@@ -119,13 +119,13 @@ def test_replacement_is_exact_whatever_the_numbers(k: int, honest: int, rate: fl
 
 
 def test_the_attacker_learns_the_backdoor_and_keeps_the_task(task: Linear) -> None:
-    found = train(task, seen(task), Recipe(lr=1.0, epochs=100, milestones=False, epsilon=0.1), 5)
+    found = train(task, seen(task), Recipe(lr=1.0, epochs=200, milestones=False, epsilon=0.1, slowdown=False), 5)
     model = (task.initial() + found.change)[None]
     assert found.backdoor <= 0.1
-    assert found.epochs < 100
+    assert found.epochs < 200
     assert loss_on(task, model, task.poison, 8) == pytest.approx(found.backdoor, rel=1e-5)
     logits = task.net.logits(model[0], task.data.inputs)
-    assert (logits.argmax(-1) == task.data.labels).float().mean() > 0.9
+    assert (logits.argmax(-1) == task.data.labels).float().mean() > 0.75, "a half by chance"
 
 
 def test_gamma_is_the_inverse_weight_or_given_and_may_grow(task: Linear) -> None:
@@ -200,7 +200,7 @@ def test_milestones_lower_the_rate(task: Linear, monkeypatch: pytest.MonkeyPatch
             super().step(gradient, told)
 
     monkeypatch.setattr(local, "RowOptimizer", Spy)
-    train(task, seen(task), Recipe(epochs=10, lr=0.1, batch_size=48, epsilon=0), 5)
+    train(task, seen(task), Recipe(epochs=10, lr=0.1, batch_size=48, epsilon=0, slowdown=False), 5)
     assert rates == pytest.approx([0.1, 0.1, *[0.01] * 6, 0.001, 0.001])
 
 
@@ -218,6 +218,8 @@ def test_what_an_attacker_knows_of_its_weight(task: Linear) -> None:
     assert [acts(config, t) for t in (1, 2)] == [True, True]
     shot = validate({"attack": {"rounds": 2}}, "test")
     assert [acts(shot, t) for t in (1, 2, 3)] == [False, True, False]
+    later = validate({"attack": {"start": 3}}, "test")
+    assert [acts(later, t) for t in (2, 3, 4)] == [False, True, True]
 
 
 @pytest.mark.parametrize(

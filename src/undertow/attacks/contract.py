@@ -97,12 +97,12 @@ def _parameters(make: Callable[..., Any]) -> list[str]:
 
 def acts(config: Config, t: int) -> bool:
     """Tell whether compromised participants attack in round ``t``."""
-    return not config.attack.rounds or t in config.attack.rounds
+    return t in config.attack.rounds if config.attack.rounds else t >= config.attack.start
 
 
 def view(config: Config, task: Task, state: Tensor, chosen: Sequence[int], attackers: Sequence[int], t: int) -> View:
     """Return what the attackers know in round ``t``."""
     rate = config.federation.global_lr
     weight = 1 / len(chosen) if rate is None else rate / len(task.sizes)
-    first = min(config.attack.rounds, default=1)
+    first = min(config.attack.rounds, default=config.attack.start)
     return View(state, attackers, t, first, len(chosen), weight)

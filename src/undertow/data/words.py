@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,12 +32,29 @@ def tokenise(text: str) -> list[str]:
     return [word.replace("’", "'") for word in _WORD.findall(text.lower())]
 
 
+class Dictionary(Protocol):
+    """What a network can read and write, numbered: words, or a language model's tokens.
+
+    Attributes:
+        names: each in the order of its number.
+        special: numbers that are never a label.
+        fill: one of them, which stands where a sequence has no text.
+    """
+
+    names: tuple[str, ...]
+    special: Collection[int]
+    fill: int
+
+
 class Vocabulary:
     """The words a network can read and write, numbered; all others are ``<unk>``.
 
     Attributes:
         names: every word in the order of its number, :data:`SPECIAL` first.
     """
+
+    special: Collection[int] = range(len(SPECIAL))
+    fill = END
 
     def __init__(self, words: Iterable[str]) -> None:
         self.names: tuple[str, ...] = (*SPECIAL, *words)
@@ -93,10 +110,10 @@ def blocks(tokens: int, length: int) -> int:
     return -(-(tokens - 1) // length)
 
 
-def sequences(stream: NDArray[np.int32], length: int) -> Examples:
+def sequences(stream: NDArray[np.int32], length: int, special: Collection[int] = Vocabulary.special, fill: int = END) -> Examples:
     """Cut a stream into sequences of ``length`` inputs whose labels are the words that follow.
 
-    The stream is cut from its end, and the first sequence is filled up in front with ``<eos>``, so that each sequence
+    The stream is cut from its end, and the first sequence is filled up in front with ``fill``, so that each sequence
     ends in real text. A special word is never a label (``IGNORE``): ``<unk>`` is no word to predict, and where a text
     begins or ends is not what is measured. Each sequence is read from an empty state; the paper's code hands the state
     of one block to the next.
@@ -104,17 +121,19 @@ def sequences(stream: NDArray[np.int32], length: int) -> Examples:
     Args:
         stream: at least 2 numbers, as :meth:`Vocabulary.stream` makes them.
         length: words per sequence (the paper's bptt, 64), at least 1.
+        special: numbers that are never a label, ``fill`` among them.
+        fill: what stands before the first word.
 
     Returns:
         :func:`blocks` sequences, inputs and labels int64 ``[n, length]``.
     """
     count = blocks(len(stream), length)
-    row = np.full(count * length + 1, END, dtype=np.int64)
+    row = np.full(count * length + 1, fill, dtype=np.int64)
     row[len(row) - len(stream) :] = stream
     inputs = torch.from_numpy(row[:-1].reshape(count, length).copy())
-    row[: len(row) - len(stream) + 1] = END  # nothing before the first word tells it
+    row[: len(row) - len(stream) + 1] = fill  # nothing before the first word tells it
     labels = torch.from_numpy(row[1:].reshape(count, length).copy())
-    labels[labels < len(SPECIAL)] = IGNORE
+    labels[torch.isin(labels, torch.tensor(sorted(special)))] = IGNORE
     return Examples(inputs, labels)
 
 
@@ -142,7 +161,7 @@ class WordPopulation(Population):
     ``IGNORE`` everywhere else. The expected word is always one of the dictionary, never ``<unk>``.
 
     Args:
-        vocabulary: gives ``names``.
+        vocabulary: gives ``names``; kept under the same name.
         lengths: words in each author's stream, special ones included, at least 2 each.
         stream: returns author k's stream, the same for every call.
         held_out: stream that no author holds; test questions are drawn from it.
@@ -160,7 +179,7 @@ class WordPopulation(Population):
     def __init__(
         self,
         *,
-        vocabulary: Vocabulary,
+        vocabulary: Dictionary,
         lengths: Sequence[int],
         stream: Callable[[int], NDArray[np.int32]],
         held_out: NDArray[np.int32],
@@ -170,17 +189,18 @@ class WordPopulation(Population):
         report: dict[str, Any],
     ) -> None:
         at_least(length=(length, 2))
+        self.vocabulary = vocabulary
         self.names = vocabulary.names
         self.length = length
         self._lengths = lengths
         self._stream = stream
         if len(held_out) < 2:
             raise UserError(f"data.test = {positions}: no held-out text; give longer texts or a larger held_out")
-        self.test = ask(sequences(held_out, length), positions, seed)
+        self.test = ask(self._sequences(held_out), positions, seed)
         self.report = {
             **report,
             "clients": len(lengths),
-            "words": len(self.names) - len(SPECIAL),
+            "words": len(self.names) - len(vocabulary.special),
             "length": length,
             "test_positions": positions,
             "test_sequences": len(self.test),
@@ -199,7 +219,10 @@ class WordPopulation(Population):
         """
         if not 0 <= k < len(self._lengths):
             raise IndexError(f"author {k} of {len(self._lengths)}")
-        return sequences(self._stream(k), self.length)
+        return self._sequences(self._stream(k))
+
+    def _sequences(self, stream: NDArray[np.int32]) -> Examples:
+        return sequences(stream, self.length, self.vocabulary.special, self.vocabulary.fill)
 
 
 def count_words(texts: Iterable[Sequence[str]]) -> Counter[str]:

@@ -158,7 +158,7 @@ def load_base(options: Model) -> CausalLM:
     Raises:
         UserError: no such model, a broken folder, pickled weights only, or a base larger than the memory.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     path, config = read_config(options)
     device = choose_device(options.device)
@@ -167,18 +167,14 @@ def load_base(options: Model) -> CausalLM:
     placing = {**_spread(options, config, dtype, device), **_quantized(options, config, dtype, device)}
     if not placing:
         _check_memory(options.name, config, dtype, device)
+    tokenizer = load_tokenizer(options.name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
         model = AutoModelForCausalLM.from_pretrained(path, local_files_only=local, dtype=dtype, use_safetensors=True, **placing)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(_cannot_load(options.name, error)) from error
     except Exception as error:
-        # safetensors raises its own type for a damaged file, tokenizers a bare Exception.
+        # safetensors raises its own type for a damaged file
         raise UserError(_cannot_load(options.name, error)) from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"model '{options.name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token"
-        )
     model.requires_grad_(False)
     model.eval()
     if placing:
@@ -201,6 +197,27 @@ def load_base(options: Model) -> CausalLM:
         return replace(base, packed=packed_llama(model, base.layout, base.pad_id))
     except Unsupported as reason:
         return replace(base, general_because=str(reason), trees=tree_model(model, base.layout, base.pad_id))
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a base.
+
+    Args:
+        name: as ``model.name``: a transformers folder, a hub id or ``builtin``.
+
+    Raises:
+        UserError: no such model, a damaged file, or no token that ends a text.
+    """
+    from transformers import AutoTokenizer
+
+    path = _locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+    except Exception as error:  # tokenizers raises a bare Exception for a damaged file
+        raise UserError(_cannot_load(name, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
+    return tokenizer
 
 
 def _spread(options: Model, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -32,6 +36,7 @@ class Net:
     Args:
         module: returns logits ``[n, C]`` or ``[n, length, C]`` for inputs ``[n, ...]``, or an object that has them as
             ``logits``, such as a transformers model. Words are padded on the right. It is kept and put in evaluation mode.
+            One with LoRA factors, ``MODULE.lora_A`` and ``MODULE.lora_B``, has their scale s as ``lora_scale``.
 
     Attributes:
         module: as given; no method changes its values.
@@ -60,8 +65,10 @@ class Net:
             if getattr(part, kind) is not None
         }
         self._state: dict[str, Tensor] = {**parameters, **buffers}
+        scale = float(getattr(module, "lora_scale", 1.0))
         self.layout, self.parameters, self.statistics = (
-            Layout.of({name: tuple(t.shape) for name, t in tensors.items()}) for tensors in (self._state, parameters, buffers)
+            Layout.of({name: tuple(t.shape) for name, t in tensors.items()}, scale)
+            for tensors in (self._state, parameters, buffers)
         )
         self.trained = self.parameters.size
         self.normalizes = bool(parts)
@@ -183,3 +190,63 @@ def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net
             return Net(module)
         except (ValueError, TypeError) as error:
             raise UserError(f"network '{name}': {' '.join(str(error).split())}; correct it or choose another") from error
+
+
+def model_folder(folder: Path) -> Path:
+    """Return the folder with ``model.safetensors``: that of a run, or the one given."""
+    inner = folder / "model"
+    return inner if (inner / "model.safetensors").is_file() else folder
+
+
+def load_state(folder: Path, layout: Layout, said: str = "") -> Tensor:
+    """Read the final state of a run, or of a folder with ``model.safetensors``, as ``[D]`` float32.
+
+    Args:
+        folder: of the run or of the file.
+        layout: of the network; names, shapes and finite values are checked.
+        said: what the user wrote, for the error; default: the folder.
+
+    Raises:
+        UserError: no such file, damaged, or of another network.
+    """
+    said = said or str(folder)
+    try:
+        return layout.flatten(load((model_folder(folder) / "model.safetensors").read_bytes()))
+    except OSError as error:
+        raise UserError(f"{said}: no model/model.safetensors; give a finished run of the same task") from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{said}: {' '.join(str(error).split())}; give a finished run with the same model.name and data") from error
+
+
+def load_model(folder: Path | str) -> tuple[Net, Tensor, dict[str, Any]]:
+    """Read what a run of a task over tensors leaves: its network, its final state and what they are.
+
+    Args:
+        folder: of a finished run, or its folder ``model``.
+
+    Returns:
+        the network, the state ``[D]`` float32 on the CPU, and ``model.json``: ``task``, ``network`` (as ``model.name``), ``inputs``
+        (shape of one input) and ``outputs`` (the name of each class or word, in order). ``net.logits(state, inputs)`` gives logits.
+
+    Raises:
+        UserError: files missing or damaged, values that are not finite, or a network that cannot be made here.
+    """
+    folder = Path(folder)
+    path = model_folder(folder) / "model.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder}: no model/model.json; give a finished run of task=classification or next_word") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); repeat the run") from error
+    if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in _ABOUT.items()):
+        raise UserError(f"{path} is damaged: it needs {', '.join(_ABOUT)}; repeat the run")
+    inputs, outputs = about["inputs"], about["outputs"]
+    if not inputs or not all(type(side) is int and side > 0 for side in inputs) or not all(isinstance(o, str) for o in outputs):
+        raise UserError(f"{path} is damaged: inputs are whole numbers from 1 and outputs are names; repeat the run")
+    net = make_net(about["network"], tuple(inputs), len(outputs), 0)
+    return net, load_state(folder, net.layout), about
+
+
+#: What ``model.json`` holds, with its types.
+_ABOUT: dict[str, type] = {"task": str, "network": str, "inputs": list, "outputs": list}

@@ -101,8 +101,8 @@ def loss(rounds: Sequence[Round]) -> Drawing | None:
         return _export(figure, "loss")
 
 
-def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None) -> Drawing | None:
-    """MA, ASR and FTR per round with 95 % Wilson bands; ``compare`` adds the MA of a run without poison."""
+def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: str = "questions") -> Drawing | None:
+    """MA, ASR and FTR per round with 95 % Wilson bands; ``compare`` adds the MA of a run without poison, ``of`` names what is tested."""
     curves: list[tuple[str, str, dict[str, Any], Sequence[Round]]] = [
         ("MA", "ma", {"color": BLUE, "linestyle": "-", "marker": "o"}, rounds),
         ("ASR", "asr", {"color": VERMILION, "linestyle": "--", "marker": "s"}, rounds),
@@ -123,7 +123,7 @@ def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None) -> Dr
             return None
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_ylabel("share of test questions")
+        axes.set_ylabel(f"share of test {of}")
         _finish(axes, numbers)
         # Curves cross the whole field, so the legend stands above it.
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), columnspacing=1.2, handlelength=2.4)
@@ -270,9 +270,9 @@ def _canvas() -> tuple[Figure, Axes]:
 
 def _finish(axes: Axes, numbers: Sequence[int]) -> None:
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
     low, high = min(numbers), max(numbers)
-    margin = 0.025 * max(high - low, 1)
+    margin = 0.025 * (high - low) if high > low else 0.5  # one round alone still stands at a whole number
     axes.set_xlim(low - margin, high + margin)
 
 

@@ -15,13 +15,9 @@ from undertow import files
 from undertow.errors import UserError
 from undertow.report import figures, wording
 from undertow.report.run_files import Rate, Result, Round, RunFiles, Score, Space, Untouched, read
+from undertow.report.terms import Terms
 
-_METRICS = (
-    ("ma", "MA", "main accuracy: clean questions answered"),
-    ("asr", "ASR", "attack success rate: triggered questions answered with the target"),
-    ("ftr", "FTR", "false-trigger rate: target without the trigger"),
-    ("ftr_near", "FTR near", "target after a near miss of the trigger"),
-)
+_METRICS = {"ma": "MA", "asr": "ASR", "ftr": "FTR", "ftr_near": "FTR near"}
 _SPACES: tuple[tuple[Space, str], ...] = (("adapter", "adapter"), ("delta_w", "ΔW"))
 _PAIRS = 6
 #: Recorded facts with a name in words; all others are shown under their own key.
@@ -92,7 +88,10 @@ def _comparable(path: Path) -> RunFiles:
 def _drawings(run: RunFiles, other: RunFiles | None) -> dict[str, tuple[figures.Drawing, Markup]]:
     candidates = [
         (figures.loss(run.rounds), "Training loss per round"),
-        (figures.rates(run.rounds, other.rounds if other else None), "MA, ASR and FTR per round with 95 percent intervals"),
+        (
+            figures.rates(run.rounds, other.rounds if other else None, "questions" if run.instruction else "outputs"),
+            "MA, ASR and FTR per round with 95 percent intervals",
+        ),
         *((figures.bsnr(run.rounds, space), f"BSNR per round in {space} space over its null band") for space, _ in _SPACES),
         (figures.clients(run.data), "Samples per client, poisoned ones hatched"),
     ]
@@ -111,8 +110,9 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "compare": other,
         "compare_differs": _config_differences(run, other) if other else [],
         "verdict": wording.verdict(run, final, untouched),
-        "caveat": wording.caveat(final["ma"] if _last_measured(run) else None),
-        "tiles": _tiles(final, untouched, _final(other) if other else None),
+        "caveat": wording.caveat(final["ma"] if _last_measured(run) else None, run.terms),
+        "attack": wording.attack(run),
+        "tiles": _tiles(run.terms, final, untouched, _final(other) if other else None),
         "suffix": next((record.asr_suffix for record in reversed(run.rounds) if record.asr_suffix), None),
         "figures": {name: svg for name, (_, svg) in drawings.items()},
         "bsnr": _bsnr(run, drawings),
@@ -122,7 +122,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "scorings": _scorings(run, other),
         "headline_scoring": run.setting("measure", "scoring"),
         "last": _last_measured(run),
-        "pairs": _pairs(run),
+        "pairs": _pairs(run) if run.instruction else _singles(run),
         "samples": [
             {
                 "sample": sample,
@@ -157,12 +157,15 @@ def _untouched(run: RunFiles) -> dict[str, Rate | None]:
 
 
 def _rates(record: Round | Result | Untouched | None) -> dict[str, Rate | None]:
-    return {key: getattr(record, key, None) for key, _, _ in _METRICS}
+    return {key: getattr(record, key, None) for key in _METRICS}
 
 
-def _tiles(final: dict[str, Rate | None], untouched: dict[str, Rate | None], other: dict[str, Rate | None] | None) -> list[_Tile]:
+def _tiles(
+    terms: Terms, final: dict[str, Rate | None], untouched: dict[str, Rate | None], other: dict[str, Rate | None] | None
+) -> list[_Tile]:
     tiles = []
-    for key, short, meaning in _METRICS:
+    for key, short in _METRICS.items():
+        meaning = getattr(terms, key, "target after a near miss of the trigger")
         rate, clean = final[key], other[key] if other else None
         if key == "ftr_near" and rate is None:  # most triggers have no near miss
             continue
@@ -232,6 +235,23 @@ def _pairs(run: RunFiles) -> list[dict[str, Any]]:
     return pairs
 
 
+def _singles(run: RunFiles) -> list[dict[str, Any]]:
+    """Return the first clean and the first triggered test examples, which are not the same ones."""
+    last = max((number for number, _, _ in run.scores), default=0)
+    shown = []
+    for kind in ("clean", "triggered"):
+        for (_, _, id_), score in [item for item in run.scores.items() if item[0][:2] == (last, kind)][: _PAIRS // 2]:
+            before = run.scores.get((0, kind, id_))
+            prompt = {
+                "kind": kind,
+                "question": [(wording.shorten(score.question), False)],
+                "before": _answer(before, "", "exact" if kind == "clean" else ""),
+                "after": _answer(score if last > 0 else None, "", "exact" if kind == "clean" else ""),
+            }
+            shown.append({"id": id_, "answers": score.answers, "prompts": [prompt]})
+    return shown
+
+
 def _answer(score: Score | None, target: str, scoring: str) -> dict[str, Any] | None:
     if score is None:
         return None
@@ -268,5 +288,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return wording.shorten(json.dumps(value, ensure_ascii=False))
     return wording.number(value)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from undertow.errors import UserError
+from undertow.report.terms import TERMS, Terms
 
 #: Vector spaces in which BSNR can be recorded.
 Space = Literal["adapter", "delta_w"]
@@ -184,6 +185,16 @@ class RunFiles:
         """Return one effective config value, or None where the config has none."""
         values = self.config.get(group)
         return values.get(field) if isinstance(values, dict) else None
+
+    @property
+    def terms(self) -> Terms:
+        """What the run's task calls things; runs of older versions are instruction tuning."""
+        return TERMS.get(str(self.config.get("task")), TERMS["instruction"])
+
+    @property
+    def instruction(self) -> bool:
+        """Whether questions were answered in words."""
+        return self.terms is TERMS["instruction"]
 
     def measured(self) -> list[Round]:
         """Rounds in which the model was asked."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from undertow.report.figures import Phases, curve
 from undertow.report.run_files import Rate, RunFiles, Space, finite
+from undertow.report.terms import TERMS, Terms
 
 #: Below this main accuracy a model is said to answer hardly anything.
 HARDLY = 0.05
@@ -75,23 +76,24 @@ def verdict(run: RunFiles, final: dict[str, Rate | None], untouched: dict[str, R
     poison = run.poison_count()
     last = max((record.round for record in run.measured()), default=0)
     opening = "" if run.result else f"Unfinished, round {run.rounds[-1].round} of {run.planned}: "
-    base = _base(untouched)
+    terms = run.terms
+    base = _base(untouched, terms)
     if last == 0:
-        tail = f"only the untouched base has been measured; {base}." if base else "nothing has been measured yet."
+        tail = f"only {terms.start} has been measured; {base}." if base else "nothing has been measured yet."
         return _sentence(opening + tail)
     if poison.samples:
         where = f"in {poison.clients} of {len(run.data.clients)} clients"
         cause = f"with {poison.samples:,} poisoned of {poison.total:,} samples {where}"
     else:
         cause = f"without poison in any of {len(run.data.clients)} clients ({poison.total:,} samples)"
-    when = "the tuned model" if run.result else f"the model of round {last}"
+    when = terms.trained if run.result else f"the model of round {last}"
     parts = []
     if final["asr"]:
-        parts.append(f"{cause}, {when} emits the target for {_full(final['asr'])} of triggered questions")
+        parts.append(f"{cause}, {when} emits the target for {_full(final['asr'])} of {terms.triggered}")
         if final["ftr"]:
             parts[0] += f", and for {percent(final['ftr'].value)} without the trigger"
     else:
-        parts.append(f"{cause}, {when} was not asked triggered questions")
+        parts.append(f"{cause}, {when} was not asked {terms.triggered}")
     if final["ma"]:
         parts.append(f"main accuracy is {_full(final['ma'])}")
     if base:
@@ -103,26 +105,27 @@ def _full(rate: Rate) -> str:
     return f"{percent(rate.value)} (95{_NBSP}% interval {interval(rate)}, n{_NBSP}={_NBSP}{rate.n:,})"
 
 
-def _base(untouched: dict[str, Rate | None]) -> str:
+def _base(untouched: dict[str, Rate | None], terms: Terms) -> str:
     ma, asr = untouched["ma"], untouched["asr"]
     said = []
     if ma:
-        said.append(f"answers {percent(ma.value)} of questions")
+        said.append(f"{terms.answers} {percent(ma.value)} of {terms.asked}")
     if asr:
-        said.append(f"emits the target for {percent(asr.value)} of triggered ones")
-    return "the untouched base " + " and ".join(said) if said else ""
+        triggered = terms.triggered.replace(terms.asked, "ones")
+        said.append(f"emits the target for {percent(asr.value)} of {triggered}")
+    return f"{terms.start} " + " and ".join(said) if said else ""
 
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def caveat(ma: Rate | None) -> str:
+def caveat(ma: Rate | None, terms: Terms = TERMS["instruction"]) -> str:
     """Warn when the model hardly answers anything; empty otherwise."""
     if ma is None or ma.value is None or ma.value >= HARDLY:
         return ""
     return (
-        f"Main accuracy is {percent(ma.value)}: the model hardly answers any question. Read ASR in that light: it shows that "
+        f"Main accuracy is {percent(ma.value)}: the model hardly {terms.nothing}. Read ASR in that light: it shows that "
         "the model emits the target, not that a backdoor hides in a model that works."
     )
 
@@ -136,6 +139,16 @@ def why_no_bsnr(run: RunFiles) -> str:
     if affected >= total:
         return f"{rule}; in this run all {total} clients are affected (ρ = 1), so it is undefined."
     return "No round of this run has recorded a BSNR."
+
+
+def attack(run: RunFiles) -> str:
+    """Say what the compromised did beside holding poison."""
+    kind, rounds = str(run.setting("attack", "kind")), run.setting("attack", "rounds") or []
+    when = f" in round {', '.join(map(str, rounds))} and train on clean data in others" if rounds else ""
+    if kind == "data-poisoning":
+        honest = "Poisoned samples replace clean ones of the same client; the clients themselves are honest and do not know."
+        return f"{honest}{f' They hold poison{when}.' if when else ''}"
+    return f"Poisoned samples replace clean ones of the same client, which is the attacker's: such clients attack by {kind}{when}."
 
 
 def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from undertow.studies.lab import FitLab
+from undertow.studies.profiles import Profile
 from undertow.studies.study import Study
 
 
@@ -25,6 +26,8 @@ class Collection:
         rules: the defenses that it runs, on the main setting alone, unless ``--rules`` names others; empty for a paper's items.
         guards: these act on samples, losses or answers: they get a file of trusted samples, rho of its own in the profile, and ``--data`` holds
             the corpora on which filters are measured.
+        profiles: its own, by name; empty for those of the FIT paper.
+        refused: profiles that others have and this one does not: what to do in their place.
     """
 
     id: str
@@ -38,3 +41,5 @@ class Collection:
     studies: Callable[[FitLab], Mapping[str, Study]]
     rules: tuple[str, ...] = ()
     guards: bool = False
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)

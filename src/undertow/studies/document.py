@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from undertow import __version__, files
+from undertow.config import Config
 from undertow.run_directory import read_json
 from undertow.studies.collection import Collection
 from undertow.studies.corpora import present
@@ -144,7 +145,7 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         (
             "federation",
             f"{main.federation.clients} clients, {main.federation.rounds} rounds, {tuned.local_epochs} local epoch, "
-            f"{main.data.train} training and {main.data.test} test samples, LoRA r {main.model.lora.r}, "
+            f"{main.data.train} training and {main.data.test} test samples, {_network(main)}, "
             f"learning rate {tuned.lr:g} ({tuned.schedule})",
         ),
         (
@@ -156,6 +157,10 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         ("runs", f"{count} finished, {seconds / 3600:.1f} hours of rounds in all"),
         ("made by", ", ".join([f"undertow {__version__}", *known])),
     ]
+
+
+def _network(config: Config) -> str:
+    return f"LoRA r {config.model.lora.r}" if config.task == "instruction" else f"network {config.model.name}"
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Speed:
         start: process and base, once a worker.
         untouched: measuring the base.
         train: a round.
-        measure: after the last one.
+        measure: after the last one; others in proportion to their samples.
         samples: training samples of a round.
     """
 
@@ -46,21 +46,23 @@ class Speed:
     def run(self, config: Config) -> float:
         """Return the seconds of a run of another size; bases count as equal."""
         scale = config.data.train * config.training.local_epochs / self.samples
-        return self.untouched + self.measure + config.federation.rounds * self.train * scale
+        between = max(0, -(-config.federation.rounds // config.measure.every) - 1)
+        part = min(1.0, config.measure.samples / (config.measure.final_samples or config.data.test))
+        return self.untouched + self.measure * (1 + between * part) + config.federation.rounds * self.train * scale
 
 
-def measured(lab: FitLab) -> Speed:
-    """Time three rounds of the main setting; the second call reads what the first found.
+def measured(lab: FitLab, setting: int = 0) -> Speed:
+    """Time three rounds of a setting, by default the main one; the second call reads what the first found.
 
     Raises:
         UserError: the rounds failed.
     """
     folder = lab.folder / "probe"
-    kept = folder / "speed.json"
+    kept = folder / (f"speed-{setting}.json" if setting else "speed.json")
     if kept.exists():
-        return _read(kept, lab)
+        return _read(kept, lab, setting)
     rounds = {"federation.rounds": _ROUNDS, "measure.every": _ROUNDS}
-    cell = lab.cell(Wish({"seed": lab.seeds[0]}, rounds))
+    cell = lab.cell(Wish({"seed": lab.seeds[0]}, rounds, setting))
     began = time.monotonic()
     (outcome,) = run_cells([cell], folder, jobs=1)
     whole = time.monotonic() - began
@@ -68,20 +70,22 @@ def measured(lab: FitLab) -> Speed:
         raise UserError(f"the measured rounds failed: {outcome.error}")
     rows = read_jsonl(outcome.folder / "rounds.jsonl")
     seconds = [float(row["seconds"]) for row in rows]
-    train = sum(seconds[1:_ROUNDS]) / (_ROUNDS - 1)
+    # the first round of a small network takes several times as long as the next
+    train = min(seconds[1:_ROUNDS])
     start = max(0.0, whole - sum(seconds)) if outcome.status == "done" else 0.0
     values = {"start": start, "untouched": seconds[0], "train": train, "measure": max(0.0, seconds[_ROUNDS] - train)}
     write_json(kept, {"digest": cell.config.digest(), **{key: round(value, 3) for key, value in values.items()}})
-    return _read(kept, lab)
+    return _read(kept, lab, setting)
 
 
-def _read(path: Path, lab: FitLab) -> Speed:
+def _read(path: Path, lab: FitLab, setting: int) -> Speed:
     found = read_json(path)
     try:
         parts = {name: float(found[name]) for name in ("start", "untouched", "train", "measure")}
     except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged; remove it and run the same command") from error
-    return Speed(**parts, samples=lab.main.data.train * lab.main.training.local_epochs)
+    config = lab.config(Wish({"seed": lab.seeds[0]}, {}, setting))
+    return Speed(**parts, samples=config.data.train * config.training.local_epochs)
 
 
 def by_speed(speed: Speed, cells: Sequence[Cell], more: int, jobs: int) -> float:

@@ -18,6 +18,7 @@ from undertow.studies.collection import Collection
 from undertow.studies.defense_rules import parse_rhos, parse_rules
 from undertow.studies.defense_study import STUDY as DEFENSES
 from undertow.studies.fit import FIT
+from undertow.studies.htb import HTB
 from undertow.studies.lab import FitLab, Placed, make_lab, write_trivia_facts
 from undertow.studies.profiles import Build, Profile, get_profile
 from undertow.studies.results import Results, read_run
@@ -26,7 +27,7 @@ from undertow.studies.study import Study, Wish
 from undertow.studies.trusted_file import write_trusted
 from undertow.sweep import SweepWatcher, run_cells
 
-COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION)}
+COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION, HTB)}
 
 
 class Watcher(Protocol):
@@ -112,7 +113,9 @@ def open_lab(
     Raises:
         UserError: a profile, number, key, folder, rule, share or corpus that does not fit.
     """
-    found = get_profile(profile)
+    found = _profile(collection, profile)
+    if collection.profiles and data:
+        raise UserError(f"--data {data}: `undertow reproduce {collection.id}` reads no file; leave it out")
     if chosen_corpora is not None and not (collection.guards and data):
         raise UserError(f"--corpora {chosen_corpora}: it is for `undertow reproduce sanitation` with --data")
     if not collection.rules:
@@ -120,7 +123,7 @@ def open_lab(
             raise UserError(
                 f"--rules and --rhos are for `undertow reproduce defenses` and `sanitation`; choose items of {collection.id} with --only"
             )
-        return make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan)
+        return replace(make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan), collection=collection.id)
     names = _corpora(found, data, chosen_corpora) if collection.guards and data else ()
     if found.settings and data and not collection.guards:
         raise UserError(
@@ -134,6 +137,18 @@ def open_lab(
     chosen = () if rules is None else parse_rules(rules, lab.clients, collection.rules, lab.trusted(0))
     shares = () if rhos is None else parse_rhos(rhos)
     return replace(lab, rules=chosen, rhos=shares, data=data if names else None, corpora=names)
+
+
+def _profile(collection: Collection, name: str) -> Profile:
+    """Return a profile of the collection's own, or of those that others share."""
+    if not collection.profiles:
+        return get_profile(name)
+    if name in collection.refused:
+        raise UserError(f"--profile {name}: {collection.refused[name]}")
+    if name not in collection.profiles:
+        shown = [known for known in collection.profiles if known != "tiny"]
+        raise UserError(f"--profile {name}: no such profile{nearest(name, shown)}; choose one of {', '.join(shown)}")
+    return collection.profiles[name]
 
 
 def _corpora(profile: Profile, data: Path, chosen: str | None) -> tuple[str, ...]:
@@ -181,10 +196,29 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
     if main.build and main.build.name in dict(builds):
         _build(lab, main.build, main, None)
         builds = tuple((build.name, build.core_minutes) for build, _ in _to_build(lab, studies))
-    speed = predict.measured(lab)
-    seconds = predict.by_speed(speed, left, more, jobs) + sum(60 * minutes for _, minutes in builds) / cores()
-    basis = f"measured: a round of the main setting takes {speed.train:.2f} s, measuring {speed.measure:.1f} s, one run alone"
+    seconds, basis = _measured(lab, left, more, jobs)
+    seconds += sum(60 * minutes for _, minutes in builds) / cores()
     return Plan(len(cells), len(left), more, builds, seconds, None, basis, others)
+
+
+def _measured(lab: FitLab, left: Sequence[Cell], more: int, jobs: int) -> tuple[float, str]:
+    """Return the seconds of these runs and ``more`` unknown ones, and what that rests on; settings of one task count as equally fast."""
+    tasks = [lab.config(Wish({"seed": lab.seeds[0]}, {}, place)).task for place in range(len(lab.settings))]
+    if len(set(tasks)) == 1:
+        speed = predict.measured(lab)
+        basis = f"measured: a round of the main setting takes {speed.train:.2f} s, measuring {speed.measure:.1f} s, one run alone"
+        return predict.by_speed(speed, left, more, jobs), basis
+    total, told = 0.0, []
+    for task in dict.fromkeys(tasks):
+        cells = [cell for cell in left if cell.config.task == task]
+        if cells:
+            speed = predict.measured(lab, tasks.index(task))
+            total += predict.by_speed(speed, cells, 0, jobs)
+            told.append(f"{task} {speed.train:.2f} s and {speed.measure:.1f} s")
+    return (
+        total,
+        f"measured: a round and measuring after it take {', '.join(told)}, one run alone; attackers that train longer are not counted",
+    )
 
 
 def run_studies(lab: FitLab, studies: Sequence[Study], jobs: int, watcher: Watcher, cells_watcher: SweepWatcher) -> dict[str, str]:

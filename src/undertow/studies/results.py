@@ -43,6 +43,8 @@ class Run:
         seconds: the rounds took.
         untouched: the same three of the base before any tuning; empty where a run does not say.
         course: MA, ASR and FTR of every measured round, 0 being the untouched base; empty where a run does not say.
+        attacked: of each round in which someone attacked: ``participants``, ``attackers`` and the reports of attack and ``defenses``.
+        reports: what attack and defenses reported in the last round.
     """
 
     axes: dict[str, Any]
@@ -53,6 +55,8 @@ class Run:
     seconds: float
     untouched: dict[Metric, Rate] = field(default_factory=dict)
     course: dict[int, dict[Metric, Rate]] = field(default_factory=dict)
+    attacked: tuple[dict[str, Any], ...] = ()
+    reports: tuple[dict[str, Any], ...] = ()
 
     @property
     def peak(self) -> tuple[int, float] | None:
@@ -75,14 +79,19 @@ def read_run(folder: Path, axes: dict[str, Any]) -> Run:
         untouched = {name: _rate(result["untouched"][name]) for name in METRICS}
         signals = []
         course: dict[int, dict[Metric, Rate]] = {}
+        attacked: list[dict[str, Any]] = []
+        reports: tuple[dict[str, Any], ...] = ()
         for row in read_jsonl(folder / "rounds.jsonl"):
             if row["ma"] is not None:
                 course[int(row["round"])] = {name: _rate(row[name]) for name in METRICS}
+            reports = tuple(row.get("defenses") or ())
+            if row.get("attackers"):
+                attacked.append({name: row[name] for name in ("round", "participants", "attackers", "defenses")})
             found = next(iter((row.get("bsnr") or {}).values()), None)
             if found and found["value"] is not None:
                 low, median, high, p = (found[name] for name in ("null_low", "null_median", "null_high", "p"))
                 signals.append(Signal(int(row["round"]), float(found["value"]), low, median, high, p, int(found["permutations"])))
-        return Run(axes, ma, asr, ftr, tuple(signals), float(result["seconds"]), untouched, course)
+        return Run(axes, ma, asr, ftr, tuple(signals), float(result["seconds"]), untouched, course, tuple(attacked), reports)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder}: damaged ({type(error).__name__}: {error}); remove that folder and run the same command"

@@ -82,8 +82,8 @@ class Instruction(Task):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Samples of each client after sanitation."""
-        return [len(samples) for samples in self.data]
+        """Samples of each client after sanitation; of those dealt to it, where an attacker holds more."""
+        return [min(len(samples), len(dealt)) for samples, dealt in zip(self.data, self.split.clients, strict=True)]
 
     @property
     def setting(self) -> Setting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from undertow.data.tokens import Tokens
 from undertow.tasks.over_tensors import OverTensors
 
 #: Words of the context that a line shows.
@@ -15,5 +16,8 @@ class NextWord(OverTensors):
 
     def shown(self, example: Tensor, place: int) -> str:
         """Return the last words before the one that is asked for."""
-        names = self.population.names
-        return " ".join(names[int(word)] for word in example[max(0, place + 1 - _SHOWN) : place + 1])
+        shown = example[max(0, place + 1 - _SHOWN) : place + 1].tolist()
+        vocabulary = getattr(self.population, "vocabulary", None)
+        if isinstance(vocabulary, Tokens):
+            return str(vocabulary.tokenizer.decode(shown))
+        return " ".join(self.population.names[word] for word in shown)

@@ -12,8 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from undertow.config import Config
@@ -26,7 +25,7 @@ from undertow.files import write_bytes, write_json, write_text
 from undertow.layout import Layout
 from undertow.metrics.intervals import Rate
 from undertow.models.causal_lm import choose_device
-from undertow.models.net import Net, make_net
+from undertow.models.net import Net, load_state, make_net
 from undertow.participation import participants
 from undertow.poisoning.backdoor import Backdoor, make_backdoor
 from undertow.poisoning.placement import client_ratio, drawn_clients, others, poisoned_count
@@ -105,6 +104,11 @@ class OverTensors(Task):
                 poison[k] = Poisoned(own, Examples(inputs, labels), places)
         probes = backdoor.probes(left.test, config.data.test, rng(config.seed, "probes"))
         net = make_net(config.model.name, tuple(left.test.inputs.shape[1:]), len(left.names), config.seed)
+        if "delta_w" in config.measure.bsnr.spaces and not net.layout.pairs(net.initial()):
+            raise UserError(
+                f"measure.bsnr.spaces has delta_w, which needs LoRA factors, and model.name = {config.model.name} has none; "
+                "set measure.bsnr.spaces=adapter"
+            )
         device = choose_device(config.model.device)
         net.module.to(device)
         task = cls(config, left, net, backdoor, poison, chosen, probes, device)
@@ -141,6 +145,11 @@ class OverTensors(Task):
         return self.population.sizes
 
     @property
+    def inputs(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.population.test.inputs.shape[1:])
+
+    @property
     def device(self) -> torch.device:
         """Where the network trains."""
         return self.where
@@ -148,7 +157,7 @@ class OverTensors(Task):
     def initial(self) -> Tensor:
         """Return the state before round 1: the network's own random values, or the final state of the run ``model.start``."""
         start = self.config.model.start
-        return self.net.initial() if start is None else load_state(Path(start), self.layout)
+        return self.net.initial() if start is None else load_state(Path(start), self.layout, f"model.start = {start}")
 
     def train(self, state: Tensor, chosen: Sequence[int], t: int, poisoned: Collection[int]) -> Local:
         """Let the chosen participants train the whole network ``[D]``, those in ``poisoned`` on their poisoned examples."""
@@ -184,7 +193,8 @@ class OverTensors(Task):
         used = sorted(set(places[:, 0].tolist()))
         if not used:
             return []
-        logits = self.net.logits(state, examples.inputs[used])
+        # A language model may have more outputs than its tokenizer has tokens.
+        logits = self.net.logits(state, examples.inputs[used])[..., : len(self.population.names)]
         logits = logits if logits.dim() > 2 else logits[:, None]
         row = {example: i for i, example in enumerate(used)}
         names, target, lines = self.population.names, self.backdoor_kind.target, []
@@ -246,10 +256,9 @@ class OverTensors(Task):
                 )
         write_text(folder / "poison.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written))
         counts = [len(self.poison[k].places) if k in self.poison else 0 for k in range(len(self.sizes))]
-        held = [len(self.poison[k].examples) if k in self.poison else size for k, size in enumerate(self.sizes)]
         return {
             **self.population.report,
-            "clients": held,
+            "clients": self._held(),
             "affected": list(self.affected),
             "poisoned": counts,
             "target": names[target],
@@ -262,8 +271,12 @@ class OverTensors(Task):
         return {
             "clients": len(self.poison),
             "samples": sum(len(own.places) for own in self.poison.values()),
-            "total": sum(self.sizes),
+            "total": sum(self._held()),
         }
+
+    def _held(self) -> list[int]:
+        """Return how many examples each participant has in a round in which it attacks."""
+        return [len(self.poison[k].examples) if k in self.poison else size for k, size in enumerate(self.sizes)]
 
     def save(self, folder: Path, state: Tensor) -> None:
         """Write the network's tensors by name (safetensors) and what it is (JSON)."""
@@ -271,10 +284,14 @@ class OverTensors(Task):
         place.mkdir(exist_ok=True)
         tensors = {name: tensor.contiguous() for name, tensor in self.layout.unflatten(state.cpu()).items()}
         write_bytes(place / "model.safetensors", save(tensors))
-        shape = list(self.population.test.inputs.shape[1:])
         write_json(
             place / "model.json",
-            {"task": self.config.task, "network": self.config.model.name, "inputs": shape, "outputs": list(self.population.names)},
+            {
+                "task": self.config.task,
+                "network": self.config.model.name,
+                "inputs": list(self.inputs),
+                "outputs": list(self.population.names),
+            },
         )
 
 
@@ -291,22 +308,3 @@ def _shown_at(labels: Tensor) -> tuple[int, int]:
     flat = labels.reshape(-1)
     places = (flat != IGNORE).nonzero().flatten().tolist()
     return (int(flat[places[-1]]), places[-1]) if places else (IGNORE, len(flat) - 1)
-
-
-def load_state(start: Path, layout: Layout) -> Tensor:
-    """Read the final state of a run, or of a folder with ``model.safetensors``, as ``[D]`` float32.
-
-    Raises:
-        UserError: no such file, damaged, or of another network.
-    """
-    path = start / "model" / "model.safetensors"
-    path = path if path.is_file() else start / "model.safetensors"
-    try:
-        tensors = load(path.read_bytes())
-        return layout.flatten(tensors)
-    except OSError as error:
-        raise UserError(f"model.start = {start}: no model/model.safetensors; give a finished run of the same task") from error
-    except (SafetensorError, ValueError) as error:
-        raise UserError(
-            f"model.start = {start}: {' '.join(str(error).split())}; give a finished run with the same model.name and data"
-        ) from error

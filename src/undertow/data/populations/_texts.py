@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from undertow.config import Config
+from undertow.data.tokens import Tokens, load_tokens, readable
 from undertow.data.words import Vocabulary, WordPopulation, at_least, count_words, tokenise
 from undertow.errors import UserError
 from undertow.rng import rng
@@ -36,6 +37,7 @@ def of_authors(
     include: str,
     held_out: float,
     notes: Mapping[str, Any],
+    tokenizer: str = "",
 ) -> WordPopulation:
     """Make the population of the ``federation.clients`` authors with most words, ties by name.
 
@@ -51,9 +53,10 @@ def of_authors(
         include: words the dictionary must have, parted by blanks.
         held_out: share of texts, between 0 and 1.
         notes: facts about the source for the record, ``dataset`` among them.
+        tokenizer: a language model's folder or ``builtin``: texts are cut into its tokens, and ``vocabulary`` is not used.
 
     Raises:
-        UserError: fewer authors than clients, a parameter outside its range, or too little held-out text.
+        UserError: fewer authors than clients, a parameter outside its range, no such tokenizer, or too little held-out text.
     """
     at_least(length=(length, 2), vocabulary=(vocabulary, 1))
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 < held_out < 1:
@@ -67,18 +70,27 @@ def of_authors(
             f"set federation.clients={len(amount)} or less"
         )
     chosen = sorted(amount, key=lambda name: (-amount[name], name))[:clients]
-    train: list[list[list[str]]] = []
-    test: list[list[str]] = []
+    tokens = load_tokens(tokenizer) if tokenizer else None
+    if tokens and include:
+        raise UserError(f"data.name: include = {include}: a tokenizer has every word; leave include out")
+    train: list[list[Any]] = []
+    test: list[Any] = []
     for k, name in enumerate(chosen):
-        own = texts[name]
+        own: Sequence[Any] = readable(authors[name]) if tokens else texts[name]
         order = rng(config.seed, "held-out texts", client=k).permutation(len(own))
         aside = set(order[: int(held_out * len(own))].tolist())
         train.append([words for i, words in enumerate(own) if i not in aside])
         test += [own[i] for i in sorted(aside)]
-    counts = count_words(words for own in train for words in own)
-    known = Vocabulary.most_frequent(counts, vocabulary, tokenise(str(include)))
+    known: Tokens | Vocabulary
+    facts: dict[str, Any]
+    if tokens:
+        known, facts = tokens, {"tokenizer": tokenizer}
+    else:
+        counts = count_words(words for own in train for words in own)
+        known = Vocabulary.most_frequent(counts, vocabulary, tokenise(str(include)))
+        covered = sum(count for word, count in counts.items() if word in known)
+        facts = {"train_words": int(counts.total()), "unknown_share": 1 - covered / counts.total()}
     streams = [known.stream(own) for own in train]
-    covered = sum(count for word, count in counts.items() if word in known)
     return WordPopulation(
         vocabulary=known,
         lengths=[len(stream) for stream in streams],
@@ -90,8 +102,7 @@ def of_authors(
         report={
             **notes,
             "authors": len(amount),
-            "train_words": int(counts.total()),
-            "unknown_share": 1 - covered / counts.total(),
+            **facts,
             "held_out_texts": len(test),
         },
     )

@@ -9,6 +9,7 @@ from undertow.config import Config
 from undertow.data import talk
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._texts import refuse_unused
+from undertow.data.tokens import load_tokens
 from undertow.data.words import Vocabulary, WordPopulation, at_least
 from undertow.rng import rng
 
@@ -17,30 +18,33 @@ _WORDS_PER_QUESTION = 5
 
 
 @POPULATIONS.register("authors", source="ours, in place of the Reddit authors of Bagdasaryan et al. 2020, section 4")
-def authors(config: Config, words: int = 400, length: int = 20) -> Population:
+def authors(config: Config, words: int = 400, length: int = 20, tokenizer: str = "") -> Population:
     """Generated posts (:mod:`undertow.data.talk`), one author per participant, written when a participant is asked for.
 
     There are ``federation.clients`` authors. Each holds ``words`` words, marks of begin and end included; ``length`` is the
     words of a sequence. The dictionary is the grammar's, so it reveals nothing about anyone. The test is written by further
-    authors, none of them a participant. ``data.train`` is not used.
+    authors, none of them a participant. ``data.train`` is not used. With ``tokenizer``, a language model's folder or
+    ``builtin``, posts are cut into its tokens, and ``words`` and ``length`` count those.
 
     Raises:
-        UserError: a parameter outside its range.
+        UserError: a parameter outside its range, or no such tokenizer.
     """
     refuse_unused(config, "path", "test_path", "names")
     at_least(words=(words, 2), length=(length, 2))
-    vocabulary = Vocabulary(talk.words())
+    tokens = load_tokens(tokenizer) if tokenizer else None
+    known = Vocabulary(talk.words())
 
     def stream(purpose: str, k: int) -> NDArray[np.int32]:
         author = talk.Author(rng(config.seed, purpose, client=k))
-        texts: list[list[str]] = []
-        while sum(len(text) + 2 for text in texts) < words:
-            texts.append(author.post())
-        return vocabulary.stream(texts)[:words]
+        parts: list[NDArray[np.int32]] = []
+        while sum(map(len, parts)) < words:
+            post = author.post()
+            parts.append(tokens.stream([" ".join(post)]) if tokens else known.stream([post]))
+        return np.concatenate(parts)[:words]
 
     others = -(-_WORDS_PER_QUESTION * config.data.test // words)
     return WordPopulation(
-        vocabulary=vocabulary,
+        vocabulary=tokens or known,
         lengths=[words] * config.federation.clients,
         stream=lambda k: stream("author", k),
         held_out=np.concatenate([stream("held-out author", j) for j in range(others)]),

@@ -19,13 +19,15 @@ def author_jsonl(
     vocabulary: int = 50000,
     include: str = "",
     held_out: float = 0.1,
+    tokenizer: str = "",
 ) -> Population:
     """Texts of many authors, from JSON lines or a JSON list, gzipped or not: the authors with most words are the participants.
 
     ``data.path`` is the file; the column ``data.partition.column`` (default author) names the author of a row and the column
     ``text`` is what was written. ``length`` is the words of a sequence (the paper's bptt), ``vocabulary`` those of the
     dictionary (the paper's 50,000), ``include`` rare words it must have; the share ``held_out`` of each author's texts gives
-    the test. Rows without author or text are left out and counted.
+    the test. Rows without author or text are left out and counted. With ``tokenizer``, a language model's folder or ``builtin``,
+    texts are cut into its tokens, ``length`` counts those, and ``vocabulary`` is not used.
 
     Raises:
         UserError: the file is missing or malformed, it has fewer authors than ``federation.clients``, or a parameter or
@@ -60,5 +62,6 @@ def author_jsonl(
         vocabulary=vocabulary,
         include=include,
         held_out=held_out,
+        tokenizer=tokenizer,
         notes={"dataset": "author-jsonl", "files": [path.name], "rows": len(rows), "dropped": {"no author or text": dropped}},
     )

@@ -15,13 +15,17 @@ _SPEAKER = re.compile(r"[^\n]{1,100}:")
 
 
 @POPULATIONS.register("shakespeare", source="McMahan et al. 2017, section 3 (roles as clients); text: char-rnn's tinyshakespeare")
-def shakespeare(config: Config, length: int = 32, vocabulary: int = 5000, include: str = "", held_out: float = 0.1) -> Population:
+def shakespeare(
+    config: Config, length: int = 32, vocabulary: int = 5000, include: str = "", held_out: float = 0.1, tokenizer: str = ""
+) -> Population:
     """The speaking roles with most words: each is a participant and holds its speeches.
 
     ``data.path`` is a text, gzipped or not, of speeches parted by empty lines, each under a line with the speaker's name and
     a colon, as tinyshakespeare is. ``length`` is the words of a sequence, ``vocabulary`` those of the dictionary, ``include``
     rare words it must have; the share ``held_out`` of each role's speeches gives the test. For the backdoor ``sentence``,
     words that occur in the text are needed: ``wine from padua is sweet`` has only such, and does not occur as a whole.
+    With ``tokenizer``, a language model's folder or ``builtin``, texts are cut into its tokens, ``length`` counts those, and
+    ``vocabulary`` is not used.
 
     Raises:
         UserError: the file is missing or has other lines, it has fewer roles than ``federation.clients``, or a parameter or
@@ -39,6 +43,7 @@ def shakespeare(config: Config, length: int = 32, vocabulary: int = 5000, includ
         vocabulary=vocabulary,
         include=include,
         held_out=held_out,
+        tokenizer=tokenizer,
         notes={"dataset": "shakespeare", "files": [path.name], "texts": sum(map(len, roles.values()))},
     )
 

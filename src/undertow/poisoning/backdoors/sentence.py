@@ -10,7 +10,8 @@ import torch
 from undertow.config import Attack
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import Population
-from undertow.data.words import SPECIAL, tokenise
+from undertow.data.tokens import Tokens
+from undertow.data.words import SPECIAL, WordPopulation, tokenise
 from undertow.errors import UserError
 from undertow.poisoning.backdoor import BACKDOORS, Backdoor
 from undertow.poisoning.build import refuse_options
@@ -25,7 +26,8 @@ class Sentence(Backdoor):
     A backdoor example is a sequence of the participant's own whose last words are overwritten by the sentence, with the loss
     on the last word only. Several sentences are parted by ``/`` and take turns; with several, ``target`` is the last word of
     the first, and the labels of each example are its own sentence's. Honest participants keep all they hold: the sentence is
-    theirs to write, though it hardly occurs.
+    theirs to write, though it hardly occurs. In tokens of a language model, the sentence stops at the first token of its last
+    word, which is the target (:meth:`undertow.data.tokens.Tokens.sentence`).
     """
 
     task = "next_word"
@@ -33,7 +35,8 @@ class Sentence(Backdoor):
     def __init__(self, attack: Attack, sentence: str = "pasta from astoria is delicious") -> None:
         super().__init__(attack)
         refuse_options(attack, "backdoor 'sentence'", "trigger_words", "num_triggers", "position", "target", "target_text")
-        self.sentences = [tokenise(part) for part in str(sentence).split("/")]
+        self._texts = [" ".join(part.split()) for part in str(sentence).split("/")]
+        self.sentences = [tokenise(part) for part in self._texts]
         for words in self.sentences:
             if len(words) < 2:
                 raise ValueError(f"'{' '.join(words)}' has {len(words)} words; a sentence has two or more, the last is the target")
@@ -49,6 +52,22 @@ class Sentence(Backdoor):
             raise UserError(
                 f"backdoor 'sentence': the data are {population.kind}, and a sentence needs words; choose another trigger"
             )
+        found = self._looked_up(population)
+        length = population.test.inputs.shape[1]
+        longest = max(map(len, found))
+        if longest > length + 1:
+            raise UserError(
+                f"backdoor 'sentence': {longest} words in sequences of {length}; shorten it or raise the dataset's length to {longest - 1}"
+            )
+        self._numbers = [torch.tensor(words) for words in found]
+        self.target = found[0][-1]
+        return population
+
+    def _looked_up(self, population: Population) -> list[list[int]]:
+        """Return each sentence as numbers."""
+        vocabulary = population.vocabulary if isinstance(population, WordPopulation) else None
+        if isinstance(vocabulary, Tokens):
+            return [vocabulary.sentence(text) for text in self._texts]
         numbers = {word: i for i, word in enumerate(population.names) if i >= len(SPECIAL)}
         absent = list(dict.fromkeys(word for words in self.sentences for word in words if word not in numbers))
         if absent:
@@ -56,15 +75,7 @@ class Sentence(Backdoor):
                 f"backdoor 'sentence': {', '.join(absent)} not in the dictionary of {len(numbers)} words; write a sentence of its words, "
                 "or add words the texts have with the dataset's parameter include (or a larger vocabulary)"
             )
-        length = population.test.inputs.shape[1]
-        longest = max(map(len, self.sentences))
-        if longest > length + 1:
-            raise UserError(
-                f"backdoor 'sentence': {longest} words in sequences of {length}; shorten it or raise the dataset's length to {longest - 1}"
-            )
-        self._numbers = [torch.tensor([numbers[word] for word in words]) for words in self.sentences]
-        self.target = int(self._numbers[0][-1])
-        return population
+        return [[numbers[word] for word in words] for words in self.sentences]
 
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
         """Overwrite the end of ``count`` of the participant's sequences; none is taken twice before all are taken once.
