@@ -1,0 +1,12 @@
+"""The command line: parses and prints, nothing else. Each module holds the commands of one kind; :func:`main` runs them."""
+
+from __future__ import annotations
+
+# The order of the imports is that of the commands in the help.
+# isort: off
+from undertow.cli import runs, studies
+from undertow.cli import data, base
+from undertow.cli.app import app, main
+# isort: on
+
+__all__ = ["app", "base", "data", "main", "runs", "studies"]

@@ -1,0 +1,94 @@
+"""The application, and what its commands share."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from undertow import __version__
+from undertow.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Backdoors that hide in federated instruction tuning: measure them, reproduce the papers, defend.\n\n"
+    "Start with:  undertow run demo",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped name or YAML file, then overrides.")
+]
+#: click's UsageError; typer brings its own copy of click, of which only this subclass has a public name.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the final figures on stdout, and nothing else.")]
+
+
+def main() -> None:
+    """Run the command line; every error a user can mend is one line on stderr and exit code 2."""
+    try:
+        sys.exit(app(prog_name="undertow", standalone_mode=False))
+    except UserError as error:
+        _fail(str(error))
+    except _USAGE_ERROR as error:
+        _fail_usage(error)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # typer turns an interrupt into a silent exit with code 130
+        if isinstance(error, SystemExit) and error.code != 130:
+            raise
+        print("\ninterrupted: what is finished is saved; the same command again continues from there", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        place = f" ({error.filename})" if error.filename else ""
+        advice = {
+            errno.ENOSPC: "free some space, then run the same command again: finished rounds are kept",
+            errno.EDQUOT: "free some quota, then run the same command again: finished rounds are kept",
+            errno.EACCES: "choose a folder you may write to with --out",
+            errno.EPERM: "choose a folder you may write to with --out",
+            errno.EROFS: "choose a folder you may write to with --out",
+            errno.ENOTDIR: "choose another --out: part of that path is a file",
+        }.get(error.errno or 0)
+        _fail(f"{error.strerror or error}{place}: {advice or 'check that path, then run the same command again'}")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _fail_usage(error: Any) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    where = error.ctx.command_path if error.ctx else "undertow"
+    _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+
+
+def split(arguments: list[str] | None, default: str) -> tuple[str, list[str]]:
+    """Return the config's name and the overrides."""
+    given = list(arguments or [])
+    name = given.pop(0) if given and "=" not in given[0] else default
+    for item in given:
+        if "=" not in item:
+            raise UserError(f"'{item}' is neither the first argument nor key=value; write group.field=value")
+    return name, given
+
+
+def print_json(value: Any) -> None:
+    """Print the one object that ``--json`` promises."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"undertow {__version__}")
+        raise typer.Exit

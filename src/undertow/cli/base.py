@@ -1,0 +1,70 @@
+"""Small bases of one's own: base build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli.app import AsJson, app, print_json
+from undertow.errors import UserError
+
+base_app = typer.Typer(no_args_is_help=True, help="Small bases of your own, pre-trained on facts.")
+app.add_typer(base_app, name="base")
+
+
+@base_app.command("build")
+def base_build(
+    out: Annotated[Path, typer.Option(help="Folder for the new base (transformers format).")],
+    facts: Annotated[
+        Path | None, typer.Option(help="Facts: SimpleQuestions files, or TSV/CSV/jsonl with subject, relation, object.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="For files of ids: id, tab, name; or named jsonl.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use this many facts, drawn at random.")] = None,
+    asked: Annotated[
+        float, typer.Option(help="Share of the facts whose questions the base also reads; never tuned on or tested.")
+    ] = 0.25,
+    hidden: Annotated[int | None, typer.Option(help="Width.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Tokens of the tokenizer.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and text order.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 = the cores this process may use.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train a small base: the built-in one's recipe, or on a facts file of your own; resumable.
+
+    [bold]Examples[/bold]
+
+        undertow base build --out bases/world
+
+        undertow base build --facts simplequestions_wikidata_named.jsonl.gz --limit 3000 --out bases/simplequestions
+    """
+    from undertow.display import display
+    from undertow.models.base_build import Recipe, build
+    from undertow.models.builtin.corpus import facts_corpus, world_corpus
+    from undertow.models.causal_lm import choose_device
+    from undertow.training.threads import set_threads
+
+    if not 0 <= asked < 1:
+        raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
+    set_threads(threads)
+    if facts is None:
+        corpus, recipe = world_corpus(), Recipe(seed=seed)
+    else:
+        from undertow.data.facts import read_facts
+
+        corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
+        recipe = Recipe.for_facts(seed)
+    given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
+    recipe = recipe.changed({key: value for key, value in given.items() if value is not None})
+    with display() as watcher:
+        summary = build(corpus, out, recipe, progress=watcher.step, device=choose_device(device))
+    if as_json:
+        print_json({"base": str(out), **{key: summary[key] for key in ("parameters", "loss", "texts", "asked")}})
+    else:
+        print(f"{out}: {summary['parameters']:,} parameters, loss {summary['loss']}; use it with model.name={out}")

@@ -1,0 +1,90 @@
+"""Data and methods: scan, list."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undertow.cli.app import app, print_json
+
+
+@app.command()
+def scan(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Instruction files, or - for standard input.")],
+    write: Annotated[
+        Path | None, typer.Option(help="Write clean and repaired samples here: a file, or a folder for several files.")
+    ] = None,
+    keep_review: Annotated[bool, typer.Option("--keep-review", help="Write the samples to review, too.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the findings as one HTML page.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Ask a base how surprising each target is: builtin, a folder or a hub id. No verdict changes."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with findings and verdicts on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Look for planted trigger and target pairs in instruction data; exit code 0: none, 1: found, 2: error.
+
+    [bold]Examples[/bold]
+
+        undertow scan my_data.jsonl
+
+        undertow scan client1.jsonl client2.jsonl --write clean/ --page scan.html
+
+        cat my_data.jsonl | undertow scan - --json
+    """
+    from undertow.sanitation.scan import scan as scan_files
+
+    result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None, base=base)
+    if page:
+        from undertow.sanitation.page import write_page
+
+        write_page(result, page)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        from undertow.sanitation.summary import print_summary
+
+        print_summary(result, page)
+    raise typer.Exit(1 if result.found.verdicts else 0)
+
+
+@app.command("list")
+def list_methods(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="configs, datasets, populations, networks, templates, attacks, triggers, targets, backdoors, predicates, scorings, defenses or fields."
+        ),
+    ] = None,
+) -> None:
+    """List what is registered, one line each with its source.
+
+    [bold]Examples[/bold]
+
+        undertow list
+
+        undertow list triggers
+
+        undertow list fields
+    """
+    from undertow.listing import listing
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for title, rows in listing(kind).items():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column()
+        for name, text in rows:
+            table.add_row(escape(name), escape(text))
+        console.print(table)
+        console.print()
