@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
+from scipy.stats import rankdata
+from sklearn.metrics import roc_curve
 
 #: Draws of the bootstrap interval.
 _DRAWS = 1000
@@ -41,10 +42,10 @@ def detection(rounds: Sequence[dict[str, Any]], attackers: Sequence[Sequence[int
     drawn = []
     for _ in range(_DRAWS if len(found) > 1 else 0):
         picked = [found[i] for i in draw.integers(len(found), size=len(found))]
-        drawn.append(roc_auc_score(np.concatenate([m for _, m in picked]), np.concatenate([s for s, _ in picked])))
+        drawn.append(area(np.concatenate([s for s, _ in picked]), np.concatenate([m for _, m in picked])))
     false, true, _ = roc_curve(marks, scores)
     return {
-        "auc": float(roc_auc_score(marks, scores)),
+        "auc": area(scores, marks),
         "low": float(np.quantile(drawn, 0.025)) if drawn else None,
         "high": float(np.quantile(drawn, 0.975)) if drawn else None,
         "rounds": len(found),
@@ -52,3 +53,14 @@ def detection(rounds: Sequence[dict[str, Any]], attackers: Sequence[Sequence[int
         "others": int((~marks).sum()),
         "roc": [[float(x), float(y)] for x, y in zip(false, true, strict=True)],
     }
+
+
+def area(scores: NDArray[np.float64], marks: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC from ranks: (sum of the marked ranks - the least it can be) / (marked * others).
+
+    Args:
+        scores: ``[n]``.
+        marks: ``[n]``, which of them are attackers; at least one is, and one is not.
+    """
+    few, many = int(marks.sum()), int((~marks).sum())
+    return float((rankdata(scores)[marks].sum() - few * (few + 1) / 2) / (few * many))

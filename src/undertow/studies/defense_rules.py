@@ -44,6 +44,7 @@ RULES = (
 TRUSTING = ("gated-loss", "crow", "fine-pruning")
 #: Rules without a row of their own.
 LEFT_OUT = {
+    "anomaly": "looks for forged updates, and is measured in `undertow reproduce htb`",
     "mean": "is FedAvg, which is the row `no defense`",
     "deepsight": "looks at the head of a classifier, which a language model does not have",
 }

@@ -58,8 +58,9 @@ HTB = Collection(
         "instruction tuning. The order of attacks and defenses can be compared with the paper's, values cannot.",
         "The attacker has clean samples of others beside its own, as the published code gives it a data set of its own, and one sample in five of all it holds is "
         "poisoned. Data poisoning gets the same participants, rounds and samples.",
-        "Attack settings were chosen on seed 0 alone, and are the same for all seeds. Tried for instruction tuning: plain replacement, which left "
-        "98.5 % ASR at 89.5 % MA, and constrain-and-scale with alpha 0.95 and an early stop, which left 96.5 % at 93.2 % (95.5 % before); both are shown.",
+        "Attack settings were chosen on seed 0 alone, and are the same for all seeds. Tried for instruction tuning: from a demo of 20 rounds as it was left, "
+        "plain replacement left 98.5 % ASR at 89.5 % MA, and constrain-and-scale with alpha 0.95 96.5 % at 93.2 % (95.5 % before); in a run of its own, as "
+        "here, the latter left 91.0 % at 94.0 % (96.0 % before), 2 % one round later, and with alpha 0.98 and up to 15 epochs 95.5 % at 94.0 %, which is what is run.",
     ),
     heading="To keep in mind:",
     columns=("statement", "source", "what was found"),

@@ -90,7 +90,7 @@ def make(case: Case, ratio: float) -> Study:
             *(beats(name, ALWAYS, case.at + case.after, turned=True) for name in case.malicious),
         ),
         deviations=(
-            "No paper reports this. As many means samples: the attacker passes over its own up to ten times in its round, honest clients once.",
+            "No paper reports this. As many means samples: the attacker passes over its own ten to fifteen times in its round, honest clients once.",
             "The attacker holds clean samples of others beside its own, as the published code gives it a data set of its own; honest clients do not.",
             "Statements are judged by the bootstrap over seeds alone, paired by seed.",
         ),

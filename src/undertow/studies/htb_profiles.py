@@ -64,7 +64,7 @@ _fit = Case(
     held={"attack.affected_share": 0.1, "attack.poison_ratio": 0.2, "attack.extra_samples": 600},
     kinds={
         REPLACEMENT: "model-replacement:epochs=10",
-        CONSTRAINED: "constrain-and-scale:alpha=0.95:anomaly=l2:epochs=10:epsilon=0.005",
+        CONSTRAINED: "constrain-and-scale:alpha=0.98:anomaly=l2:epochs=15:epsilon=0.005",
         POISONING: "data-poisoning",
     },
     bar=0.95,
@@ -78,13 +78,19 @@ _LAPTOP = Plans(
     ),
     evasion=Evasion(
         setting=0,
-        at=25,
-        federation={"training.local_epochs": 10, "data.partition.alpha": 0.2, "attack.poison_ratio": 0.3},
+        at=10,
+        federation={
+            "training.local_epochs": 5,
+            "training.batch_size": 4,
+            "training.lr": 0.02,
+            "data.partition.alpha": 0.3,
+            "attack.poison_ratio": 0.3,
+        },
         groups={
             "one attacker": {"attack.affected_share": 0.01, "attack.extra_samples": 600},
             "five attackers": {"attack.affected_share": 0.05, "attack.extra_samples": 200},
         },
-        variants=variants(_DIGITS, 1.0, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.05, 0.02, 0.01)}),
+        variants=variants(f"{_DIGITS}:batch_size=16", 1.3, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.05, 0.02, 0.01)}),
     ),
     defended=Defended(
         setting=0,
