@@ -403,3 +403,17 @@ def test_the_program_that_reads_a_run_prints_its_main_accuracy(files: Path, caps
     exec(compile(program, "docs/tasks.md", "exec"), {})
     told = float(capsys.readouterr().out.split()[0])
     assert 0 <= told <= 1
+
+
+def test_the_attack_of_ones_own_sends_its_rows(files: Path) -> None:
+    (command,) = [words for words in commands(ROOT / "docs/model-replacement.md") if "my_attack.py" in " ".join(words)]
+    overrides = [*(word for word in command if "=" in word), "federation.rounds=2", "attack.rounds=[2]", "defenses=anomaly:drop=false"]
+    config = configuration.load("htb-digits", overrides)
+    run(config, files / "run", Quiet())
+    rows = [json.loads(line) for line in (files / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert rows[1]["attackers"] == []
+    (attacker,) = rows[2]["attackers"]
+    scores = rows[2]["defenses"][0]["scores"]
+    # G - 0.3 G has G's direction, as no trained update has
+    assert scores[rows[2]["participants"].index(attacker)] == pytest.approx(0, abs=1e-9)
+    assert sorted(scores)[1] > 1e-6
