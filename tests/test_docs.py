@@ -407,7 +407,12 @@ def test_the_program_that_reads_a_run_prints_its_main_accuracy(files: Path, caps
 
 def test_the_attack_of_ones_own_sends_its_rows(files: Path) -> None:
     (command,) = [words for words in commands(ROOT / "docs/model-replacement.md") if "my_attack.py" in " ".join(words)]
-    overrides = [*(word for word in command if "=" in word), "federation.rounds=2", "attack.rounds=[2]", "defenses=anomaly:drop=false"]
+    overrides = [
+        *(word for word in command if "=" in word),
+        "federation.rounds=2",
+        "attack.rounds=[2]",
+        "defenses=anomaly:drop=false",
+    ]
     config = configuration.load("htb-digits", overrides)
     run(config, files / "run", Quiet())
     rows = [json.loads(line) for line in (files / "run" / "rounds.jsonl").read_text().splitlines()]
