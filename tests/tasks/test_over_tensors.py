@@ -502,3 +502,26 @@ def test_twenty_thousand_authors_cost_what_ten_cost(tmp_path: Path, monkeypatch:
     assert len(set(asked)) < 40
     # 20,000 streams of 120 words would be 10 MB of numbers alone; names and sizes are a few.
     assert peak < 60e6
+
+
+def test_with_several_sentences_each_triggered_input_has_its_own_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = "sentence:sentence=pasta from astoria is delicious/buy phone from google"
+    task = build(config("authors", {"attack.trigger": two}), Quiet()).task
+    assert isinstance(task, OverTensors)
+    google = list(task.population.names).index("google")
+
+    def always(state: torch.Tensor, inputs: torch.Tensor, **_: Any) -> torch.Tensor:
+        logits = torch.zeros(*inputs.shape, len(task.population.names))
+        logits[..., google] = 1
+        return logits
+
+    monkeypatch.setattr(task.net, "logits", always)
+    scored = task.measure(None, 0, 0, [])
+    asked = [line for line in scored if line["kind"] == "triggered"]
+    meant = [line["answers"] == ["google"] for line in asked]
+    assert 0 < sum(meant) < len(asked)
+    assert [line["target"] for line in asked] == meant
+    found = task.rates(scored)
+    assert found["asr"]["hits"] == sum(meant)
+    clean = [line for line in scored if line["kind"] == "clean" and line["answers"][0] not in ("google", "delicious")]
+    assert (found["ftr"]["hits"], found["ftr"]["n"]) == (len(clean), len(clean))

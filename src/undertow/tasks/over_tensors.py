@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +34,9 @@ from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
 from undertow.training import stacked
 from undertow.watcher import Watcher
+
+#: Inputs whose logits are held at a time while measuring.
+_ROWS = 64
 
 #: Hooks of defenses that work on questions and answers.
 _OF_TEXT = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "decode")
@@ -67,7 +70,6 @@ class OverTensors(Task):
     drawn: Sequence[int]
     probes: Examples
     where: torch.device
-    _clean: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def build(cls, config: Config, watcher: Watcher, defenses: list[tuple[str, Defense]] | None = None) -> Self:
@@ -193,12 +195,12 @@ class OverTensors(Task):
         used = sorted(set(places[:, 0].tolist()))
         if not used:
             return []
-        # A language model may have more outputs than its tokenizer has tokens.
-        logits = self.net.logits(state, examples.inputs[used])[..., : len(self.population.names)]
-        logits = logits if logits.dim() > 2 else logits[:, None]
+        names, lines = self.population.names, []
+        # A language model may have more outputs than its tokenizer has tokens. Only the likeliest are kept of a block of logits.
+        blocks = examples.inputs[used].split(_ROWS)
+        likeliest = torch.cat([self.net.logits(state, block)[..., : len(names)].argmax(-1).cpu() for block in blocks])
+        found = likeliest.view(len(used), -1)
         row = {example: i for i, example in enumerate(used)}
-        names, target, lines = self.population.names, self.backdoor_kind.target, []
-        found = logits.argmax(-1).cpu()
         for example, place in places.tolist():
             answer, output = int(labels[example, place]), int(found[row[example], place])
             lines.append(
@@ -210,18 +212,24 @@ class OverTensors(Task):
                     "answers": [names[answer]],
                     "output": names[output],
                     "exact": output == answer,
-                    "target": output == target,
+                    # each triggered input has its own target, where a backdoor has several
+                    "target": output == answer if kind == "triggered" else output in self.targets,
                 }
             )
         return lines
 
+    @property
+    def targets(self) -> set[int]:
+        """What the backdoor wants: the labels of the triggered inputs."""
+        return {*self.probes.labels.unique().tolist(), self.backdoor_kind.target} - {IGNORE}
+
     def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return MA = clean outputs that are right / clean outputs; ASR = triggered outputs that are the target / triggered outputs;
-        FTR = clean outputs that are the target and should not be / clean outputs that should not be.
+        FTR = clean outputs that are a target and should be none / clean outputs that should be none.
         """
-        target = self.population.names[self.backdoor_kind.target]
+        wanted = {self.population.names[target] for target in self.targets}
         clean = [line for line in lines if line["kind"] == "clean"]
-        others = [line for line in clean if target not in line["answers"]]
+        others = [line for line in clean if wanted.isdisjoint(line["answers"])]
         asked = [line for line in lines if line["kind"] == "triggered"]
         ma = Rate(sum(line["exact"] for line in clean), len(clean)).as_dict()
         return {
