@@ -92,6 +92,7 @@ WHY = (
 #: What the rules that neither library has are tested against: tests/defenses/test_<file>.py.
 OWN = {
     "alignins": "the definition written out in numpy, vectors by hand (`tests/defenses/test_align_ins.py`)",
+    "anomaly": "the formulas in numpy, small updates to three digits (`tests/defenses/test_anomaly.py`)",
     "deepsight": "federations whose clusters and suspects are known (`tests/defenses/test_deepsight.py`)",
     "dnc": "the algorithm written out with numpy's SVD (`tests/defenses/test_dnc.py`)",
     "flame": "the steps behind a known clustering in numpy (`tests/defenses/test_flame.py`)",
