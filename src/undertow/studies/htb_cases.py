@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from undertow.studies.drawing import STYLES, Curve, canvas, curves, export, legend, style
 from undertow.studies.estimate import Estimate, of_numbers, of_rates
 from undertow.studies.results import PANELS, Metric, Results
@@ -136,6 +138,7 @@ def plot_around(
                     for k, (each, where) in enumerate(named.items())
                 ]
                 curves(panel, shown, "rounds after the attack", metric.upper())
+                panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
                 panel.set_title(title, fontsize=10.5)
         legend(figure, axes)
         return export(figure, name, label)

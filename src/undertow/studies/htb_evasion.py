@@ -303,6 +303,9 @@ def _swept(one: Evasion, results: Results) -> list[Plot]:
                 shown += [Curve(f"AUC, {group}", area, STYLES[len(shown)])]
             curves(axes, shown, "alpha", "ASR, and AUC of the detector")
             axes.set_xscale("log")
+            alphas = sorted({v.alpha for v in one.of(CONSTRAINED) if v.term == term})
+            axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
+            axes.set_xticks([], minor=True)
             axes.set_title(f"anomaly term {term}", fontsize=10.5)
         legend(figure, panels, columns=2)
         return [
