@@ -70,6 +70,9 @@ def test_overrides_reach_every_depth() -> None:
         ("seed=[1", "the value is not YAML"),
         ("seed", "has no '='"),
         ("data.partition=files", "data.partition.files names 0 files for 10 clients"),
+        ("attack.rounds=[3,21]", "attack.rounds names round 21 of a run with 20; name rounds from 1 to that, or "),
+        ("attack.rounds=0", "attack.rounds names round 0 of a run with 20"),
+        ("federation.global_lr=.inf", "federation.global_lr"),
     ],
 )
 def test_bad_values_are_one_line_with_the_rule(override: str, message: str) -> None:

@@ -128,6 +128,7 @@ class Federation(_Group):
     global_lr: float | None = Field(
         None,
         gt=0,
+        allow_inf_nan=False,
         description="eta: the new state is G + (eta / n) * sum of updates, n = all clients (Bagdasaryan et al. 2020, Eq. 1); null = FedAvg's mean by samples.",
     )
     secure_aggregation: bool = Field(
@@ -305,6 +306,15 @@ class Config(_Group):
         if isinstance(value, list):
             return [short_form(item) if isinstance(item, str) else item for item in value]
         return value
+
+    @model_validator(mode="after")
+    def _attack_within_the_run(self) -> Config:
+        outside = [t for t in self.attack.rounds if not 1 <= t <= self.federation.rounds]
+        if outside and self.attack.kind != "none" and self.federation.rounds:
+            raise ValueError(
+                f"attack.rounds names round {outside[0]} of a run with {self.federation.rounds}; name rounds from 1 to that, or attack.rounds=[] for all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
