@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,18 @@ def _user_function(kind: str, spec: str) -> Callable[..., Any]:
     return found
 
 
+def refuse_unknown(kind: str, name: str, params: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse parameters that a method does not take.
+
+    Raises:
+        UserError: one is not among ``known``, with the nearest.
+    """
+    for key in params:
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"{kind} '{name}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+
+
 def call(registry: Registry, text: str, field: str, config: Any) -> Any:
     """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with a config and its own parameters.
 
@@ -112,13 +124,7 @@ def call(registry: Registry, text: str, field: str, config: Any) -> Any:
 
     short = short_form(text, registry.kind)
     make, params = registry.get(short["name"]), short["params"]
-    known = list(inspect.signature(make).parameters)[1:]
-    for key in params:
-        if key not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise UserError(
-                f"{field} = {text}: {short['name']} has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it"
-            )
+    refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[1:])
     try:
         return make(config, **params)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from undertow.config import Config, validate
 from undertow.data.examples import Examples
 from undertow.errors import UserError
 from undertow.experiment import fedavg, sum_of_all
+from undertow.layout import Layout
 from undertow.models.net import Net
 from undertow.tasks.contract import Local, Task
 from undertow.training import stacked
@@ -34,12 +35,23 @@ class Linear(Task):
 
     def __init__(self, config: Config) -> None:
         self.config, self.net = config, Net(nn.Linear(4, 3))
-        self.layout, self.affected, self.chosen = self.net.layout, [1, 3], [1, 3]
         draw = torch.Generator().manual_seed(0)
         inputs = torch.randn(40, 4, generator=draw)
         self.data = Examples(inputs, (inputs[:, 0] > 0).long())
         marked = torch.cat([inputs[:8, :3], torch.full((8, 1), 4.0)], dim=1)
         self.poison = Examples(marked, torch.full((8,), 2))
+
+    @property
+    def layout(self) -> Layout:
+        return self.net.layout
+
+    @property
+    def affected(self) -> Sequence[int]:
+        return [1, 3]
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        return self.affected
 
     @property
     def sizes(self) -> Sequence[int]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from undertow.config import Attack as Options
 from undertow.config import Config, short_form
-from undertow.errors import UserError, nearest
-from undertow.registry import Registry
+from undertow.errors import UserError
+from undertow.registry import Registry, refuse_unknown
 from undertow.tasks.contract import Local, Task
 
 ATTACKS = Registry("attack", "undertow.attacks")
@@ -68,11 +68,7 @@ def make_attack(options: Options) -> Attack | None:
         return None
     short = short_form(options.kind, "attack")
     make = ATTACKS.get(short["name"])
-    known = _parameters(make)
-    for key in short["params"]:
-        if key not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise UserError(f"attack '{short['name']}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+    refuse_unknown(ATTACKS.kind, short["name"], short["params"], _parameters(make))
     try:
         made = make(**short["params"])
     except (TypeError, ValueError) as error:

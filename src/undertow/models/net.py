@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from undertow.config import short_form
-from undertow.errors import UserError, nearest
+from undertow.errors import UserError
 from undertow.layout import Layout
-from undertow.registry import Registry
+from undertow.registry import Registry, refuse_unknown
 from undertow.rng import torch_rng
 
 #: Shipped networks; one is a function ``(inputs: tuple[int, ...], outputs: int, **options) -> torch.nn.Module``.
@@ -177,10 +177,8 @@ def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net
     make, params = NETS.get(short["name"]), short["params"]
     taken = list(inspect.signature(make).parameters.values())
     known = [p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][2:]
-    for key in params:
-        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in taken):
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise UserError(f"network '{short['name']}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+    if all(p.kind is not p.VAR_KEYWORD for p in taken):
+        refuse_unknown(NETS.kind, short["name"], params, known)
     with torch.random.fork_rng(devices=[]):  # modules draw their values from the global generator
         torch.manual_seed(torch_rng(seed, "initial network").initial_seed())
         try:

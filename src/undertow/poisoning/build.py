@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from undertow.config import Attack, short_form
-from undertow.errors import UserError, nearest
-from undertow.registry import Registry
+from undertow.errors import UserError
+from undertow.registry import Registry, refuse_unknown
 
 _T = TypeVar("_T")
 
@@ -31,10 +31,7 @@ def build(registry: Registry, text: str, attack: Attack, base: type, of_user: Ca
     make = registry.get(name)
     own = any(entry.make is make for entry in registry.entries()) or (inspect.isclass(make) and issubclass(make, base))
     known = [p.name for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD][1:] if own else []
-    for key in params:
-        if key not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise UserError(f"{registry.kind} '{name}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+    refuse_unknown(registry.kind, name, params, known)
     if not own:
         return of_user(attack, make)
     try:

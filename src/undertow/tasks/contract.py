@@ -72,18 +72,29 @@ class Task(ABC):
 
     Attributes:
         config: of the run.
-        layout: names the columns of state and updates.
-        affected: clients that hold poison (ground truth, for metrics and for the attacker they belong to).
-        chosen: clients drawn to hold poison; where PR is too small for one sample, ``affected`` lacks some of them.
-        sizes: training samples of each client.
-        extra: further figures for the run's result, such as what a filter found.
     """
 
     config: Config
-    layout: Layout
-    affected: Sequence[int]
-    chosen: Sequence[int]
-    extra: Mapping[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Names the columns of state and updates."""
+
+    @property
+    @abstractmethod
+    def affected(self) -> Sequence[int]:
+        """Clients that hold poison (ground truth, for metrics and for the attacker they belong to)."""
+
+    @property
+    @abstractmethod
+    def chosen(self) -> Sequence[int]:
+        """Clients drawn to hold poison; where PR is too small for one sample, :attr:`affected` lacks some of them."""
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Further figures for the run's result, such as what a filter found."""
+        return {}
 
     @property
     def trained(self) -> int:

@@ -61,22 +61,22 @@ class Instruction(Task):
     _said: dict[str, str] = field(default_factory=dict)
 
     @property
-    def layout(self) -> Layout:  # type: ignore[override]
+    def layout(self) -> Layout:
         """Of the adapter."""
         return self.base.layout
 
     @property
-    def affected(self) -> Sequence[int]:  # type: ignore[override]
+    def affected(self) -> Sequence[int]:
         """Clients with poison."""
         return self.poisoning.affected
 
     @property
-    def chosen(self) -> Sequence[int]:  # type: ignore[override]
+    def chosen(self) -> Sequence[int]:
         """Clients drawn to hold poison."""
         return self.poisoning.chosen
 
     @property
-    def extra(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def extra(self) -> Mapping[str, Any]:
         """What the defenses took out of the data, measured against the ground truth."""
         return {} if self.filtered is None else {"filtering": self.filtered}
 

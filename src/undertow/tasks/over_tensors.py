@@ -122,7 +122,7 @@ class OverTensors(Task):
         """Return a line that shows one input ``[...]`` up to the output ``place`` to a reader."""
 
     @property
-    def layout(self) -> Layout:  # type: ignore[override]
+    def layout(self) -> Layout:
         """Of the network's state."""
         return self.net.layout
 
@@ -132,12 +132,12 @@ class OverTensors(Task):
         return self.net.trained
 
     @property
-    def affected(self) -> Sequence[int]:  # type: ignore[override]
+    def affected(self) -> Sequence[int]:
         """Participants with poison."""
         return sorted(self.poison)
 
     @property
-    def chosen(self) -> Sequence[int]:  # type: ignore[override]
+    def chosen(self) -> Sequence[int]:
         """Participants drawn to hold poison."""
         return self.drawn
 
