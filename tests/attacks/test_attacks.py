@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,24 +195,41 @@ def test_a_bound_holds_after_every_step(task: Linear) -> None:
     assert within(torch.tensor([0.3, 0.4]), 1.0).tolist() == pytest.approx([0.3, 0.4])
 
 
-def test_steps_are_smaller_where_the_backdoor_is_there_already(task: Linear) -> None:
-    plain = Recipe(epochs=60, milestones=False, epsilon=0)
-    there = task.initial() + train(task, seen(task), plain, 5).change
-    again = View(there, [1], 5, 4, 5, 0.2)
-    fast = train(task, again, Recipe(epochs=1, slowdown=False), 5)
-    slow = train(task, again, Recipe(epochs=1), 5)
-    assert float(slow.change.norm()) == pytest.approx(float(fast.change.norm()) / 50, rel=0.1)
-
-
-def test_milestones_lower_the_rate(task: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[float] = []
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate of every step that an attacker takes."""
+    told: list[float] = []
 
     class Spy(local.RowOptimizer):
-        def step(self, gradient: Tensor, told: list[float]) -> None:
-            rates.extend(told)
-            super().step(gradient, told)
+        def step(self, gradient: Tensor, each: list[float]) -> None:
+            told.extend(each)
+            super().step(gradient, each)
 
     monkeypatch.setattr(local, "RowOptimizer", Spy)
+    return told
+
+
+@pytest.mark.parametrize(("probability", "divisor"), [(0.2, 1), (0.7, 50), (0.95, 5000)])
+def test_steps_are_smaller_where_the_backdoor_is_there_already(
+    task: Linear, rates: list[float], monkeypatch: pytest.MonkeyPatch, probability: float, divisor: int
+) -> None:
+    """Steps are compared and not the way they lead: where little is left to learn, Adam steps along rounding errors."""
+    monkeypatch.setattr(local, "loss_on", lambda *_: -math.log(probability))
+    once = Recipe(epochs=1, lr=0.1, batch_size=48, epsilon=0, milestones=False)
+    train(task, seen(task), once, 5)
+    train(task, seen(task), replace(once, slowdown=False), 5)
+    assert rates == pytest.approx([0.1 / divisor, 0.1])
+
+
+def test_the_backdoor_that_is_there_is_measured_on_the_global_model(task: Linear, rates: list[float]) -> None:
+    taught = task.initial() + train(task, seen(task), Recipe(epochs=60, milestones=False, epsilon=0), 5).change
+    rates.clear()
+    train(task, View(taught, [1], 5, 4, 5, 0.2), Recipe(epochs=1, lr=0.1, batch_size=48, milestones=False), 5)
+    assert math.exp(-local.loss_on(task, taught[None], task.poison, 48)) > 0.5
+    assert rates[0] < 0.1
+
+
+def test_milestones_lower_the_rate(task: Linear, rates: list[float]) -> None:
     train(task, seen(task), Recipe(epochs=10, lr=0.1, batch_size=48, epsilon=0, slowdown=False), 5)
     assert rates == pytest.approx([0.1, 0.1, *[0.01] * 6, 0.001, 0.001])
 
