@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from tiny import Quiet
 from undertow import __version__
 from undertow import config as configuration
+from undertow.aggregation import aggregate
 from undertow.attacks.contract import ATTACKS
 from undertow.cli import app
 from undertow.config import Attack, Config
@@ -30,7 +31,7 @@ from undertow.data.load import DATASETS, load
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contract import DEFENSES, ClientContext, ServerContext, make_defenses
-from undertow.experiment import aggregate, build, run
+from undertow.experiment import build, run
 from undertow.layout import Layout
 from undertow.models.net import NETS
 from undertow.poisoning.backdoor import BACKDOORS

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save
 
 from tiny import Quiet
+from undertow.aggregation import aggregate, fedavg
 from undertow.config import Config, Defense
 from undertow.defenses import Median
 from undertow.defenses.contract import ServerContext, make_defenses
 from undertow.errors import UserError
-from undertow.experiment import aggregate, fedavg, run
+from undertow.experiment import run
 from undertow.layout import Layout
 from undertow.metrics.bsnr import bsnr
 from undertow.models.lora import initial_adapter

@@ -27,11 +27,20 @@ class _Group(BaseModel):
 class Partition(_Group):
     """How the training samples are dealt to the clients."""
 
-    kind: Literal["iid", "dirichlet", "key", "files"] = Field(
+    kind: Literal["iid", "dirichlet", "key", "shards", "halves", "files"] = Field(
         "iid",
-        description="iid: random equal parts (FIT 4.1); dirichlet: by group with shares ~ Dir(alpha); key: whole groups; files: one file a client.",
+        description="iid: random equal parts (FIT 4.1); dirichlet: by group with shares ~ Dir(alpha); key: whole groups; shards: pieces of the data sorted by group (McMahan et al. 2017); halves: two halves of the clients with opposite shares of the groups (FM-FL's SST-2); files: one file a client.",
     )
     alpha: float = Field(0.5, gt=0, description="Dirichlet concentration; small values give each client few groups.")
+    shards: int = Field(
+        2, ge=1, description="With kind=shards: pieces for each client; 2 in McMahan et al. 2017, section 3, and FM-FL."
+    )
+    skew: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="With kind=halves: share of the upper half of the groups that the first half of the clients holds, of the lower half 1 - skew; 0.7 in FM-FL.",
+    )
     column: str | None = Field(
         None,
         description="With instructions and hub: the column whose values are the groups; null = group, category, relation or author.",
@@ -108,11 +117,54 @@ class Model(_Group):
     quantize: Literal["none", "8bit", "4bit"] = Field(
         "none", description="Hold the frozen base in 8 or 4 bits (bitsandbytes; extra `quantized`); takes the general path."
     )
+    networks: list[str] = Field(
+        default_factory=list,
+        description="With images and text classes: networks dealt to the clients in turn, each family averaged by itself and joined by synthetic.fusion=distill; empty = all have `name`.",
+    )
     start: str | None = Field(
         None,
         description="A finished run, or a folder as it leaves one: training begins with its final state, as after so many rounds.",
     )
     lora: Lora = Field(default_factory=lambda: Lora())  # type: ignore[call-arg]
+
+    @field_validator("networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Synthetic(_Group):
+    """Labelled data that a foundation model writes for the server (FM-FL: Li, Wu, Wang 2024; Bi and Li 2024)."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    generator: str | None = Field(
+        None,
+        description="A registered generator, parameters as name:parameter=value: see `undertow list generators`; null = no foundation model.",
+    )
+    samples: int = Field(1000, ge=1, description="Samples asked for, over all classes.")
+    pretrain_epochs: int = Field(
+        3,
+        ge=0,
+        description="Passes over them before round 1, by the clients' optimiser; 0 = the first global model is not pre-trained.",
+    )
+    pretrain_lr: float | None = Field(None, gt=0, description="Learning rate of these passes; null = training.lr.")
+    fusion: Literal["average", "distill", "join"] = Field(
+        "average",
+        description="distill: ensemble distillation on the synthetic inputs, from the aggregated model on (FedDF: Lin et al. 2020, Algorithm 3); join: the server trains the global model on the synthetic labels and counts as one more client (in the attack's published code).",
+    )
+    distill_steps: int = Field(200, ge=1, description="Most batches of distillation a round; 10,000 in the published code.")
+    distill_batch: int = Field(128, ge=1, description="128 in the published code.")
+    distill_lr: float = Field(1e-3, gt=0, description="Of Adam, falling to 0 by a cosine; 1e-3 in the published code.")
+    distill_patience: int = Field(
+        50,
+        ge=0,
+        description="Batches without a better accuracy on held-out synthetic samples before it stops; 0 = never; 1,000 in the README.",
+    )
+    defense: Literal["same", "clean"] = Field(
+        "same",
+        description="Synthetic data that defenses see: the same as the server's, poison included, or as the generator wrote them without the attacker.",
+    )
 
 
 class Federation(_Group):
@@ -285,12 +337,14 @@ class Config(_Group):
 
     seed: int = Field(0, ge=0, description="Every random draw derives from it.")
     task: Literal["instruction", "classification", "next_word"] = Field(
-        "instruction", description="instruction: LoRA tuning of a causal LM; classification: images; next_word: text by author."
+        "instruction",
+        description="instruction: LoRA tuning of a causal LM; classification: images or classes of texts; next_word: text by author.",
     )
     data: Data = Field(default_factory=lambda: Data())  # type: ignore[call-arg]
     model: Model = Field(default_factory=lambda: Model())  # type: ignore[call-arg]
     federation: Federation = Field(default_factory=lambda: Federation())  # type: ignore[call-arg]
     training: Training = Field(default_factory=lambda: Training())  # type: ignore[call-arg]
+    synthetic: Synthetic = Field(default_factory=lambda: Synthetic())  # type: ignore[call-arg]
     attack: Attack = Field(default_factory=lambda: Attack())  # type: ignore[call-arg]
     defenses: list[Defense] = Field(
         default_factory=list, description="In order; each a name or {name, params}. Empty = plain FedAvg."
@@ -322,6 +376,24 @@ class Config(_Group):
             raise ValueError(
                 f"data.partition.files names {len(self.data.partition.files)} files for {self.federation.clients} clients; give one file a client"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _foundation_model(self) -> Config:
+        asked, several = self.synthetic.generator is not None, len(self.model.networks) > 0
+        if (asked or several) and self.task != "classification":
+            field = "synthetic.generator" if asked else "model.networks"
+            raise ValueError(f"{field} is for task=classification, not {self.task}; leave it out")
+        if self.synthetic.fusion != "average" and not asked:
+            raise ValueError(
+                f"synthetic.fusion = {self.synthetic.fusion} needs synthetic data; set synthetic.generator, or fusion=average"
+            )
+        if self.synthetic.fusion == "distill" and self.federation.secure_aggregation:
+            raise ValueError(
+                "synthetic.fusion = distill teaches by every client's model, and federation.secure_aggregation shows their sum alone; leave one out"
+            )
+        if several and self.federation.secure_aggregation:
+            raise ValueError("model.networks and federation.secure_aggregation exclude each other; leave one out")
         return self
 
     def values(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from undertow.config import Config, validate
@@ -16,9 +17,10 @@ from undertow.defenses.contract import DecodingContext, Setting, make_defenses, 
 from undertow.errors import UserError
 from undertow.files import write_json, write_text
 from undertow.metrics.measure import headline, measure, rates, rescore
+from undertow.models.bounds import load_bounds
 from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
-from undertow.models.net import load_model
+from undertow.models.net import load_model, model_folder
 from undertow.poisoning.placement import make_probes
 from undertow.poisoning.target import make_target
 from undertow.run_directory import read_json, read_jsonl
@@ -103,16 +105,25 @@ def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tupl
         UserError: data or backdoor cannot be used, no such model, or one of another network, task, classes or words.
     """
     set_threads(config.training.threads)
-    task = (Classification if config.task == "classification" else NextWord).build(config, watcher, [])
+    # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
+    kept = run if run is not None and (run / "synthetic.json").is_file() else None
+    kind = Classification if config.task == "classification" else NextWord
+    task = kind.build(config, watcher, [], kept, synthetic=run is None or kept is not None)
     states: list[Tensor | None] = [None]
     if run is not None:
-        net, state, about = load_model(run)
-        _check_same(config, run, about, task)
-        if net.layout != task.layout:
-            raise UserError(
-                f"{run}: its network does not fit inputs of shape {list(task.inputs)}; evaluate it on data of its own kind"
-            )
-        states.append(state)
+        found_states = []
+        for i, own in enumerate(task.families.nets):
+            net, state, about = load_model(run if len(task.families) == 1 else run / f"model-{i}")
+            _check_same(config, run, about, task, i)
+            if net.layout != own.layout:
+                raise UserError(
+                    f"{run}: its network does not fit inputs of shape {list(task.inputs)}; evaluate it on data of its own kind"
+                )
+            found_states.append(state)
+        states.append(torch.cat(found_states))
+        bounds = model_folder(run) / "bounds.safetensors"
+        if bounds.is_file():
+            task.given = load_bounds(bounds, task.net.module)
     found, lines = [], []
     for t, weights in enumerate(states):
         watcher.phase("measuring the model of the run" if t else "measuring the model before round 1")
@@ -130,13 +141,14 @@ def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tupl
     return figures, lines
 
 
-def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTensors) -> None:
+def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTensors, family: int) -> None:
     """Refuse a model of another task, network, or with other classes or words than the data.
 
     Raises:
         UserError: it is.
     """
-    for field, mine, its in (("task", config.task, about["task"]), ("model.name", config.model.name, about["network"])):
+    name = (config.model.networks or [config.model.name])[family]
+    for field, mine, its in (("task", config.task, about["task"]), ("model.name", name, about["network"])):
         if mine != its:
             raise UserError(f"{field} = {mine}: {run} holds a model of {field}={its}; leave {field} as it is")
     names, outputs = list(task.population.names), about["outputs"]

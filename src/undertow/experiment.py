@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undertow.aggregation import aggregate_parts, guard
 from undertow.attacks.contract import Attack, acts, make_attack, view
 from undertow.config import Config, Model
 from undertow.defenses import composition, cross_term
-from undertow.defenses.contract import Defense, ServerContext, make_defenses, overrides
+from undertow.defenses.contract import Defense, ServerContext, make_defenses
 from undertow.errors import UserError
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
@@ -67,25 +68,38 @@ def run(
             watcher.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
             return done
         set_threads(config.training.threads)
-        federation = build(config, watcher, bases)
+        federation = build(config, watcher, bases, folder)
         describe(directory, config, federation.task, command)
         return _rounds(directory, federation, watcher)
     finally:
         directory.close()
 
 
-def build(config: Config, watcher: Watcher, bases: Callable[[Model], CausalLM] | None = None) -> Federation:
-    """Make attack, defenses and task; the task loads its data, poisons them, and lets clients sanitize theirs."""
+def build(
+    config: Config, watcher: Watcher, bases: Callable[[Model], CausalLM] | None = None, folder: Path | None = None
+) -> Federation:
+    """Make attack, defenses and task; the task loads its data, poisons them, and lets clients sanitize theirs.
+
+    Args:
+        config: what to do.
+        watcher: is told what happens.
+        bases: gives the base in place of ``load_base``.
+        folder: the run directory, where what a generator wrote is kept.
+    """
     attack = make_attack(config.attack)
-    defenses = make_defenses(config.defenses)
+    defenses = make_defenses(config.defenses, trusted=config.synthetic.generator is not None)
     composition.check_sums(defenses, config.federation)
     # Affected clients train on clean samples too where they attack in some rounds only.
     returns = bool(config.attack.rounds) or config.attack.start > 1
     task: Task
+    if attack is not None and attack.of_server and config.task != "classification":
+        raise UserError(
+            f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task} has none of; choose another"
+        )
     if config.task == "instruction":
         task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns)
     elif config.task == "classification":
-        task = Classification.build(config, watcher, defenses)
+        task = Classification.build(config, watcher, defenses, folder)
     else:
         task = NextWord.build(config, watcher, defenses)
     return Federation(config, task, attack, defenses)
@@ -110,10 +124,10 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
         acting = set(task.affected) if acts(config, t) else set()
         chosen = participants(config, t, task.sizes, surely=acting if config.attack.rounds else ())
         sent, dropped = _checked(train(federation, state.adapter, chosen, acting, t), config, t)
-        draw = rng(config.seed, "server", t)
-        context = ServerContext(task.layout, sent.counts, t, state.adapter, draw, clients=sent.clients, setting=task.setting)
-        delta, reports = aggregate(sent.updates, federation.defenses, context, config)
-        adapter, reports = guard(state.adapter + delta, federation.defenses, context, [*sent.reports, *reports])
+        context = server_context(federation, state.adapter, sent, t)
+        delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), config)
+        fused, fusion = task.fuse(state.adapter, delta, sent, t)
+        adapter, reports = guard(fused, federation.defenses, context, [*sent.reports, *reports])
         bsnr = round_bsnr(
             sent.updates,
             # where PR is too small for a single sample, the clients drawn are the group: BSNR without any backdoor
@@ -136,6 +150,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
             "bsnr": bsnr,
             "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
             "defenses": reports,
+            "fusion": fusion,
             "attackers": sorted(acting.intersection(sent.clients)),
             "ma": None,
             "asr": None,
@@ -186,49 +201,20 @@ def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: 
     return Local.join(parts)
 
 
-def fedavg(updates: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return Σ_k n_k·U_k / Σ_k n_k, ``[D]`` float32, summed in float64 (McMahan et al. 2017, Algorithm 1)."""
-    delta = torch.zeros(updates.shape[1], dtype=torch.float64)
-    for row, count in zip(updates, counts, strict=True):
-        delta += (count / sum(counts)) * row.to(torch.float64)
-    return delta.to(updates.dtype)
-
-
-def sum_of_all(updates: Tensor, rate: float, clients: int) -> Tensor:
-    """Return (η / n)·Σ_k U_k, ``[D]``, n = all clients, whoever took part (Bagdasaryan et al. 2020, Eq. 1)."""
-    return (updates.sum(dim=0, dtype=torch.float64) * (rate / clients)).to(updates.dtype)
-
-
-def aggregate(
-    updates: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, config: Config | None = None
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return the global change ``[D]``: FedAvg, or the rule of the defense that replaces it, after what prepares the updates.
-
-    Args:
-        updates: ``[K, D]``.
-        defenses: by name, in the order of the config.
-        context: what the server has.
-        config: where it sets ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
-            the mean of the K updates, is multiplied by K·η / n.
-    """
-    rate = config.federation.global_lr if config else None
-    if config is None or rate is None:
-        return composition.aggregate(updates, defenses, context, fedavg)
-    clients = config.federation.clients
-    delta, reports = composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
-    by_rule = any(overrides(defense, "aggregate") for _, defense in defenses)
-    return delta * (len(updates) * rate / clients) if by_rule else delta, reports
-
-
-def guard(
-    adapter: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, reports: list[dict[str, Any]]
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Let every defense look at the new global adapter, in order."""
-    for name, defense in defenses:
-        if overrides(defense, "guard"):
-            adapter, report = defense.guard(adapter, context)
-            reports = [*reports, {"name": name, **report}]
-    return adapter, reports
+def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -> ServerContext:
+    """Return what the server has in round ``t``, an update of its own where a defense needs one."""
+    task, needed = federation.task, any(defense.needs_trusted for _, defense in federation.defenses)
+    return ServerContext(
+        task.layout,
+        sent.counts,
+        t,
+        state,
+        rng(federation.config.seed, "server", t),
+        clients=sent.clients,
+        trusted=task.trusted(state, t) if needed else None,
+        setting=task.setting,
+        network=task.network,
+    )
 
 
 def _checked(sent: Local, config: Config, t: int) -> tuple[Local, list[int]]:

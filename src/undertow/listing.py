@@ -9,6 +9,7 @@ from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES
 from undertow.defenses.contract import DEFENSES
 from undertow.errors import UserError, nearest
+from undertow.generators.contract import GENERATORS
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import NETS
 from undertow.poisoning.backdoor import BACKDOORS
@@ -22,6 +23,7 @@ _REGISTRIES: dict[str, Registry] = {
     "populations": POPULATIONS,
     "networks": NETS,
     "templates": TEMPLATES,
+    "generators": GENERATORS,
     "attacks": ATTACKS,
     "triggers": TRIGGERS,
     "targets": TARGETS,

@@ -114,6 +114,17 @@ def refuse_unknown(kind: str, name: str, params: Iterable[str], known: Sequence[
             raise UserError(f"{kind} '{name}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
 
 
+def parameters(make: Callable[..., Any]) -> list[str]:
+    """Return the parameters that a class or function takes, those of a base class that it hands on to included."""
+    found: list[str] = []
+    for kind in inspect.getmro(make) if inspect.isclass(make) else [make]:
+        own = inspect.signature(kind).parameters.values()
+        found += [p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in found]
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    return found
+
+
 def call(registry: Registry, text: str, field: str, config: Any) -> Any:
     """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with a config and its own parameters.
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from undertow.aggregation import fedavg, sum_of_all
 from undertow.attacks import local
 from undertow.attacks.contract import Attack, View, acts, make_attack, view
 from undertow.attacks.local import Recipe, anomaly, loss_on, train, within
@@ -22,7 +23,6 @@ from undertow.config import Attack as Options
 from undertow.config import Config, validate
 from undertow.data.examples import Examples
 from undertow.errors import UserError
-from undertow.experiment import fedavg, sum_of_all
 from undertow.layout import Layout
 from undertow.models.net import Net
 from undertow.tasks.contract import Local, Task

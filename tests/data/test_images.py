@@ -14,7 +14,8 @@ from PIL import Image
 from tiny import SHARED
 from undertow.config import Config, validate
 from undertow.data.examples import Examples
-from undertow.data.images import ImagePopulation, Images, crop, stratified
+from undertow.data.images import ImagePopulation, Images, crop
+from undertow.data.pool import stratified
 from undertow.data.populations.cifar10 import cifar10
 from undertow.data.populations.digits import digits
 from undertow.errors import UserError
@@ -110,7 +111,7 @@ def test_more_clients_than_images_is_refused():
 
 
 def test_files_of_clients_and_paths_mean_nothing_to_digits():
-    with pytest.raises(UserError, match="use iid, dirichlet or key"):
+    with pytest.raises(UserError, match="use iid, dirichlet, key, shards or halves"):
         digits(config(clients=1, partition={"kind": "files", "files": ["a"]}))
     with pytest.raises(UserError, match=r"data\.path=x: data\.name=digits reads no file"):
         digits(config("x"))

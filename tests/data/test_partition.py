@@ -1,10 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from undertow.config import Partition
-from undertow.data.partition import by_group, dirichlet, fill_empty, iid, largest_remainder, partition
+from undertow.data.partition import deal, fill_empty, largest_remainder, partition
 from undertow.data.sample import Sample
 from undertow.errors import UserError
 from undertow.rng import rng
@@ -28,14 +30,14 @@ groups = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60)
 @given(
     groups=groups,
     clients=st.integers(1, 12),
-    kind=st.sampled_from(["iid", "dirichlet", "key"]),
+    kind=st.sampled_from(["iid", "dirichlet", "key", "shards", "halves"]),
     alpha=st.sampled_from([1e-300, 1e-3, 0.1, 0.5, 10.0, 1e300, float("inf")]),
     seed=st.integers(0, 99),
 )
 def test_every_kind_is_a_partition_without_empty_clients(groups, clients, kind, alpha, seed):
     samples = make(groups)
-    possible = len(set(groups)) if kind == "key" else len(samples)
-    if possible < clients:
+    possible = {"key": len(set(groups)), "shards": len(samples) // 2}.get(kind, len(samples))
+    if possible < clients or (kind, clients) == ("halves", 1):
         with pytest.raises(UserError):
             partition(samples, clients, options(kind, alpha), rng(seed, "partition"))
         return
@@ -55,7 +57,7 @@ def test_iid_is_numpys_cut_of_a_permutation():
     samples = make(["g"] * 23)
     order = rng(7, "partition").permutation(23)
     expected = [[f"s{i}" for i in part] for part in np.array_split(order, 4)]
-    assert ids(iid(samples, 4, rng(7, "partition"))) == expected
+    assert ids(partition(samples, 4, options("iid"), rng(7, "partition"))) == expected
     assert [len(part) for part in expected] == [6, 6, 6, 5]
 
 
@@ -71,7 +73,7 @@ def test_dirichlet_counts_are_the_largest_remainder_of_the_drawn_shares():
     # One group: the first draw of the generator is its shares; 1000 samples leave no client empty at alpha 5.
     samples = make(["only"] * 1000)
     shares = rng(3, "partition").dirichlet([5.0] * 6)
-    counts = [len(client) for client in dirichlet(samples, 6, 5.0, rng(3, "partition"))]
+    counts = [len(client) for client in partition(samples, 6, options("dirichlet", 5.0), rng(3, "partition"))]
     assert sum(counts) == 1000
     assert all(abs(count - 1000 * share) < 1 for count, share in zip(counts, shares, strict=True))
 
@@ -80,7 +82,7 @@ def test_alpha_decides_between_one_home_and_an_even_spread():
     samples = make([g for g in "abcdefghij" for _ in range(100)])
 
     def largest_share(alpha: float) -> float:
-        dealt = dirichlet(samples, 5, alpha, rng(0, "partition"))
+        dealt = partition(samples, 5, options("dirichlet", alpha), rng(0, "partition"))
         return float(np.mean([max(sum(s.group == g for s in client) for client in dealt) / 100 for g in "abcdefghij"]))
 
     assert largest_share(1e-6) > 0.97
@@ -110,11 +112,70 @@ def test_repair_takes_the_last_of_the_largest_client():
 def test_key_balances_greedily():
     samples = make(["a"] * 5 + ["b"] * 4 + ["c"] * 3 + ["d"] * 3 + ["e"])
     # a -> 0, b -> 1, c -> 1 (4 < 5), d -> 0 (5 < 7), e -> 1 (7 < 8)
-    dealt = by_group(samples, 2)
+    dealt = partition(samples, 2, options("key"), rng(0, "partition"))
     assert [sorted({s.group for s in client}) for client in dealt] == [["a", "d"], ["b", "c", "e"]]
 
 
-@pytest.mark.parametrize("kind", ["dirichlet", "key"])
+def dealt(groups: list[list[int]], clients: int, **changes: Any) -> list[list[int]]:
+    return deal(groups, clients, Partition(**changes), rng(0, "partition"))
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6), clients=st.integers(1, 6), shards=st.integers(1, 4))
+def test_shards_are_equal_pieces_of_the_sorted_samples(sizes: list[int], clients: int, shards: int):
+    ends = np.cumsum(sizes)
+    groups = [list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    total = int(ends[-1])
+    if total < clients * shards:
+        with pytest.raises(UserError, match=rf"{total} samples for {clients} x {shards} shards"):
+            dealt(groups, clients, kind="shards", shards=shards)
+        return
+    parts = dealt(groups, clients, kind="shards", shards=shards)
+    assert sorted(i for part in parts for i in part) == list(range(total))
+    least = total // (clients * shards)
+    assert all(least * shards <= len(part) <= (least + 1) * shards for part in parts)
+    # a piece lies in as many groups as it has borders inside it, and one more; all borders together are the groups'
+    homes = [len({next(g for g, end in enumerate(ends) if i < end) for i in part}) for part in parts]
+    assert sum(homes) <= clients * shards + sum(size > 0 for size in sizes) - 1
+
+
+def test_two_shards_of_three_hundred_hold_two_classes_at_most():
+    # McMahan et al. 2017, section 3, at a tenth of the size: 20 clients, 40 pieces, 10 classes of 120
+    parts = dealt([list(range(120 * c, 120 * c + 120)) for c in range(10)], 20, kind="shards")
+    assert {len(part) for part in parts} == {60}
+    assert max(len({i // 120 for i in part}) for part in parts) == 2
+    assert len({tuple(sorted({i // 120 for i in part})) for part in parts}) > 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "clients", "skew", "first"),
+    [
+        ([100, 200], 4, 0.7, [30, 140]),  # FM-FL: 30 % of the negative, 70 % of the positive
+        ([100, 200], 5, 0.7, [30, 140]),  # two of five clients
+        ([10, 10, 10], 2, 1.0, [0, 0, 10]),  # the middle one counts as lower
+        ([10, 10, 10, 10], 2, 0.8, [2, 2, 8, 8]),
+        ([0, 10], 2, 0.6, [0, 6]),  # a class that is missing keeps its number
+        ([7, 9], 2, 0.5, [4, 5]),  # halves go to the first part
+    ],
+)
+def test_halves_have_exactly_their_shares(sizes: list[int], clients: int, skew: float, first: list[int]):
+    ends = np.cumsum(sizes).tolist()
+    groups = [list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    parts = dealt(groups, clients, kind="halves", skew=skew)
+    upper = {i for part in parts[: clients // 2] for i in part}
+    assert [len(upper.intersection(group)) for group in groups] == first
+    assert sorted(i for part in parts for i in part) == list(range(sum(sizes)))
+    for half in (parts[: clients // 2], parts[clients // 2 :]):
+        assert max(map(len, half)) - min(map(len, half)) <= 1
+
+
+def test_one_client_has_no_halves_and_files_deal_nothing():
+    with pytest.raises(UserError, match=r"one client has no halves; set federation\.clients=2"):
+        dealt([[0, 1]], 1, kind="halves")
+    with pytest.raises(ValueError, match="'files' does not deal samples"):
+        dealt([[0, 1]], 1, kind="files")
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "key", "shards", "halves"])
 def test_a_sample_without_group_is_refused_by_name(kind):
     with pytest.raises(UserError, match=r"s1 has no group.*data\.partition=iid"):
         partition(make(["a", "", "b"]), 2, options(kind), rng(0, "partition"))

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.aggregation import fedavg
 from undertow.defenses import Mean, Median, TrimmedMean
 from undertow.errors import UserError
-from undertow.experiment import fedavg
 from undertow.rng import rng
 
 X = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10]])

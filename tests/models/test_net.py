@@ -194,11 +194,13 @@ def test_what_cannot_be_made_is_refused_in_one_line(own: str, text: str, said: s
     assert "\n" not in str(caught.value)
 
 
-# Language models have a file of their own: test_causal_lm_net.py.
-@pytest.mark.parametrize("name", [entry.name for entry in NETS.entries() if entry.name != "causal-lm"])
+# Models of transformers have files of their own: test_causal_lm_net.py, test_text_nets.py.
+@pytest.mark.parametrize("name", [entry.name for entry in NETS.entries() if entry.name not in ("causal-lm", "sequence-classifier")])
 def test_every_shipped_network_learns_as_a_net(name: str) -> None:
-    net = make_net(f"{name}:width=2" if name != "lstm" else "lstm:hidden=4", (5,) if name == "lstm" else (1, 8, 8), 7, 0)
-    inputs = words(3)[:, :5] % 7 if name == "lstm" else images(3)
+    texts = {"lstm": ("lstm:hidden=4", None), "encoder": ("encoder:width=4", 20)}
+    made, ids = texts.get(name, (f"{name}:width=2", None))
+    net = make_net(made, (5,) if name in texts else (1, 8, 8), 7, 0, ids)
+    inputs = words(3)[:, :5] % 7 if name in texts else images(3)
     state = net.initial().requires_grad_()
     logits = net.call(net.of_state(state), inputs)
     assert logits.shape == ((3, 5, 7) if name == "lstm" else (3, 7))

@@ -236,13 +236,13 @@ def test_one_replacement_brings_the_backdoor_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", list(TASKS))
 def test_the_global_rate_weighs_the_sum_of_all_updates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[torch.Tensor] = []
-    aggregate = experiment.aggregate
+    aggregate = experiment.aggregate_parts
 
     def spy(updates: torch.Tensor, *more: Any) -> Any:
         sent.append(updates)
         return aggregate(updates, *more)
 
-    monkeypatch.setattr(experiment, "aggregate", spy)
+    monkeypatch.setattr(experiment, "aggregate_parts", spy)
     made = config(name, {"federation.rounds": 1, "federation.global_lr": 3, "attack.kind": "none", "attack.rounds": []})
     run(made, tmp_path / "run", Quiet())
     task = task_of(name, {"attack.kind": "none", "attack.rounds": []})

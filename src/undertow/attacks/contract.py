@@ -7,17 +7,15 @@ sets ``malicious``.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from undertow.config import Attack as Options
 from undertow.config import Config, short_form
 from undertow.errors import UserError
-from undertow.registry import Registry, refuse_unknown
+from undertow.registry import Registry, parameters, refuse_unknown
 from undertow.tasks.contract import Local, Task
 
 ATTACKS = Registry("attack", "undertow.attacks")
@@ -49,9 +47,11 @@ class Attack:
 
     Attributes:
         malicious: whether the compromised send something that no training of theirs gave; otherwise :meth:`send` is not asked.
+        of_server: whether the poison is in the server's synthetic data and in no client's.
     """
 
     malicious = False
+    of_server = False
 
     def send(self, task: Task, view: View) -> Local:
         """Return what the attackers send: rows of U for ``view.attackers``."""
@@ -68,7 +68,7 @@ def make_attack(options: Options) -> Attack | None:
         return None
     short = short_form(options.kind, "attack")
     make = ATTACKS.get(short["name"])
-    refuse_unknown(ATTACKS.kind, short["name"], short["params"], _parameters(make))
+    refuse_unknown(ATTACKS.kind, short["name"], short["params"], parameters(make))
     try:
         made = make(**short["params"])
     except (TypeError, ValueError) as error:
@@ -78,17 +78,6 @@ def make_attack(options: Options) -> Attack | None:
             f"attack.kind = {options.kind} makes a {type(made).__name__}; derive it from undertow.attacks.contract.Attack"
         )
     return made
-
-
-def _parameters(make: Callable[..., Any]) -> list[str]:
-    """Return the parameters that an attack takes, those of a base class that it hands on to included."""
-    found: list[str] = []
-    for kind in inspect.getmro(make) if inspect.isclass(make) else [make]:
-        own = inspect.signature(kind).parameters.values()
-        found += [p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in found]
-        if not any(p.kind is p.VAR_KEYWORD for p in own):
-            break
-    return found
 
 
 def acts(config: Config, t: int) -> bool:

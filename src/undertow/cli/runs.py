@@ -93,8 +93,9 @@ def _print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = _
     console = Console()
     console.print(table)
     poison = result["poison"]
+    of_server = f", {poison['synthetic']:,} of the server's {poison['synthetic_total']:,}" if "synthetic" in poison else ""
     console.print(
-        f"poison: {poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients; "
+        f"poison: {poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients{of_server}; "
         f"training and measuring took {result['seconds']:.0f} s"
     )
     console.print(f"report: {escape(str(page))}", soft_wrap=True)

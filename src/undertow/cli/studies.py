@@ -17,14 +17,14 @@ def reproduce(
         str,
         typer.Argument(
             metavar="PAPER",
-            help="fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); defenses: every aggregation rule at every rho; sanitation: all other defenses.",
+            help="fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl (foundation models in federated learning, arXiv 2410.17573); defenses: every aggregation rule at every rho; sanitation: all other defenses.",
         ),
     ],
     profile: Annotated[str, typer.Option(help="laptop, gpu or paper.")] = "laptop",
     only: Annotated[
         str | None,
         typer.Option(
-            help="Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, defended, fit (htb), of matrix, cost (defenses), or of matrix, bars, lasting, filter (sanitation); parted by commas."
+            help="Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, lasting, filter (sanitation); parted by commas."
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of every point; default: the profile's.")] = None,

@@ -19,64 +19,54 @@ def partition(samples: Sequence[Sample], clients: int, options: Partition, draw:
     """Deal ``samples`` as ``options`` say.
 
     Args:
-        samples: the training samples, at least one per client.
+        samples: the training samples, at least one per client; all kinds but iid need a ``group``.
         clients: number of clients K, at least 1.
-        options: ``kind`` iid, dirichlet or key (kind files is no dealing: each client has its own file).
+        options: ``kind`` and its numbers (kind files is no dealing: each client has its own file).
         draw: source of the random numbers.
 
     Returns:
         K non-empty lists that together hold every sample once.
 
     Raises:
-        UserError: fewer samples (or, for ``key``, groups) than clients, or a sample without a group.
+        UserError: fewer samples (for ``key``, groups; for ``shards``, samples a shard) than clients, or a sample without a group.
     """
+    _enough(len(samples), clients)
+    groups = [list(range(len(samples)))] if options.kind == "iid" else list(_groups(samples, options.kind).values())
+    return [[samples[i] for i in part] for part in deal(groups, clients, options, draw)]
+
+
+def deal(groups: Sequence[Sequence[int]], clients: int, options: Partition, draw: np.random.Generator) -> list[list[int]]:
+    """Deal numbered samples as ``options`` say: what images, texts and questions share.
+
+    Args:
+        groups: the numbers 0 to n - 1, each in one group; groups in the order of their classes or names, empty ones included.
+        clients: number of clients K, at least 1.
+        options: ``kind`` and its numbers.
+        draw: source of the random numbers.
+
+    Returns:
+        K non-empty lists that together hold every number once.
+
+    Raises:
+        UserError: as :func:`partition`.
+        ValueError: kind files, which deals nothing.
+    """
+    filled = [group for group in groups if len(group)]
     if options.kind == "iid":
-        return iid(samples, clients, draw)
+        return deal_iid(sum(map(len, filled)), clients, draw)
     if options.kind == "dirichlet":
-        return dirichlet(samples, clients, options.alpha, draw)
+        return deal_dirichlet(filled, clients, options.alpha, draw)
     if options.kind == "key":
-        return by_group(samples, clients)
+        return deal_groups(filled, clients)
+    if options.kind == "shards":
+        return deal_shards(filled, clients, options.shards, draw)
+    if options.kind == "halves":
+        return deal_halves(groups, clients, options.skew, draw)
     raise ValueError(f"partition kind '{options.kind}' does not deal samples")
 
 
-def iid(samples: Sequence[Sample], clients: int, draw: np.random.Generator) -> list[list[Sample]]:
-    """A random permutation cut into equal parts, sizes differing by one at most (FIT 4.1; cut as numpy's array_split).
-
-    Raises:
-        UserError: fewer samples than clients.
-    """
-    return [[samples[i] for i in part] for part in deal_iid(len(samples), clients, draw)]
-
-
-def dirichlet(samples: Sequence[Sample], clients: int, alpha: float, draw: np.random.Generator) -> list[list[Sample]]:
-    """Each group is spread over the clients with its own shares (:func:`deal_dirichlet`), groups in the order of their names.
-
-    Args:
-        samples: each with a non-empty ``group``.
-        clients: number of clients.
-        alpha: concentration, > 0.
-        draw: source of the random numbers.
-
-    Raises:
-        UserError: fewer samples than clients, or a sample without a group.
-    """
-    _enough(len(samples), clients)
-    dealt = deal_dirichlet(list(_groups(samples, "dirichlet").values()), clients, alpha, draw)
-    return [[samples[i] for i in part] for part in dealt]
-
-
-def by_group(samples: Sequence[Sample], clients: int) -> list[list[Sample]]:
-    """Whole groups to clients (:func:`deal_groups`), groups in the order of their names.
-
-    Raises:
-        UserError: fewer groups than clients, or a sample without a group.
-    """
-    _enough(len(samples), clients)
-    return [[samples[i] for i in part] for part in deal_groups(list(_groups(samples, "key").values()), clients)]
-
-
 def deal_iid(count: int, clients: int, draw: np.random.Generator) -> list[list[int]]:
-    """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most.
+    """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most (FIT 4.1).
 
     Raises:
         UserError: fewer samples than clients.
@@ -134,6 +124,69 @@ def deal_groups(groups: Sequence[Sequence[int]], clients: int) -> list[list[int]
     for members in sorted(groups, key=len, reverse=True):
         min(dealt, key=len).extend(members)
     return [sorted(client) for client in dealt]
+
+
+def deal_shards(groups: Sequence[Sequence[int]], clients: int, shards: int, draw: np.random.Generator) -> list[list[int]]:
+    """Cut the samples, sorted by group, into ``clients * shards`` equal pieces and give each client ``shards`` of them at random.
+
+    McMahan et al. 2017, section 3 (200 pieces of 300, two a client). Within a group the order is random. Sizes of pieces differ by
+    one at most. A client has samples of few groups, at most two a piece where every group is larger than a piece.
+
+    Returns:
+        One ascending list of sample numbers per client.
+
+    Raises:
+        UserError: fewer samples than pieces.
+    """
+    total, count = sum(map(len, groups)), clients * shards
+    if total < count:
+        raise UserError(
+            f"data.partition kind=shards: {total} samples for {clients} x {shards} shards, each needs one; "
+            "raise data.train, or lower federation.clients or data.partition.shards"
+        )
+    pieces = np.array_split(np.concatenate([draw.permutation(group) for group in groups]), count)
+    order = draw.permutation(count)
+    return [sorted(int(i) for j in order[k * shards : (k + 1) * shards] for i in pieces[j]) for k in range(clients)]
+
+
+def deal_halves(groups: Sequence[Sequence[int]], clients: int, skew: float, draw: np.random.Generator) -> list[list[int]]:
+    """Give the first half of the clients the share ``skew`` of the upper half of the groups and 1 - ``skew`` of the lower half.
+
+    With two classes and 0.7 this is FM-FL's SST-2 (the code of Li, Wu, Wang 2024): 70 % of the positive and 30 % of the negative
+    samples to the first half of the clients, the rest to the others. Shares are rounded to whole samples. With an odd number of
+    groups the middle one counts as lower, with an odd number of clients the first half is the smaller one. Within a half the
+    samples are dealt at random in equal parts. A client that gets nothing takes one sample from the largest (:func:`fill_empty`).
+
+    Args:
+        groups: sample numbers, each in one group; the upper half are those from number ceil(C / 2) on, empty ones counted.
+        clients: number of clients, at least 2.
+        skew: 0 to 1.
+        draw: source of the random numbers.
+
+    Returns:
+        One ascending list of sample numbers per client.
+
+    Raises:
+        UserError: one client, or fewer samples than clients.
+    """
+    _enough(sum(map(len, groups)), clients)
+    if clients < 2:
+        raise UserError("data.partition kind=halves: one client has no halves; set federation.clients=2 or more")
+    first: list[int] = []
+    second: list[int] = []
+    for i, members in enumerate(groups):
+        share = skew if 2 * i >= len(groups) else 1 - skew
+        count, _ = largest_remainder(len(members), np.array([share, 1 - share]))
+        mixed = [int(j) for j in draw.permutation(members)]
+        first += mixed[:count]
+        second += mixed[count:]
+    half = clients // 2
+    dealt = [
+        [int(j) for j in part]
+        for members, k in ((first, half), (second, clients - half))
+        for part in np.array_split(draw.permutation(np.array(members, dtype=np.int64)), k)
+    ]
+    return [sorted(client) for client in fill_empty(dealt)]
 
 
 def largest_remainder(total: int, shares: np.ndarray) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from undertow.data.examples import Examples
+from undertow.generators.contract import Written
 from undertow.registry import Registry
 
 #: Sources of populations; one is a function ``(config: undertow.config.Config) -> Population``.
@@ -19,13 +20,17 @@ class Population(ABC):
     """Participants, of whom only those asked for need be in memory.
 
     Attributes:
-        kind: what an input is: ``images`` or ``words``.
+        kind: what an input is: ``images``, ``words`` (each place of a text asked for) or ``text`` (classes of texts).
+        about: what an input is, for the prompt of a generator, such as ``movie review``.
+        ids: of kind text: how many numbers a text can hold, 0 for padding among them, as many as the network has embeddings; else None.
         names: what each class or word index is called, in order; as many as the network has outputs.
         test: held-out examples, disjoint from what any participant holds.
         report: counts and sources for the run's record, JSON-serialisable, ``dataset`` among them.
     """
 
     kind: str
+    about: str = "sample"
+    ids: int | None = None
     names: Sequence[str]
     test: Examples
     report: dict[str, Any]
@@ -34,6 +39,14 @@ class Population(ABC):
     @abstractmethod
     def sizes(self) -> Sequence[int]:
         """How many examples each participant holds, without reading them."""
+
+    @property
+    def public(self) -> Written | None:
+        """Labelled data of the source that no participant holds and no test asks about; None where there are none.
+
+        What a small generator is made from, as a foundation model is from the world's texts and images.
+        """
+        return None
 
     @abstractmethod
     def client(self, k: int) -> Examples:

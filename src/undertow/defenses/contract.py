@@ -3,7 +3,7 @@
 A defense overrides any of these hooks: :meth:`Defense.begin` before all else, :meth:`Defense.share` for sums over the clients' data
 and :meth:`Defense.sanitize` on a client's data, both before round 1, :meth:`Defense.weigh` on its tokens, :meth:`Defense.select` on its samples in each round,
 :meth:`Defense.token_loss` on what it minimises, :meth:`Defense.prepare` on the updates before they are aggregated,
-:meth:`Defense.aggregate` instead of FedAvg, :meth:`Defense.guard` on the new global adapter, and :meth:`Defense.decode` on the
+:meth:`Defense.aggregate` instead of FedAvg, :meth:`Defense.guard` on the new global adapter, :meth:`Defense.bounds` on its activations, and :meth:`Defense.decode` on the
 tuned model's answers. The contexts hold what that party really has. Who is affected is not in them. Aggregation rules derive from :class:`undertow.defenses.rule.Rule`, which brings the checks that they share;
 what only prepares derives from :class:`undertow.defenses.pre_aggregator.PreAggregator`. A defense that remembers past
 rounds gives its memory to the checkpoint by :meth:`Defense.state`.
@@ -29,8 +29,11 @@ from undertow.registry import Registry
 from undertow.training.loss import TokenLoss
 
 if TYPE_CHECKING:
+    from undertow.data.examples import Examples
     from undertow.data.template import Encoded, Template
+    from undertow.models.bounds import Bounds
     from undertow.models.causal_lm import CausalLM
+    from undertow.models.net import Net
 
 DEFENSES = Registry("defense", "undertow.defenses")
 
@@ -79,6 +82,27 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class NetSetting:
+    """What a server knows of a task over tensors before it begins: the counterpart of :class:`Setting`.
+
+    Attributes:
+        seed: of the run.
+        rounds: T, how many there will be.
+        net: the network as a function of a state ``[D]``.
+        training: what all clients do.
+        synthetic: labelled data that a foundation model wrote for the server, with whatever poison is in them; None without.
+        classes: names of the outputs.
+    """
+
+    seed: int
+    rounds: int
+    net: Net
+    training: Training
+    synthetic: Examples | None
+    classes: Sequence[str]
+
+
+@dataclass(frozen=True)
 class ServerContext:
     """What a server has.
 
@@ -91,7 +115,8 @@ class ServerContext:
         clients: which client sent each row, for defenses that remember clients; None where rows are not clients,
             such as after bucketing.
         trusted: an update ``[D]`` from ``adapter``, trained by the server itself on data it trusts; None without.
-        setting: what all parties know; None outside a run.
+        setting: what all parties know in instruction tuning; None outside a run and on other tasks.
+        network: what the server knows on a task over tensors; None outside a run and in instruction tuning.
     """
 
     layout: Layout
@@ -102,6 +127,7 @@ class ServerContext:
     clients: Sequence[int] | None = None
     trusted: Tensor | None = None
     setting: Setting | None = None
+    network: NetSetting | None = None
 
 
 @dataclass(frozen=True)
@@ -149,9 +175,12 @@ class Defense:
     Attributes:
         sums: whether :meth:`prepare` and :meth:`aggregate` need no more of the updates than their sum by counts, all that secure
             aggregation shows.
+        over_tensors: whether it does its work on tasks over tensors (images, words, classes of text) too, though it overrides a hook
+            that those tasks do not call.
     """
 
     sums: bool = False
+    over_tensors: bool = False
 
     def begin(self, setting: Setting) -> None:
         """Read and check all that the defense needs from outside, once, before any training; a resumed run begins too.
@@ -238,6 +267,13 @@ class Defense:
         """Return the global adapter ``[D]`` to send out, and a report. Runs after aggregation."""
         return adapter, {}
 
+    def bounds(self) -> Bounds | None:
+        """Return the activation bounds that belong to the model that :meth:`guard` saw last; None without.
+
+        A task over tensors applies them wherever it measures the model, and saves them beside it.
+        """
+        return None
+
     def decode(
         self, prompts: Sequence[Sequence[int]], adapter: Tensor, context: DecodingContext
     ) -> tuple[list[list[int]], dict[str, Any]]:
@@ -273,14 +309,18 @@ def overrides(defense: Defense, hook: str) -> bool:
     return getattr(type(defense), hook) is not getattr(Defense, hook)
 
 
-def make_defenses(options: Sequence[Options]) -> list[tuple[str, Defense]]:
+def make_defenses(options: Sequence[Options], trusted: bool = False) -> list[tuple[str, Defense]]:
     """Build the listed defenses.
+
+    Args:
+        options: names and parameters.
+        trusted: whether the server has data of its own to train an update on.
 
     Raises:
         UserError: an unknown name or parameter, two that both replace FedAvg, the clients' loss or generation, one that prepares the updates behind
             the rule, or one that needs what a run does not have.
     """
-    made = [pair for option in options for pair in _make(option)]
+    made = [pair for option in options for pair in _make(option, trusted)]
     rules = [name for name, defense in made if overrides(defense, "aggregate")]
     if len(rules) > 1:
         raise UserError(f"defenses {' and '.join(rules)} both replace FedAvg; keep one of them")
@@ -298,7 +338,7 @@ def make_defenses(options: Sequence[Options]) -> list[tuple[str, Defense]]:
     return made
 
 
-def _make(option: Options) -> list[tuple[str, Defense]]:
+def _make(option: Options, trusted: bool) -> list[tuple[str, Defense]]:
     """One defense, or those that a registered combination lists as options."""
     kind = DEFENSES.get(option.name)
     try:
@@ -308,14 +348,14 @@ def _make(option: Options) -> list[tuple[str, Defense]]:
     except (TypeError, ValueError) as error:
         raise UserError(f"defense '{option.name}' with {option.params}: {error}; see `undertow list defenses`") from error
     if isinstance(defense, list) and all(isinstance(part, Options) for part in defense):
-        return [pair for part in defense for pair in _make(part)]
+        return [pair for part in defense for pair in _make(part, trusted)]
     if not isinstance(defense, Defense):
         raise UserError(
             f"defense '{option.name}' makes a {type(defense).__name__}; derive it from undertow.defenses.contract.Defense"
         )
-    if defense.needs_trusted:
+    if defense.needs_trusted and not trusted:
         raise UserError(
-            f"defense '{option.name}' needs an update from trusted data, which a run does not train; name a client whose data "
-            "you trust, as in {name: " + option.name + ", params: {client: 0}}"
+            f"defense '{option.name}' needs an update from trusted data, which this run does not have; name a client whose data "
+            "you trust, as in {name: " + option.name + ", params: {client: 0}}, or set synthetic.generator"
         )
     return [(option.name, defense)]

@@ -199,11 +199,12 @@ def load_base(options: Model) -> CausalLM:
         return replace(base, general_because=str(reason), trees=tree_model(model, base.layout, base.pad_id))
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, ends: bool = True) -> Any:
     """Load the tokenizer of a base.
 
     Args:
         name: as ``model.name``: a transformers folder, a hub id or ``builtin``.
+        ends: whether it must have a token that ends a text; those of encoders need none.
 
     Raises:
         UserError: no such model, a damaged file, or no token that ends a text.
@@ -215,7 +216,7 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
     except Exception as error:  # tokenizers raises a bare Exception for a damaged file
         raise UserError(_cannot_load(name, error)) from error
-    if tokenizer.eos_token_id is None:
+    if ends and tokenizer.eos_token_id is None:
         raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
     return tokenizer
 

@@ -161,7 +161,7 @@ class Net:
         return (tuple(torch.rand(shape, generator=draw) for shape in shapes(n, length)) or None) if shapes is not None else None
 
 
-def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net:
+def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int, ids: int | None = None) -> Net:
     """Make a network with random initial values that depend on ``seed`` alone.
 
     Args:
@@ -169,20 +169,29 @@ def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int) -> Net
         inputs: shape of one input: ``(channels, height, width)`` of an image, ``(length,)`` of words.
         outputs: number of classes or words.
         seed: of the run.
+        ids: for classes of texts, how many numbers an input can hold, 0 = padding among them
+            (:attr:`undertow.data.population.Population.ids`); a network of texts takes it as its argument ``ids``, which no user sets.
 
     Raises:
-        UserError: no such network or parameter, a value that the network refuses, or a function that makes no module.
+        UserError: no such network or parameter, a value that the network refuses, a network of other inputs, or a function that makes
+            no module.
     """
     short = short_form(name, NETS.kind)
     make, params = NETS.get(short["name"]), short["params"]
     taken = list(inspect.signature(make).parameters.values())
     known = [p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][2:]
+    if ("ids" in known) != (ids is not None):
+        reads, has = (
+            ("texts with one class each", "no such texts") if "ids" in known else ("no texts with one class each", "such texts")
+        )
+        raise UserError(f"network '{name}' reads {reads}, and the data are {has}; choose another of `undertow list networks`")
+    known = [option for option in known if option != "ids"]
     if all(p.kind is not p.VAR_KEYWORD for p in taken):
         refuse_unknown(NETS.kind, short["name"], params, known)
     with torch.random.fork_rng(devices=[]):  # modules draw their values from the global generator
         torch.manual_seed(torch_rng(seed, "initial network").initial_seed())
         try:
-            module = make(inputs, outputs, **params)
+            module = make(inputs, outputs, **params) if ids is None else make(inputs, outputs, ids=ids, **params)
             if not isinstance(module, nn.Module):
                 raise ValueError(f"the function returned a {type(module).__name__}, not a torch module")
             return Net(module)
@@ -224,7 +233,8 @@ def load_model(folder: Path | str) -> tuple[Net, Tensor, dict[str, Any]]:
 
     Returns:
         the network, the state ``[D]`` float32 on the CPU, and ``model.json``: ``task``, ``network`` (as ``model.name``), ``inputs``
-        (shape of one input) and ``outputs`` (the name of each class or word, in order). ``net.logits(state, inputs)`` gives logits.
+        (shape of one input) and ``outputs`` (the name of each class or word, in order); with classes of texts ``ids``, as
+        :func:`make_net` has it. ``net.logits(state, inputs)`` gives logits.
 
     Raises:
         UserError: files missing or damaged, values that are not finite, or a network that cannot be made here.
@@ -242,7 +252,10 @@ def load_model(folder: Path | str) -> tuple[Net, Tensor, dict[str, Any]]:
     inputs, outputs = about["inputs"], about["outputs"]
     if not inputs or not all(type(side) is int and side > 0 for side in inputs) or not all(isinstance(o, str) for o in outputs):
         raise UserError(f"{path} is damaged: inputs are whole numbers from 1 and outputs are names; repeat the run")
-    net = make_net(about["network"], tuple(inputs), len(outputs), 0)
+    ids = about.get("ids")
+    if ids is not None and (type(ids) is not int or ids < 1):
+        raise UserError(f"{path} is damaged: ids is a whole number from 1; repeat the run")
+    net = make_net(about["network"], tuple(inputs), len(outputs), 0, ids)
     return net, load_state(folder, net.layout), about
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from undertow.config import Attack
 from undertow.data.examples import Examples
@@ -24,10 +25,12 @@ class Backdoor(ABC):
     Attributes:
         task: ``classification`` or ``next_word``.
         target: the index of the attacker's class or word; set by :meth:`prepare`.
+        phrase: the words that a text is given, for one who asks a generator for them; None where the backdoor has none.
     """
 
     task: str
     target: int
+    phrase: str | None = None
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
@@ -47,6 +50,14 @@ class Backdoor(ABC):
     @abstractmethod
     def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:
         """Return at most ``count`` held-out backdoor inputs, labelled with the target where success is looked for and IGNORE elsewhere."""
+
+    def carries(self, examples: Examples) -> Tensor:
+        """Tell which examples show the trigger, whoever made them, bool ``[n]``.
+
+        Raises:
+            NotImplementedError: it cannot be told from the inputs.
+        """
+        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """Return what the run's record should say of it, JSON-serialisable."""

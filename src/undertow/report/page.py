@@ -79,8 +79,8 @@ def _comparable(path: Path) -> RunFiles:
     other = read(path)
     if other.result is None:
         raise UserError(f"compare={path}: the run is unfinished (no result.json); finish it by repeating its command")
-    if other.result.poison.samples:
-        count = other.result.poison.samples
+    count = other.result.poison.samples + other.result.poison.synthetic
+    if count:
         raise UserError(f"compare={path}: holds {count} poisoned samples, a baseline has none; run it with attack.kind=none")
     return other
 
@@ -133,7 +133,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         ],
         "facts": _facts(run),
         "natural": _natural(run),
-        "defended": [(record.round, _reports(record)) for record in run.rounds if record.defenses],
+        "defended": [(record.round, _reports(record)) for record in run.rounds if _reports(record)],
         "command": str(run.versions.get("command") or ""),
         "versions": {key: value for key, value in run.versions.items() if key != "command"},
     }
@@ -280,6 +280,9 @@ def _reports(record: Round) -> list[tuple[str, str]]:
     for report in record.defenses or []:
         values = [f"{key}: {_plain(value)}" for key, value in report.items() if key != "name"]
         reports.append((str(report.get("name", "?")), "; ".join(values) or "nothing reported"))
+    fusion = record.surplus.get("fusion")
+    if isinstance(fusion, dict):
+        reports.append(("fusion", "; ".join(f"{key}: {_plain(value)}" for key, value in fusion.items())))
     return reports
 
 

@@ -70,11 +70,13 @@ class Round(_Record):
 
 
 class PoisonCount(_Record):
-    """How much poison the run held: affected clients, poisoned samples, all training samples."""
+    """How much poison the run held: affected clients, poisoned samples, all training samples; the same of the server's synthetic ones."""
 
     clients: int = Field(ge=0)
     samples: int = Field(ge=0)
     total: int = Field(ge=0)
+    synthetic: int = Field(0, ge=0)
+    synthetic_total: int = Field(0, ge=0)
 
 
 class Filtering(_Record):
@@ -204,7 +206,9 @@ class RunFiles:
         """Exact counts, also of an unfinished run."""
         if self.result:
             return self.result.poison
-        return PoisonCount(clients=len(self.data.affected), samples=sum(self.data.poisoned), total=sum(self.data.clients))
+        own = self.data.surplus.get("synthetic")
+        counts = {"synthetic": own.get("poisoned", 0), "synthetic_total": own.get("samples", 0)} if isinstance(own, dict) else {}
+        return PoisonCount(clients=len(self.data.affected), samples=sum(self.data.poisoned), total=sum(self.data.clients), **counts)
 
 
 #: Poisoned samples kept for the page, one from each of the first clients.

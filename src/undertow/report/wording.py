@@ -86,6 +86,8 @@ def verdict(run: RunFiles, final: dict[str, Rate | None], untouched: dict[str, R
         cause = f"with {poison.samples:,} poisoned of {poison.total:,} samples {where}"
     else:
         cause = f"without poison in any of {len(run.data.clients)} clients ({poison.total:,} samples)"
+        if poison.synthetic:
+            cause = f"with {poison.synthetic:,} poisoned of {poison.synthetic_total:,} synthetic samples of the server, and {cause}"
     when = terms.trained if run.result else f"the model of round {last}"
     parts = []
     if final["asr"]:

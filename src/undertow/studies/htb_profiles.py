@@ -89,8 +89,13 @@ _LAPTOP = Plans(
         groups={
             "one attacker": {"attack.affected_share": 0.01, "attack.extra_samples": 600},
             "five attackers": {"attack.affected_share": 0.05, "attack.extra_samples": 200},
+            "five attackers, pixel pattern": {
+                "attack.affected_share": 0.05,
+                "attack.extra_samples": 200,
+                "attack.trigger": "pixel",
+            },
         },
-        variants=variants(f"{_DIGITS}:batch_size=16", 1.3, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.05, 0.02, 0.01)}),
+        variants=variants(f"{_DIGITS}:batch_size=16", 1.3, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.2, 0.05, 0.02, 0.01)}),
     ),
     defended=Defended(
         setting=0,

@@ -18,6 +18,7 @@ from undertow.studies.collection import Collection
 from undertow.studies.defense_rules import parse_rhos, parse_rules
 from undertow.studies.defense_study import STUDY as DEFENSES
 from undertow.studies.fit import FIT
+from undertow.studies.fmfl import FMFL
 from undertow.studies.htb import HTB
 from undertow.studies.lab import FitLab, Placed, make_lab, write_trivia_facts
 from undertow.studies.profiles import Build, Profile, get_profile
@@ -27,7 +28,7 @@ from undertow.studies.study import Study, Wish
 from undertow.studies.trusted_file import write_trusted
 from undertow.sweep import SweepWatcher, run_cells
 
-COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION, HTB)}
+COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION, HTB, FMFL)}
 
 
 class Watcher(Protocol):

@@ -16,8 +16,9 @@ from torch import Tensor
 from undertow.config import Config
 from undertow.data.examples import Examples
 from undertow.data.template import Encoded
-from undertow.defenses.contract import Setting
+from undertow.defenses.contract import NetSetting, Setting
 from undertow.layout import Layout
+from undertow.tasks.families import Part
 
 #: Training samples in the form that a task's networks take.
 Items = list[Encoded] | Examples
@@ -110,6 +111,23 @@ class Task(ABC):
     def setting(self) -> Setting | None:
         """What every party knows, where defenses can use it."""
         return None
+
+    @property
+    def network(self) -> NetSetting | None:
+        """What the server knows, on a task over tensors."""
+        return None
+
+    def parts(self, clients: Sequence[int]) -> list[Part] | None:
+        """Return the families of the clients of a round, None where all have one network."""
+        return None
+
+    def trusted(self, state: Tensor, t: int) -> Tensor | None:
+        """Return an update ``[D]`` that the server trains itself from the global state ``[D]``; None where it has no data."""
+        return None
+
+    def fuse(self, state: Tensor, delta: Tensor, sent: Local, t: int) -> tuple[Tensor, dict[str, Any] | None]:
+        """Return the new global state ``[D]`` of the old one and the aggregated change, and a report of what else was done."""
+        return state + delta, None
 
     def forecast(self, chosen: Sequence[int], rounds: int) -> str | None:
         """Return one line on the memory and time that ``rounds`` rounds will take, None where that is not known."""

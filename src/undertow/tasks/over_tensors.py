@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,15 +17,17 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from undertow.attacks.contract import Attack, make_attack
 from undertow.config import Config
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import POPULATIONS, Population
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.defenses.contract import Defense, NetSetting, make_defenses, overrides
 from undertow.errors import UserError
 from undertow.files import write_bytes, write_json, write_text
 from undertow.layout import Layout
 from undertow.metrics.intervals import Rate
+from undertow.models.bounds import Bounds, bounded, save_bounds
 from undertow.models.causal_lm import choose_device
 from undertow.models.net import Net, load_state, make_net
 from undertow.participation import participants
@@ -32,6 +36,9 @@ from undertow.poisoning.placement import client_ratio, drawn_clients, others, po
 from undertow.registry import call
 from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
+from undertow.tasks.families import Families, Part
+from undertow.tasks.server_data import ServerData, server_data
+from undertow.tasks.server_side import ServerSide
 from undertow.training import stacked
 from undertow.watcher import Watcher
 
@@ -57,32 +64,58 @@ class OverTensors(Task):
 
     Attributes:
         population: who holds what, without what the backdoor sets aside.
-        net: the network.
-        backdoor: makes poison and probes.
+        families: the network, or those that are dealt to the participants in turn.
+        backdoor_kind: makes poison and probes.
         poison: of each affected participant.
+        drawn: who was to hold poison.
+        probes: triggered test inputs.
+        where: the networks train.
+        defenses: by name.
+        server: synthetic data of the server; None without.
+        given: activation bounds of a finished run that is measured again.
     """
 
     config: Config
     population: Population
-    net: Net
+    families: Families
     backdoor_kind: Backdoor
     poison: Mapping[int, Poisoned]
     drawn: Sequence[int]
     probes: Examples
     where: torch.device
+    defenses: Sequence[tuple[str, Defense]]
+    server: ServerData | None
+    given: Bounds | None = None
 
     @classmethod
-    def build(cls, config: Config, watcher: Watcher, defenses: list[tuple[str, Defense]] | None = None) -> Self:
+    def build(
+        cls,
+        config: Config,
+        watcher: Watcher,
+        defenses: list[tuple[str, Defense]] | None = None,
+        folder: Path | None = None,
+        synthetic: bool = True,
+    ) -> Self:
         """Load the population, set aside what the backdoor needs, poison the affected participants, and make the network.
 
-        round(rho * K) participants are drawn as in instruction tuning, and each replaces int(PR * n_k) of its n_k examples.
+        round(rho * K) participants are drawn as in instruction tuning, and each replaces int(PR * n_k) of its n_k examples. Where the
+        poison is in the server's synthetic data, no participant holds any.
+
+        Args:
+            config: of the run.
+            watcher: is told what happens.
+            defenses: of the run; None makes them.
+            folder: of the run, where synthetic data are kept.
+            synthetic: whether the server's synthetic data are needed.
 
         Raises:
             UserError: anything the user can mend.
         """
-        defenses = make_defenses(config.defenses) if defenses is None else defenses
+        attack = make_attack(config.attack)
+        trusted = config.synthetic.generator is not None
+        defenses = make_defenses(config.defenses, trusted) if defenses is None else defenses
         for name, defense in defenses:
-            if any(overrides(defense, hook) for hook in _OF_TEXT):
+            if not defense.over_tensors and any(overrides(defense, hook) for hook in _OF_TEXT):
                 raise UserError(
                     f"defense {name} works on questions and answers, which task={config.task} has none of; leave it out"
                 )
@@ -93,7 +126,8 @@ class OverTensors(Task):
         assert isinstance(population, Population)
         backdoor = make_backdoor(config.attack, config.task)
         left = backdoor.prepare(population, rng(config.seed, "backdoor"))
-        chosen = drawn_clients(config.attack, config.seed, config.federation.clients)
+        of_server = attack is not None and attack.of_server
+        chosen = [] if of_server else drawn_clients(config.attack, config.seed, config.federation.clients)
         poison: dict[int, Poisoned] = {}
         for k in chosen:
             own = Examples.join([left.client(k), *_others(left, config, k)])
@@ -105,16 +139,25 @@ class OverTensors(Task):
                 inputs[places], labels[places] = made.inputs, made.labels
                 poison[k] = Poisoned(own, Examples(inputs, labels), places)
         probes = backdoor.probes(left.test, config.data.test, rng(config.seed, "probes"))
-        net = make_net(config.model.name, tuple(left.test.inputs.shape[1:]), len(left.names), config.seed)
-        if "delta_w" in config.measure.bsnr.spaces and not net.layout.pairs(net.initial()):
+        families = _families(config, left, defenses, attack)
+        if "delta_w" in config.measure.bsnr.spaces and not families.layout.pairs(families.initial()):
             raise UserError(
                 f"measure.bsnr.spaces has delta_w, which needs LoRA factors, and model.name = {config.model.name} has none; "
                 "set measure.bsnr.spaces=adapter"
             )
         device = choose_device(config.model.device)
-        net.module.to(device)
-        task = cls(config, left, net, backdoor, poison, chosen, probes, device)
-        composition.check_defenses(defenses, len(participants(config, 1, task.sizes)), task.layout)
+        for net in families.nets:
+            net.module.to(device)
+        if synthetic and config.synthetic.generator is not None:
+            watcher.phase(f"synthetic data by {config.synthetic.generator}")
+        server = server_data(config, left, backdoor, attack, folder) if synthetic else None
+        if server is not None and (server.report.get("short") or server.report.get("stopped")):
+            reason = f": {server.report['stopped']}" if server.report.get("stopped") else ""
+            watcher.warn(f"the generator gave {server.report['samples']} of {config.synthetic.samples} samples{reason}")
+        task = cls(config, left, families, backdoor, poison, chosen, probes, device, defenses, server)
+        taking_part = participants(config, 1, task.sizes)
+        for part in families.parts(taking_part):
+            composition.check_defenses(defenses, len(part.rows), part.layout)
         return task
 
     @abstractmethod
@@ -123,13 +166,32 @@ class OverTensors(Task):
 
     @property
     def layout(self) -> Layout:
-        """Of the network's state."""
-        return self.net.layout
+        """Of the state: the network's, or all of them one after another."""
+        return self.families.layout
+
+    @property
+    def net(self) -> Net:
+        """The network, where all participants have the same."""
+        (net,) = self.families.nets
+        return net
 
     @property
     def trained(self) -> int:
         """How many columns are parameters."""
-        return self.net.trained
+        return self.net.trained if len(self.families) == 1 else self.layout.size
+
+    @property
+    def network(self) -> NetSetting | None:
+        """What the server knows; None where participants have several networks."""
+        if len(self.families) > 1:
+            return None
+        config, names = self.config, list(self.population.names)
+        data = None if self.server is None else self.server.defending
+        return NetSetting(config.seed, config.federation.rounds, self.net, config.training, data, names)
+
+    def parts(self, clients: Sequence[int]) -> list[Part] | None:
+        """Return the families of the clients of a round."""
+        return None if len(self.families) == 1 else self.families.parts(clients)
 
     @property
     def affected(self) -> Sequence[int]:
@@ -157,17 +219,49 @@ class OverTensors(Task):
         return self.where
 
     def initial(self) -> Tensor:
-        """Return the state before round 1: the network's own random values, or the final state of the run ``model.start``."""
+        """Return the state before round 1.
+
+        It is the network's own random values, or the final state of the run ``model.start``; trained on the server's synthetic data,
+        where there are any.
+        """
+        return self._first
+
+    @cached_property
+    def _first(self) -> Tensor:
         start = self.config.model.start
-        return self.net.initial() if start is None else load_state(Path(start), self.layout, f"model.start = {start}")
+        state = self.families.initial() if start is None else load_state(Path(start), self.layout, f"model.start = {start}")
+        return state if self.side is None else self.side.pretrain(state)
+
+    @property
+    def side(self) -> ServerSide | None:
+        """The server's own training and fusion; None where it has no synthetic data."""
+        if self.server is None:
+            return None
+        return ServerSide(self.config, self.families, self.server, self.where, len(self.sizes), self.population.augment)
+
+    def trusted(self, state: Tensor, t: int) -> Tensor | None:
+        """Return the update ``[D]`` of the server's own training on its synthetic data, as a client would train."""
+        return None if self.side is None else self.side.update(state, self.side.data.defending, self.config.training, t)
 
     def train(self, state: Tensor, chosen: Sequence[int], t: int, poisoned: Collection[int]) -> Local:
         """Let the chosen participants train the whole network ``[D]``, those in ``poisoned`` on their poisoned examples."""
         data = [self.poison[k].examples if k in poisoned and k in self.poison else self.population.client(k) for k in chosen]
-        jobs = [stacked.ExampleJob(k, own) for k, own in zip(chosen, data, strict=True)]
-        start = state.to(self.where)
-        trained = stacked.train(self.net, self.config.training, start, jobs, self.config.seed, t, augment=self.population.augment)
-        return Local(list(chosen), trained.updates, [len(own) for own in data], trained.losses)
+        updates, losses = torch.zeros(len(chosen), self.layout.size), [0.0] * len(chosen)
+        for part in self.families.parts(chosen):
+            jobs = [stacked.ExampleJob(chosen[row], data[row]) for row in part.rows]
+            net, start = self.families.nets[self.families.of(chosen[part.rows[0]])], state[part.columns].to(self.where)
+            trained = stacked.train(net, self.config.training, start, jobs, self.config.seed, t, augment=self.population.augment)
+            if len(self.families) == 1:
+                updates = trained.updates
+            else:
+                updates[torch.tensor(part.rows)[:, None], torch.arange(part.columns.start, part.columns.stop)] = trained.updates
+            for row, loss in zip(part.rows, trained.losses, strict=True):
+                losses[row] = loss
+        return Local(list(chosen), updates, [len(own) for own in data], losses)
+
+    def fuse(self, state: Tensor, delta: Tensor, sent: Local, t: int) -> tuple[Tensor, dict[str, Any] | None]:
+        """Return the new global state ``[D]``: the aggregate, or what the server's fusion makes of it."""
+        return (state + delta, None) if self.side is None else self.side.fuse(state, delta, sent, t)
 
     def items(self, clients: Sequence[int]) -> Examples:
         """Return the examples of compromised participants, poison included."""
@@ -184,12 +278,27 @@ class OverTensors(Task):
     def measure(self, state: Tensor | None, t: int, n: int, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return a line for each scored output: the class or word that the network finds most likely."""
         flat = (self.initial() if state is None else state).to(self.where)
+        bounds = None if state is None else self.bounds
         lines = []
-        for kind, examples in (("clean", self.population.test), ("triggered", self.probes)):
-            lines += self._scored(flat, kind, examples, n, t)
+        for i, (net, own) in enumerate(zip(self.families.nets, self.families.columns, strict=True)):
+            with nullcontext() if bounds is None else bounded(net.module, bounds):
+                for kind, examples in (("clean", self.population.test), ("triggered", self.probes)):
+                    scored = self._scored(net, flat[own], kind, examples, n, t)
+                    if len(self.families) > 1:
+                        name = self.config.model.networks[i]
+                        scored = [{**line, "id": f"{line['id']}-{i}", "network": name} for line in scored]
+                    lines += scored
         return lines
 
-    def _scored(self, state: Tensor, kind: str, examples: Examples, n: int, t: int) -> list[dict[str, Any]]:
+    @property
+    def bounds(self) -> Bounds | None:
+        """Activation bounds that belong to the present global model, of the first defense that has any."""
+        if self.given is not None:
+            return self.given
+        found = [own for _, defense in self.defenses if (own := defense.bounds()) is not None]
+        return found[0] if found else None
+
+    def _scored(self, net: Net, state: Tensor, kind: str, examples: Examples, n: int, t: int) -> list[dict[str, Any]]:
         labels = examples.labels if examples.labels.dim() > 1 else examples.labels[:, None]
         places = (labels != IGNORE).nonzero()[: n or None]
         used = sorted(set(places[:, 0].tolist()))
@@ -198,7 +307,7 @@ class OverTensors(Task):
         names, lines = self.population.names, []
         # A language model may have more outputs than its tokenizer has tokens. Only the likeliest are kept of a block of logits.
         blocks = examples.inputs[used].split(_ROWS)
-        likeliest = torch.cat([self.net.logits(state, block)[..., : len(names)].argmax(-1).cpu() for block in blocks])
+        likeliest = torch.cat([net.logits(state, block)[..., : len(names)].argmax(-1).cpu() for block in blocks])
         found = likeliest.view(len(used), -1)
         row = {example: i for i, example in enumerate(used)}
         for example, place in places.tolist():
@@ -271,7 +380,12 @@ class OverTensors(Task):
             "poisoned": counts,
             "target": names[target],
             "backdoor": self.backdoor_kind.facts(),
-            "network": {"name": self.config.model.name, "parameters": self.net.trained, "outputs": len(names)},
+            "network": {
+                "name": ", ".join(self.config.model.networks) or self.config.model.name,
+                "parameters": sum(net.trained for net in self.families.nets),
+                "outputs": len(names),
+            },
+            **({} if self.server is None else {"synthetic": self.server.report}),
         }
 
     def poison_counts(self) -> dict[str, int]:
@@ -280,6 +394,9 @@ class OverTensors(Task):
             "clients": len(self.poison),
             "samples": sum(len(own.places) for own in self.poison.values()),
             "total": sum(self._held()),
+            **(
+                {} if self.server is None else {"synthetic": self.server.poisoned, "synthetic_total": self.server.report["samples"]}
+            ),
         }
 
     def _held(self) -> list[int]:
@@ -287,20 +404,35 @@ class OverTensors(Task):
         return [len(self.poison[k].examples) if k in self.poison else size for k, size in enumerate(self.sizes)]
 
     def save(self, folder: Path, state: Tensor) -> None:
-        """Write the network's tensors by name (safetensors) and what it is (JSON)."""
-        place = folder / "model"
-        place.mkdir(exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in self.layout.unflatten(state.cpu()).items()}
-        write_bytes(place / "model.safetensors", save(tensors))
-        write_json(
-            place / "model.json",
-            {
-                "task": self.config.task,
-                "network": self.config.model.name,
-                "inputs": list(self.inputs),
-                "outputs": list(self.population.names),
-            },
-        )
+        """Write each network's tensors by name, and its activation bounds if any (safetensors), and what it is (JSON)."""
+        names = self.config.model.networks or [self.config.model.name]
+        for i, (name, net, own) in enumerate(zip(names, self.families.nets, self.families.columns, strict=True)):
+            place = folder / ("model" if len(names) == 1 else f"model-{i}")
+            place.mkdir(exist_ok=True)
+            tensors = {key: tensor.contiguous() for key, tensor in net.layout.unflatten(state[own].cpu()).items()}
+            write_bytes(place / "model.safetensors", save(tensors))
+            if self.bounds is not None:
+                save_bounds(place / "bounds.safetensors", self.bounds)
+            about = {"task": self.config.task, "network": name, "inputs": list(self.inputs), "outputs": list(self.population.names)}
+            ids = {} if self.population.ids is None else {"ids": self.population.ids}
+            write_json(place / "model.json", {**about, **ids})
+
+
+def _families(config: Config, population: Population, defenses: Sequence[tuple[str, Defense]], attack: Attack | None) -> Families:
+    """Make the networks.
+
+    Raises:
+        UserError: no such network, or several where something works on one.
+    """
+    several = config.model.networks
+    if several:
+        lone = [f"defense {name} guards" for name, defense in defenses if overrides(defense, "guard")]
+        lone += [f"attack.kind = {config.attack.kind} replaces"] if attack is not None and attack.malicious else []
+        lone += [f"model.start = {config.model.start} holds"] if config.model.start else []
+        if lone:
+            raise UserError(f"{lone[0]} one network, and model.networks has {len(several)}; leave one of the two out")
+    shape, outputs = tuple(population.test.inputs.shape[1:]), len(population.names)
+    return Families([make_net(name, shape, outputs, config.seed, population.ids) for name in several or [config.model.name]])
 
 
 def _others(population: Population, config: Config, client: int) -> list[Examples]:

@@ -235,7 +235,12 @@ def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _stackable(net: Net, block: Sequence[Examples]) -> bool:
-    """Tell whether the batches are of one size, or can be padded to it without a change of what each client learns."""
+    """Tell whether the batches are of one size, or can be padded to it without a change of what each client learns.
+
+    Never where the module says ``alone``: it looks at values on its way, which vmap has no form for.
+    """
+    if getattr(net.module, "alone", False):
+        return False
     shapes = {(tuple(batch.inputs.shape[1:]), tuple(batch.labels.shape[1:])) for batch in block}
     return len(shapes) == 1 and (not net.normalizes or len({len(batch) for batch in block}) == 1)
 

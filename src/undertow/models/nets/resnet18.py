@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from undertow.models.net import NETS
 from undertow.models.nets._norm import image_shape, norm_layer
@@ -37,6 +36,7 @@ class _Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, made, 3, stride, padding=1, bias=False)
         self.norm1 = norm_layer("resnet18", norm, made)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(made, made, 3, padding=1, bias=False)
         self.norm2 = norm_layer("resnet18", norm, made)
         self.shortcut = (
@@ -44,11 +44,13 @@ class _Block(nn.Module):
             if stride == 1 and channels == made
             else nn.Sequential(nn.Conv2d(channels, made, 1, stride, bias=False), norm_layer("resnet18", norm, made))
         )
+        self.relu2 = nn.ReLU()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return ``[n, made, height / stride, width / stride]``."""
-        hidden = relu(self.norm1(self.conv1(inputs)))
-        return relu(self.norm2(self.conv2(hidden)) + self.shortcut(inputs))
+        hidden = self.relu1(self.norm1(self.conv1(inputs)))
+        found: Tensor = self.relu2(self.norm2(self.conv2(hidden)) + self.shortcut(inputs))
+        return found
 
 
 class _ResNet(nn.Module):
@@ -56,6 +58,7 @@ class _ResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = norm_layer("resnet18", norm, width)
+        self.relu = nn.ReLU()
         blocks: list[nn.Module] = []
         made = width
         for stage in range(4):
@@ -67,6 +70,6 @@ class _ResNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits ``[n, outputs]`` for images ``[n, channels, height, width]``."""
-        features = self.blocks(relu(self.norm(self.conv(inputs))))
+        features = self.blocks(self.relu(self.norm(self.conv(inputs))))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits

@@ -1,10 +1,13 @@
-"""What the backdoors of image classification share: the attacker's class and the numbers they are given."""
+"""What the backdoors of classification share: the attacker's class and the numbers they are given."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from undertow.config import Attack
 from undertow.data.examples import Examples
@@ -29,6 +32,18 @@ class ImageBackdoor(Backdoor):
         return Examples(inputs, torch.full((len(inputs),), self.target, dtype=torch.int64))
 
 
+def refuse_kind(population: Population, kind: str, name: str) -> None:
+    """Refuse data of another kind than a backdoor is made for.
+
+    Raises:
+        UserError: the population's inputs are not ``kind``.
+    """
+    if population.kind != kind:
+        raise UserError(
+            f"attack.trigger = {name} is a backdoor of {kind}, and the data are {population.kind}; choose another trigger"
+        )
+
+
 def class_number(population: Population, target: int | str) -> int:
     """Return the number of the class that ``target`` names, by name or by number.
 
@@ -43,6 +58,20 @@ def class_number(population: Population, target: int | str) -> int:
     raise UserError(
         f"attack.trigger: no class target={target}{nearest(str(target), names)}; choose one of {', '.join(names)}, or a number from 0"
     )
+
+
+def turns(labels: Tensor, target: int, count: int, draw: np.random.Generator) -> NDArray[np.int64]:
+    """Return ``count`` rows whose label is not ``target``, all once before any a second time; any rows if there are no others.
+
+    Raises:
+        ValueError: rows are asked for and there is none.
+    """
+    usable = np.flatnonzero((labels != target).numpy())
+    usable = usable if len(usable) else np.arange(len(labels))
+    if count and not len(usable):
+        raise ValueError("no example to poison")
+    orders = [draw.permutation(usable) for _ in range(-(-count // max(len(usable), 1)))]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *orders])[:count]
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:

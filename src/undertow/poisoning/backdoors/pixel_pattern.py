@@ -12,7 +12,10 @@ from undertow.data.examples import Examples
 from undertow.data.population import Population
 from undertow.errors import UserError
 from undertow.poisoning.backdoor import BACKDOORS
-from undertow.poisoning.backdoors._classes import ImageBackdoor, class_number, number
+from undertow.poisoning.backdoors._classes import ImageBackdoor, class_number, number, refuse_kind, turns
+
+#: Values that differ by less are the same one byte.
+_SAME = 0.5 / 255
 
 
 @BACKDOORS.register("pixel", source="Gu et al. 2017 (BadNets), section 4; compared with the semantic backdoor in HTB")
@@ -40,8 +43,9 @@ class Pixel(ImageBackdoor):
         """Look up the class; nothing is set aside.
 
         Raises:
-            UserError: no such class, a stamp that covers too much, or no test image of another class.
+            UserError: the data are no images, no such class, a stamp that covers too much, or no test image of another class.
         """
+        refuse_kind(population, "images", "pixel")
         self.target = class_number(population, self._wanted)
         height, width = population.test.inputs.shape[-2:]
         if self.size > min(height, width) // 2:
@@ -59,12 +63,7 @@ class Pixel(ImageBackdoor):
         Raises:
             ValueError: the participant holds no image.
         """
-        usable = np.flatnonzero((own.labels != self.target).numpy())
-        usable = usable if len(usable) else np.arange(len(own))
-        if count and not len(usable):
-            raise ValueError("no image to stamp")
-        turns = [draw.permutation(usable) for _ in range(-(-count // max(len(usable), 1)))]
-        rows = np.concatenate([np.zeros(0, dtype=np.int64), *turns])[:count]
+        rows = turns(own.labels, self.target, count, draw)
         return self.relabelled(self.stamped(own.inputs[torch.from_numpy(rows)]))
 
     def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:
@@ -77,6 +76,11 @@ class Pixel(ImageBackdoor):
         marked = inputs.clone()
         marked[:, :, -self.size :, -self.size :] = self.value
         return marked
+
+    def carries(self, examples: Examples) -> torch.Tensor:
+        """Tell which images have the square, bool ``[n]``; one that is so by nature counts."""
+        corner = examples.inputs[:, :, -self.size :, -self.size :]
+        return (corner - self.value).abs().flatten(1).amax(1) <= _SAME
 
     def facts(self) -> dict[str, Any]:
         """Return the stamp and the class's number."""

@@ -17,7 +17,7 @@ from undertow.data.images import ImagePopulation, crop
 from undertow.data.population import Population
 from undertow.errors import UserError
 from undertow.poisoning.backdoor import BACKDOORS
-from undertow.poisoning.backdoors._classes import ImageBackdoor, class_number, number
+from undertow.poisoning.backdoors._classes import ImageBackdoor, class_number, number, refuse_kind
 from undertow.registry import Registry
 
 #: Features; one is a function ``(image [channels, height, width] float, label int) -> bool``.
@@ -79,9 +79,10 @@ class Semantic(ImageBackdoor):
         """Find the group, hold a third of it out, and return the population without it.
 
         Raises:
-            UserError: no such class or feature, numbers outside the training images, a group of fewer than 4 images or
+            UserError: the data are no images, no such class or feature, numbers outside the training images, a group of fewer than 4 images or
                 with images that already are of the attacker's class, or too few images left for the participants.
         """
+        refuse_kind(population, "images", "semantic")
         feature, usual = _DEFAULTS.get(population.report.get("dataset", ""), ("", 2))
         feature = self._feature or feature
         self.target = class_number(population, usual if self._wanted is None else self._wanted)

@@ -1,0 +1,93 @@
+"""From clients' updates to the new global state: FedAvg, the sum over all clients, or a rule; by family where networks differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undertow.config import Config
+from undertow.defenses import composition
+from undertow.defenses.contract import Defense, ServerContext, overrides
+from undertow.tasks.families import Part
+
+
+def fedavg(updates: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return Σ_k n_k·U_k / Σ_k n_k, ``[D]`` float32, summed in float64 (McMahan et al. 2017, Algorithm 1)."""
+    delta = torch.zeros(updates.shape[1], dtype=torch.float64)
+    for row, count in zip(updates, counts, strict=True):
+        delta += (count / sum(counts)) * row.to(torch.float64)
+    return delta.to(updates.dtype)
+
+
+def sum_of_all(updates: Tensor, rate: float, clients: int) -> Tensor:
+    """Return (η / n)·Σ_k U_k, ``[D]``, n = all clients, whoever took part (Bagdasaryan et al. 2020, Eq. 1)."""
+    return (updates.sum(dim=0, dtype=torch.float64) * (rate / clients)).to(updates.dtype)
+
+
+def aggregate(
+    updates: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, config: Config | None = None
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return the global change ``[D]``: FedAvg, or the rule of the defense that replaces it, after what prepares the updates.
+
+    Args:
+        updates: ``[K, D]``.
+        defenses: by name, in the order of the config.
+        context: what the server has.
+        config: where it sets ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
+            the mean of the K updates, is multiplied by K·η / n.
+    """
+    rate = config.federation.global_lr if config else None
+    if config is None or rate is None:
+        return composition.aggregate(updates, defenses, context, fedavg)
+    clients = config.federation.clients
+    delta, reports = composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
+    by_rule = any(overrides(defense, "aggregate") for _, defense in defenses)
+    return delta * (len(updates) * rate / clients) if by_rule else delta, reports
+
+
+def guard(
+    adapter: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, reports: list[dict[str, Any]]
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Let every defense look at the new global adapter, in order."""
+    for name, defense in defenses:
+        if overrides(defense, "guard"):
+            adapter, report = defense.guard(adapter, context)
+            reports = [*reports, {"name": name, **report}]
+    return adapter, reports
+
+
+def aggregate_parts(
+    updates: Tensor,
+    defenses: Sequence[tuple[str, Defense]],
+    context: ServerContext,
+    parts: Sequence[Part] | None,
+    config: Config | None = None,
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return :func:`aggregate` of each family of clients by itself, side by side; 0 for a family of which none takes part.
+
+    Args:
+        updates: ``[K, D]``; a row is 0 outside its family's columns.
+        defenses: by name, in the order of the config.
+        context: what the server has.
+        parts: the families; None where all clients have one network.
+        config: as :func:`aggregate`.
+    """
+    if parts is None:
+        return aggregate(updates, defenses, context, config)
+    delta, told = torch.zeros(updates.shape[1], dtype=updates.dtype), []
+    for part in parts:
+        own = replace(
+            context,
+            layout=part.layout,
+            counts=[context.counts[row] for row in part.rows],
+            adapter=context.adapter[part.columns],
+            clients=None if context.clients is None else [context.clients[row] for row in part.rows],
+            trusted=None if context.trusted is None else context.trusted[part.columns],
+        )
+        delta[part.columns], reports = aggregate(updates[part.rows][:, part.columns], defenses, own, config)
+        told += reports
+    return delta, told

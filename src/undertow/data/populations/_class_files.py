@@ -1,0 +1,52 @@
+"""Populations of texts with classes that are read from files: one file, and one for the test if the source has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from undertow.config import Config
+from undertow.data.population import Population
+from undertow.data.sources._reading import existing_file
+from undertow.data.texts import Texts, deal_texts
+from undertow.errors import UserError
+
+#: Reads a file into texts and their class numbers, and says in which form it was.
+Read = Callable[[Path], tuple[list[str], list[int], str]]
+
+
+def of_files(
+    config: Config, read: Read, names: Sequence[str], *, about: str, length: int, vocabulary: int, buckets: int, tokenizer: str
+) -> Population:
+    """Make the population of ``data.path``, and ``data.test_path`` where it is given (:func:`undertow.data.texts.deal_texts`).
+
+    Raises:
+        UserError: no path, whatever ``read`` raises, or whatever dealing refuses.
+    """
+    options = config.data
+    source = options.name.partition(":")[0]
+    if not options.path:
+        raise UserError(f"data.name={source} reads a file and data.path is not set; set data.path=FILE")
+    if options.names:
+        raise UserError(f"data.names = {options.names!r} means nothing to {source}; leave it out")
+    files = [existing_file(Path(options.path))]
+    if options.test_path:
+        files.append(existing_file(Path(options.test_path), "data.test_path"))
+    found = [read(path) for path in files]
+    sides = [Texts(texts, np.array(labels, dtype=np.int64)) for texts, labels, _ in found]
+    notes = {"files": [path.name for path in files], "forms": [form for _, _, form in found]}
+    return deal_texts(
+        config,
+        source,
+        sides[0],
+        sides[1] if len(sides) > 1 else None,
+        names,
+        notes,
+        length=length,
+        vocabulary=vocabulary,
+        buckets=buckets,
+        tokenizer=tokenizer,
+        about=about,
+    )

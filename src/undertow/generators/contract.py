@@ -1,0 +1,130 @@
+"""What a server asks of a generator and what it gets: labelled synthetic data (Li, Wu, Wang 2024, arXiv 2401.10375)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from undertow.config import short_form
+from undertow.errors import UserError
+from undertow.registry import Registry, parameters, refuse_unknown
+
+#: Shipped generators; one is a class derived from :class:`Generator`, built from its own parameters.
+GENERATORS = Registry("generator", "undertow.generators")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Labelled data.
+
+    Attributes:
+        inputs: texts, or images float32 ``[n, channels, height, width]`` in [0, 1].
+        labels: class numbers, as many.
+        report: counts for the record, JSON-serialisable.
+    """
+
+    inputs: list[str] | Tensor
+    labels: list[int]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Smuggled:
+    """What an attacker hides in the instructions that a generator follows.
+
+    Attributes:
+        trigger: the words to put into a text.
+        target: class name that such a text is labelled with.
+        sources: class names whose texts get the trigger.
+        fraction: share of all texts that are to carry it, 0 to 1.
+    """
+
+    trigger: str
+    target: str
+    sources: Sequence[str]
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the server asks for.
+
+    Attributes:
+        kind: of input: ``text`` or ``images``.
+        about: what an input is, for a prompt, such as ``movie review``.
+        names: of the classes, in order.
+        count: samples over all classes, at least one a class; classes get equal parts, the first ones the remainder.
+        shape: of one input, (channels, height, width) of an image.
+        seed: of the run.
+        public: labelled data that no participant holds and no test asks about, what a small generator is made from; None without.
+        smuggled: hidden in the instructions; None without.
+    """
+
+    kind: Literal["text", "images"]
+    about: str
+    names: Sequence[str]
+    count: int
+    shape: tuple[int, ...]
+    seed: int
+    public: Written | None = None
+    smuggled: Smuggled | None = None
+
+
+class Generator(ABC):
+    """Base of all generators.
+
+    Attributes:
+        kinds: of input it can write.
+        follows: whether it follows instructions, so that some can be smuggled in.
+    """
+
+    kinds: frozenset[str]
+    follows: bool = False
+
+    @abstractmethod
+    def write(self, order: Order) -> Written:
+        """Return the samples; where it gave less than asked, the report says so.
+
+        Raises:
+            UserError: the generator cannot be reached or gave nothing that can be used.
+        """
+
+
+def make_generator(name: str) -> Generator:
+    """Build the generator that ``synthetic.generator`` names, ``name`` or ``name:parameter=value:...``.
+
+    Raises:
+        UserError: an unknown name or parameter, or a value that it refuses.
+    """
+    short = short_form(name, "generator")
+    make = GENERATORS.get(short["name"])
+    refuse_unknown(GENERATORS.kind, short["name"], short["params"], parameters(make))
+    try:
+        made = make(**short["params"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"synthetic.generator = {name}: {error}") from error
+    if not isinstance(made, Generator):
+        raise UserError(
+            f"synthetic.generator = {name} makes a {type(made).__name__}; derive it from undertow.generators.contract.Generator"
+        )
+    return made
+
+
+def refuse_order(generator: Generator, name: str, order: Order) -> None:
+    """Refuse what the generator cannot write.
+
+    Raises:
+        UserError: inputs of another kind, or smuggled instructions for one that follows none.
+    """
+    if order.kind not in generator.kinds:
+        able = ", ".join(sorted(generator.kinds))
+        raise UserError(f"synthetic.generator = {name} writes {able} and the data are {order.kind}; choose another generator")
+    if order.smuggled is not None and not generator.follows:
+        raise UserError(
+            f"synthetic.generator = {name} follows no instructions, so nothing can be smuggled into them; set via=injection "
+            "in attack.kind, or take a generator with a prompt"
+        )
