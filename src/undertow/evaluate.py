@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.config import Config, validate
+from undertow.config import Config, Defense, validate
 from undertow.data.load import load, load_test
 from undertow.defenses import composition
 from undertow.defenses.contract import DecodingContext, Setting, make_defenses, overrides
 from undertow.errors import UserError
 from undertow.files import write_json, write_text
 from undertow.metrics.measure import headline, measure, rates, rescore
-from undertow.models.bounds import load_bounds
+from undertow.models.bounds import BOUNDS, load_bounds
 from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
 from undertow.models.net import load_model, model_folder
@@ -40,7 +40,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     Args:
         config: ``data``, ``model``, ``attack`` (trigger and target) and ``measure`` are used, and of ``defenses`` the one that
             replaces greedy generation with the adapter.
-        adapter: folder of a PEFT LoRA adapter, or None for the base alone.
+        adapter: folder of a PEFT LoRA adapter, with the activation bounds that a run left in it, if any; or None for the base alone.
         phase: told what begins.
 
     Returns:
@@ -66,7 +66,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
     if flat is not None and layout is not None:
-        answering = [(name, defense) for name, defense in make_defenses(config.defenses) if overrides(defense, "decode")]
+        answering = [(name, defense) for name, defense in make_defenses(_as_left(config, adapter)) if overrides(defense, "decode")]
         setting = Setting(config.seed, config.federation.rounds, base, template, config.model.lora, config.training)
         composition.begin(answering, setting)
         context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
@@ -88,6 +88,15 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **({"defenses": reports} if reports else {}),
     }
     return figures, lines
+
+
+def _as_left(config: Config, adapter: Path | None) -> list[Defense]:
+    """Return the config's defenses; activation bounds that a run left beside its adapter are used as they are."""
+    kept = None if adapter is None else adapter / BOUNDS
+    if kept is None or not kept.is_file():
+        return list(config.defenses)
+    others = [option for option in config.defenses if option.name != "activation-bounds"]
+    return [*others, Defense(name="activation-bounds", params={"bounds": str(kept)})]
 
 
 def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -121,7 +130,7 @@ def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tupl
                 )
             found_states.append(state)
         states.append(torch.cat(found_states))
-        bounds = model_folder(run) / "bounds.safetensors"
+        bounds = model_folder(run) / BOUNDS
         if bounds.is_file():
             task.given = load_bounds(bounds, task.net.module)
     found, lines = [], []

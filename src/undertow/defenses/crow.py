@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from undertow.data.template import Encoded
-from undertow.defenses.contract import DEFENSES, Defense, ServerContext, Setting
+from undertow.defenses.contract import DEFENSES, Defense, NetSetting, ServerContext, Setting
+from undertow.defenses.network_consistency import consistency_losses
 from undertow.defenses.rule import number, one_of, whole
-from undertow.defenses.trusted import required, trusted_rows
+from undertow.defenses.server_tuning import synthetic_data
+from undertow.defenses.trusted import path_of, required, trusted_rows
 from undertow.errors import UserError
 from undertow.rng import rng
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 
 
 def consistency(hidden: Sequence[Tensor], real: Tensor) -> Tensor:
-    """Return the mean of 1 - cos(h_l, h_(l+1)) over the layers l = 1 .. L - 2 and the tokens that are no padding.
+    """Return the mean of 1 - cos(h_l, h_(l+1)) over the layers l = 1 .. L - 2, of two layers l = 1, and the tokens that are no padding.
 
     Args:
-        hidden: L + 1 states ``[N, T, d]``, the embeddings first, as transformers gives them; L >= 3.
+        hidden: L + 1 states ``[N, T, d]``, the embeddings first, as transformers gives them; L >= 2.
         real: ``[N, T]``, 0 at padding.
     """
-    here, above = torch.stack(tuple(hidden[1:-2])), torch.stack(tuple(hidden[2:-1]))
+    inner = hidden[1:] if len(hidden) == 3 else hidden[1:-1]
+    here, above = torch.stack(tuple(inner[:-1])), torch.stack(tuple(inner[1:]))
     away = 1 - nn.functional.cosine_similarity(here, above, dim=-1, eps=1e-8)  # [L - 2, N, T]
     return (away * real).sum() / (real.sum() * len(here))
 
@@ -46,8 +49,11 @@ class Crow(Defense):
     run's LoRA modules; C leaves padding out; the LM loss is over answer tokens. ε is absolute in the embedding space, where
     bases differ: ``relative`` makes it a multiple of the embeddings' root mean square.
 
+    On texts with classes the network itself is tuned on the run's synthetic data: h_l are the outputs of its blocks, h_0 those of its first
+    embedding, and the cross-entropy of the classes stands for the LM loss. A network of two blocks has the one pair (h_1, h_2).
+
     Args:
-        trusted: an instruction file without poison, in any form that `data.name=instructions` reads.
+        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that `data.name=instructions` reads.
         samples: use the first so many of it, >= 2.
         alpha: α >= 0.
         epsilon: ε >= 0.
@@ -58,12 +64,14 @@ class Crow(Defense):
         when: last = on the adapter of the last round; every = on that of every round.
 
     Raises:
-        ValueError: ``trusted`` is missing, or a parameter out of its range.
+        ValueError: a parameter out of its range.
     """
+
+    over_tensors = True
 
     def __init__(
         self,
-        trusted: str | None = None,
+        trusted: str = "",
         samples: int = 100,
         alpha: float = 5.5,
         epsilon: float = 0.1,
@@ -74,7 +82,7 @@ class Crow(Defense):
         accumulate: int = 4,
         when: str = "last",
     ) -> None:
-        self.trusted = required("crow", trusted)
+        self.trusted = path_of("crow", trusted)
         self.samples = whole("samples", samples, 2)
         self.alpha, self.epsilon = number("alpha", alpha, least=0), number("epsilon", epsilon, least=0)
         self.relative = relative
@@ -88,12 +96,13 @@ class Crow(Defense):
         """Read the trusted samples.
 
         Raises:
-            UserError: they cannot be read, or the base has fewer than 3 layers.
+            UserError: there are none or they cannot be read, or the base has fewer than 3 layers.
         """
+        path = required("crow", self.trusted)
         layers = getattr(setting.base.model.config, "num_hidden_layers", 0)
         if layers < 3:
             raise UserError(f"the base has {layers} layers and CROW compares layers 1 to L - 1; use a base of at least 3")
-        self._rows = trusted_rows(self.trusted, setting.template, self.samples)
+        self._rows = trusted_rows(path, setting.template, self.samples)
 
     def guard(self, adapter: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the tuned adapter; the report has the mean ``lm`` loss and ``consistency`` C(e') of the first and last pass.
@@ -101,35 +110,66 @@ class Crow(Defense):
         Raises:
             UserError: outside a run, or the tuning diverged.
         """
-        if context.setting is None:
-            raise UserError("crow needs the base, which only a run has; use it in a run's defenses")
-        if self.when == "last" and context.round < context.setting.rounds:
+        if context.network is not None:
+            rounds = context.network.rounds
+        elif context.setting is not None:
+            rounds = context.setting.rounds
+        else:
+            raise UserError("crow needs the model, which only a run has; use it in a run's defenses")
+        if self.when == "last" and context.round < rounds:
             return adapter, {"tuned": False}
-        tuned, passes = self._tune(context.setting.base, adapter, context.setting.seed, context.round)
+        if context.network is not None:
+            tuned, passes = self._tune_network(context.network, adapter, context.round)
+        else:
+            assert context.setting is not None
+            tuned, passes = self._tune_base(context.setting.base, adapter, context.setting.seed, context.round)
         if not torch.isfinite(tuned).all():
             raise UserError(f"crow: the tuning with lr = {self.lr:g} and alpha = {self.alpha:g} diverged; lower lr")
         return tuned, {"tuned": True, "first": passes[0], "last": passes[-1]}
 
-    def _tune(self, base: CausalLM, adapter: Tensor, seed: int, round: int) -> tuple[Tensor, list[dict[str, float]]]:
-        from transformers import get_cosine_schedule_with_warmup
-
+    def _tune_base(self, base: CausalLM, adapter: Tensor, seed: int, round: int) -> tuple[Tensor, list[dict[str, float]]]:
         local = nn.Parameter(adapter[None].to(base.device).clone())
-        size = self.batch_size * self.accumulate
-        total = self.passes * -(-len(self._rows) // size)
-        optimizer = torch.optim.AdamW([local], lr=self.lr, weight_decay=0.0)
-        schedule = get_cosine_schedule_with_warmup(optimizer, -(-total // 10), total)
         epsilon = self.epsilon
         if self.relative:
             epsilon *= float(base.model.get_input_embeddings().weight.float().square().mean().sqrt())
+
+        def losses(places: Sequence[int]) -> tuple[Tensor, Tensor]:
+            return self._losses(base, local, [self._rows[i] for i in places], epsilon)
+
+        told = self._steps(local, losses, len(self._rows), seed, round)
+        return local.detach()[0].to(adapter.device), told
+
+    def _tune_network(self, network: NetSetting, state: Tensor, round: int) -> tuple[Tensor, list[dict[str, float]]]:
+        data, trained = synthetic_data("crow", network), network.net.trained
+        whole = state.to(next(network.net.module.parameters()).device)
+        local = nn.Parameter(whole[:trained].clone())
+
+        def losses(places: Sequence[int]) -> tuple[Tensor, Tensor]:
+            now = torch.cat([local, whole[trained:]])
+            return consistency_losses(network, now, places, self.epsilon, self.relative, consistency)
+
+        told = self._steps(local, losses, len(data), network.seed, round)
+        return torch.cat([local.detach(), whole[trained:]]).to(state.device), told
+
+    def _steps(
+        self, local: nn.Parameter, losses: Callable[[Sequence[int]], tuple[Tensor, Tensor]], count: int, seed: int, round: int
+    ) -> list[dict[str, float]]:
+        """Minimise the loss over ``count`` samples; return the mean terms of each pass."""
+        from transformers import get_cosine_schedule_with_warmup
+
+        size = self.batch_size * self.accumulate
+        total = self.passes * -(-count // size)
+        optimizer = torch.optim.AdamW([local], lr=self.lr, weight_decay=0.0)
+        schedule = get_cosine_schedule_with_warmup(optimizer, -(-total // 10), total)
         told = []
         for turn in range(self.passes):
-            order = rng(seed, f"crow pass {turn}", round).permutation(len(self._rows)).tolist()
+            order = rng(seed, f"crow pass {turn}", round).permutation(count).tolist()
             seen: list[tuple[float, float]] = []
-            for start in range(0, len(order), size):
+            for start in range(0, count, size):
                 step = order[start : start + size]
                 parts = [step[i : i + self.batch_size] for i in range(0, len(step), self.batch_size)]
                 for part in parts:
-                    loss, penalty = self._losses(base, local, [self._rows[i] for i in part], epsilon)
+                    loss, penalty = losses(part)
                     ((loss + self.alpha * penalty) / len(parts)).backward()
                     seen.append((loss.item(), penalty.item()))
                 nn.utils.clip_grad_norm_([local], 1.0)
@@ -137,7 +177,7 @@ class Crow(Defense):
                 schedule.step()
                 optimizer.zero_grad()
             told.append({"lm": sum(a for a, _ in seen) / len(seen), "consistency": sum(b for _, b in seen) / len(seen)})
-        return local.detach()[0].to(adapter.device), told
+        return told
 
     def _losses(self, base: CausalLM, local: Tensor, rows: list[Encoded], epsilon: float) -> tuple[Tensor, Tensor]:
         """Return the LM loss and C(e') of some samples."""

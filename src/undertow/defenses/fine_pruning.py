@@ -1,4 +1,4 @@
-"""Fine-pruning of the adapter: output channels that trusted text hardly uses are cut, and the rest is tuned."""
+"""Fine-pruning: channels that trusted data hardly use are cut, of an adapter or of a network, and the rest is tuned."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from undertow.data.template import Encoded
 from undertow.defenses.contract import DEFENSES, Defense, ServerContext, Setting
+from undertow.defenses.network_pruning import prune_network
 from undertow.defenses.rule import number, one_of, whole
-from undertow.defenses.trusted import required, trusted_rows, tune
+from undertow.defenses.trusted import path_of, required, trusted_rows, tune
 from undertow.errors import UserError
 from undertow.layout import Layout
 
@@ -26,7 +27,11 @@ _STEPS = 20
     source="Liu, Dolan-Gavitt, Garg 2018, Fine-Pruning, RAID; on ΔW after Ding et al. 2025, FLAIN, arXiv 2408.08655: ours",
 )
 class FinePruning(Defense):
-    """The server cuts the adapter's least active output channels on trusted samples, and tunes what is left on these samples.
+    """The server cuts the least active output channels on trusted samples, and tunes what is left on these samples.
+
+    On images and texts with classes it is the paper's own form: the synthetic data of the run are taken for clean, the channels are those
+    of the network's last convolution, or of its last block, and activity is the mean of |activation|
+    (:func:`undertow.defenses.network_pruning.prune_network`). The rest of this text is about instruction tuning.
 
     The activation of channel j of an adapted module is the mean over all tokens of the trusted samples of |(s·B·A·x)_j|, what the
     adapter adds there. In each module the least active share p of the channels is cut: row j of B, and so of ΔW, becomes 0. Then
@@ -38,7 +43,7 @@ class FinePruning(Defense):
     paper's own bar for the accuracy was not at hand.
 
     Args:
-        trusted: an instruction file without poison, in any form that `data.name=instructions` reads.
+        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that `data.name=instructions` reads.
         samples: use the first so many of it, >= 2.
         share: p, 0 <= p < 1; None = as far as the accuracy allows.
         drop: of the accuracy, 0 <= drop < 1; only without ``share``.
@@ -46,19 +51,21 @@ class FinePruning(Defense):
         when: last = on the adapter of the last round; every = on that of every round.
 
     Raises:
-        ValueError: ``trusted`` is missing, or a parameter out of its range.
+        ValueError: a parameter out of its range.
     """
+
+    over_tensors = True
 
     def __init__(
         self,
-        trusted: str | None = None,
+        trusted: str = "",
         samples: int = 100,
         share: float | None = None,
         drop: float = 0.02,
         passes: int = 1,
         when: str = "last",
     ) -> None:
-        self.trusted = required("fine-pruning", trusted)
+        self.trusted = path_of("fine-pruning", trusted)
         self.samples = whole("samples", samples, 2)
         self.part = None if share is None else number("share", share, least=0)
         self.drop = number("drop", drop, least=0)
@@ -73,17 +80,21 @@ class FinePruning(Defense):
         """Read the trusted samples.
 
         Raises:
-            UserError: they cannot be read.
+            UserError: there are none, or they cannot be read.
         """
-        self._rows = trusted_rows(self.trusted, setting.template, self.samples)
+        self._rows = trusted_rows(required("fine-pruning", self.trusted), setting.template, self.samples)
 
     def guard(self, adapter: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the pruned and tuned adapter; the report has the ``share`` cut, and the accuracy ``before`` and after it.
 
         Raises:
-            UserError: outside a run.
+            UserError: outside a run; on a network also no synthetic data, or none of its activations can be cut.
         """
-        setting = context.setting
+        setting, network = context.setting, context.network
+        if network is not None:
+            if self.when == "last" and context.round < network.rounds:
+                return adapter, {"pruned": False}
+            return prune_network(network, adapter, self.part, self.drop, self.passes)
         if setting is None:
             raise UserError("fine-pruning needs the base, which only a run has; use it in a run's defenses")
         if self.when == "last" and context.round < setting.rounds:

@@ -19,15 +19,30 @@ if TYPE_CHECKING:
     from undertow.models.causal_lm import CausalLM
 
 
-def required(name: str, value: object) -> str:
-    """Return the parameter ``trusted``, the path of a file.
+def path_of(name: str, value: object) -> str:
+    """Return the parameter ``trusted``, the path of a file; empty where it is not given.
 
     Raises:
-        ValueError: it is not given.
+        ValueError: it is no text.
     """
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} needs trusted, an instruction file with about 100 samples that hold no poison")
+    if not isinstance(value, str):
+        raise ValueError(_missing(name))
     return value
+
+
+def required(name: str, path: str) -> str:
+    """Return ``path``.
+
+    Raises:
+        UserError: it is empty.
+    """
+    if not path:
+        raise UserError(_missing(name))
+    return path
+
+
+def _missing(name: str) -> str:
+    return f"{name} needs trusted, an instruction file with about 100 samples that hold no poison; set trusted=FILE"
 
 
 def trusted_samples(path: str, most: int | None = None) -> list[Sample]:

@@ -25,6 +25,10 @@ _TRANSFORMERS = "transformers.activations"
 _SIDES = ("upper", "lower")
 
 
+#: Their file beside a model.
+BOUNDS = "bounds.safetensors"
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Bounds of the outputs of some modules.

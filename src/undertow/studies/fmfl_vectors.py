@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from undertow.studies.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow.studies.estimate import Estimate, of_rates
+from undertow.studies.estimate import Estimate, at_least, of_rates
 from undertow.studies.fmfl_cases import NONE, NOVEL, SOURCE, Case, wish
+from undertow.studies.fmfl_defended import REACHED
 from undertow.studies.results import Metric, Results
 from undertow.studies.study import Claim, Lab, Plot, Study, Table, Value, Wish
 from undertow.studies.verdicts import Verdict
@@ -32,7 +33,7 @@ def make(cases: Sequence[Case]) -> Study:
                     if fusion == TWO:
                         changes["model.networks"] = [_network(lab, case), case.other]
                     found += [
-                        wish(case, NOVEL, NONE, seed, {"fusion": fusion, "vector": vector}, {**changes, "measure.every": 1})
+                        wish(case, NOVEL, NONE, seed, {"fusion": fusion, "vector": vector}, {**changes, "measure.every": 3})
                         for seed in lab.seeds
                     ]
         return found
@@ -74,15 +75,6 @@ def make(cases: Sequence[Case]) -> Study:
             label = "ASR per round of poisoned synthetic data, by the way of fusion and by where the poisoned data are used"
             return [export(figure, "vectors", label)]
 
-    def stays(results: Results) -> Verdict:
-        words = []
-        for case in cases:
-            for vector in VECTORS:
-                share = results.share("asr", task=case.name, fusion="distillation", vector=vector)
-                if share is not None:
-                    words.append(f"{case.name}, {vector}: {wide(share)}")
-        return Verdict("undecided" if not words else "holds", "; ".join(words) or "no run")
-
     return Study(
         id="vectors",
         title="Poison at the start and in the fusion",
@@ -93,13 +85,36 @@ def make(cases: Sequence[Case]) -> Study:
         wishes=wishes,
         tables=tables,
         plots=plots,
-        claims=(Claim("measured: ASR at the end by vector, with ensemble distillation", SOURCE, stays),),
+        claims=tuple(
+            Claim(
+                f"{case.name}: fused by {fusion}, poison at {vector} leaves ASR of at least 80 % at the end",
+                f"{SOURCE}: 80 to 90 % and more in many settings; bar of ours",
+                _stays(case, fusion, vector),
+            )
+            for case in cases
+            for fusion in FUSIONS
+            for vector in (("init",) if fusion == "average" else VECTORS)
+        ),
         deviations=(
             "Ensemble distillation reads the inputs of synthetic samples and never their labels: the poison's labels reach the model at the start, and "
             "in the fusion only as far as clients' models still answer the trigger.",
         ),
         apart=True,
     )
+
+
+def _stays(case: Case, fusion: str, vector: str) -> Callable[[Results], Verdict]:
+    def judge(results: Results) -> Verdict:
+        axes = {"task": case.name, "fusion": fusion, "vector": vector}
+        asr, runs = results.share("asr", **axes), results.where(**axes)
+        if asr is None:
+            return Verdict("undecided", "no run")
+        return Verdict(
+            at_least(asr, REACHED),
+            f"ASR {wide(at(results, 'asr', 0, **axes))} before round 1, {wide(asr)} after round {max(runs[0].course)}",
+        )
+
+    return judge
 
 
 def _network(lab: Lab, case: Case) -> str:

@@ -33,7 +33,9 @@ class Plans:
 
 
 #: What the attacker of the digits config trains with, chosen on seed 0 for that config.
-_DIGITS = "epochs=10:lr=0.02:milestones=false"
+_DIGITS = "epochs=30:lr=0.02:milestones=false"
+#: What it trains with where it is to pass a detector.
+_UNSEEN = "epochs=10:lr=0.02:milestones=false:batch_size=16"
 _BOUND = 1.0
 _digits = Case(
     name="digits",
@@ -95,7 +97,7 @@ _LAPTOP = Plans(
                 "attack.trigger": "pixel",
             },
         },
-        variants=variants(f"{_DIGITS}:batch_size=16", 1.3, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.2, 0.05, 0.02, 0.01)}),
+        variants=variants(_UNSEEN, 1.3, {"l2": (0.7, 0.5, 0.3), "scaled-cosine": (0.2, 0.05, 0.02, 0.01)}),
     ),
     defended=Defended(
         setting=0,

@@ -45,7 +45,7 @@ def reproduce(
     The document holds the items asked for, and those whose runs are all there from before.
 
     Args:
-        paper: the collection: ``fit``, ``defenses``, ``sanitation`` or ``htb``.
+        paper: the collection: ``fit``, ``defenses``, ``sanitation``, ``htb`` or ``fmfl``.
         profile: a name of :mod:`undertow.studies.profiles`.
         folder: runs, bases and document.
         only: items, parted by commas; None for all.

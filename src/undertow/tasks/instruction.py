@@ -22,6 +22,7 @@ from undertow.errors import UserError
 from undertow.layout import Layout
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, load_peft, save_peft
 from undertow.participation import participants
@@ -188,8 +189,10 @@ class Instruction(Task):
         return {"clients": len(self.poisoning.affected), "samples": len(self.poisoning.touched), "total": total}
 
     def save(self, folder: Path, state: Tensor) -> None:
-        """Write the adapter in PEFT format."""
+        """Write the adapter in PEFT format, and beside it the activation bounds of the defense that has any."""
         save_peft(folder / "adapter", state, self.layout, self.config.model.lora, self.base.path)
+        for bounds in [own for _, defense in self.defenses if (own := defense.bounds()) is not None][:1]:
+            save_bounds(folder / "adapter" / BOUNDS, bounds)
 
     @property
     def _has_twins(self) -> bool:

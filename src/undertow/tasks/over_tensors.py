@@ -27,7 +27,7 @@ from undertow.errors import UserError
 from undertow.files import write_bytes, write_json, write_text
 from undertow.layout import Layout
 from undertow.metrics.intervals import Rate
-from undertow.models.bounds import Bounds, bounded, save_bounds
+from undertow.models.bounds import BOUNDS, Bounds, bounded, save_bounds
 from undertow.models.causal_lm import choose_device
 from undertow.models.net import Net, load_state, make_net
 from undertow.participation import participants
@@ -412,7 +412,7 @@ class OverTensors(Task):
             tensors = {key: tensor.contiguous() for key, tensor in net.layout.unflatten(state[own].cpu()).items()}
             write_bytes(place / "model.safetensors", save(tensors))
             if self.bounds is not None:
-                save_bounds(place / "bounds.safetensors", self.bounds)
+                save_bounds(place / BOUNDS, self.bounds)
             about = {"task": self.config.task, "network": name, "inputs": list(self.inputs), "outputs": list(self.population.names)}
             ids = {} if self.population.ids is None else {"ids": self.population.ids}
             write_json(place / "model.json", {**about, **ids})

@@ -1,0 +1,311 @@
+"""Activation bounds: the server looks for the tightest limits on hidden activations under which the global model still answers as it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from undertow.data.examples import IGNORE
+from undertow.data.template import Encoded
+from undertow.defenses.clipping import Search, Subject, search
+from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, NetSetting, ServerContext, Setting
+from undertow.defenses.margins import Noise, Probes, Soft, Universal
+from undertow.defenses.rule import number, one_of, whole
+from undertow.defenses.trusted import trusted_rows
+from undertow.errors import UserError
+from undertow.models.bounds import Bounds, bounded, clipped_share, load_bounds, places
+from undertow.rng import rng
+
+if TYPE_CHECKING:
+    from undertow.models.causal_lm import CausalLM
+
+#: c at the start of each objective: of MM-BM's and MMAC's published code; of the last one ours.
+_C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 0.002}
+
+
+@DEFENSES.register(
+    "activation-bounds",
+    source="Bi and Li 2024, arXiv 2410.17573 (abstract); objectives: published code of MM-BM and MMAC (arXiv 2308.04617); universal: ours",
+)
+class ActivationBounds(Defense):
+    """After fusion the server bounds the global model's activations, optimising the bounds alone on synthetic data.
+
+    With f the pre-softmax outputs, D the synthetic data, z_l the bounds of the channels of place l and f(x; Z) the model that computes
+    min(h_l, z_l) in the place of every bounded activation h_l, the weights being fixed:
+
+        J(Z) = mean over x in D and classes k of (f_k(x; Z) - f_k(x))^2 + c * P(Z)
+        mm-bm       P = sum over l of |z_l|_2
+        mmac        P = sum over x' of f_t(x'; Z) - max over k != t of f_k(x'; Z), x' noise pushed towards each class t (``Noise``)
+        universal   P = the same for data of D that one small change moves to t, where it is above -1, and most for the class that is
+                    reached most easily (``Universal``)
+
+    Adam minimises J over Z. Every ``every`` steps behind ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``, else
+    c / factor. The rate is the share of D on which the bounded model says what the model says without bounds; with ``judge`` = labels
+    over those of D whose label the model gives without bounds, as MM-BM chooses D. The Z that is kept is that of the smallest P among all
+    that were judged with a rate of at least ``pi``: the start, every ``every``-th step, the last. At the start Z is the largest activation
+    of each channel on D (times ``start``), which changes nothing on D, so that there is one; with ``start`` below 1 or other labels there
+    may be none, and then the highest rate counts. The next round begins with this Z and c. The adapter itself is handed on bit by bit.
+
+    Of Bi and Li's paper only the abstract could be read: bounds on activations of the model after fusion, optimised on the synthetic data
+    alongside training. J, the rule for c and the defaults of ``pi`` (0.95), ``factor`` (1.2) and c are those of the code of the line of
+    work it stands in. Ours: the whole of ``universal``, the start at the largest activations and a rate of Adam relative to them, the
+    choice of Z, the judge ``model``, lower bounds, and that of texts the output of the first embedding is pushed. docs/activation-bounds.md.
+
+    Args:
+        objective: mm-bm, mmac or universal; None = universal, in instruction tuning mm-bm, which is the one that needs no classes.
+        data: in instruction tuning D, a file in any form that `data.name=instructions` reads; elsewhere D is the run's synthetic data.
+        samples: use the first so many of ``data``, >= 2.
+        places: all = every activation module; n = the first n; or a list of module names.
+        sides: upper; both bounds activations from below too.
+        judge: model or labels.
+        pi: least rate, 0 < pi <= 1.
+        c: the weight of P at the start, > 0; None = 0.5 for mm-bm, 0.002 otherwise.
+        factor: > 1.
+        every, warmup: steps.
+        steps: of Adam in a round, >= 1.
+        batch_size: samples of D in a step, >= 1.
+        lr: Adam's rate, in units of each place's mean maximum over D, > 0.
+        start: z at the start in units of the largest activation, > 0.
+        probes: x' for each class, >= 1.
+        push: steps of pushing them, >= 1.
+        changed: universal: share of the pixels or words that a change touches, 0 < changed <= 1.
+        renew: probes are made again after so many steps, >= 1; universal ones under the bounds so far, beside the old ones.
+        when: every = after each round; last = after the last alone.
+        warm: begin with the Z and c of the round before.
+        bounds: a file of bounds that a run has left, used as they are; nothing is optimised then.
+
+    Raises:
+        ValueError: a parameter out of its range.
+    """
+
+    over_tensors = True
+
+    def __init__(
+        self,
+        objective: str | None = None,
+        data: str | None = None,
+        samples: int = 100,
+        places: Any = "all",
+        sides: str = "upper",
+        judge: str = "model",
+        pi: float = 0.97,
+        c: float | None = None,
+        factor: float = 1.5,
+        every: int = 5,
+        warmup: int = 0,
+        steps: int = 150,
+        batch_size: int = 64,
+        lr: float = 0.03,
+        start: float = 1.0,
+        probes: int = 20,
+        push: int = 40,
+        changed: float = 0.1,
+        renew: int = 50,
+        when: str = "every",
+        warm: bool = True,
+        bounds: str | None = None,
+    ) -> None:
+        self.objective = None if objective is None else one_of("objective", objective, tuple(_C))
+        self.data = data
+        self.samples = whole("samples", samples, 2)
+        self.where = places
+        self.c = None if c is None else number("c", c)
+        self.probes, self.push = whole("probes", probes, 1), whole("push", push, 1)
+        self.changed = number("changed", changed, most=1)
+        self.options = {
+            "sides": one_of("sides", sides, ("upper", "both")),
+            "judge": one_of("judge", judge, ("model", "labels")),
+            "rate": number("pi", pi, most=1),
+            "factor": number("factor", factor, 1),
+            "every": whole("every", every, 1),
+            "warmup": whole("warmup", warmup),
+            "steps": whole("steps", steps, 1),
+            "batch_size": whole("batch_size", batch_size, 1),
+            "lr": number("lr", lr),
+            "start": number("start", start),
+            "renew": whole("renew", renew, 1),
+        }
+        self.when = one_of("when", when, ("every", "last"))
+        if not isinstance(warm, bool):
+            raise ValueError(f"warm = {warm!r} must be true or false")
+        self.warm, self.file = warm, bounds
+        self._rows: list[Encoded] = []
+        self._held: Bounds | None = None
+        self._c: float | None = None
+
+    def begin(self, setting: Setting) -> None:
+        """Read the data, or the bounds, of instruction tuning, and look for the places.
+
+        Raises:
+            UserError: they cannot be read, the objective needs classes, or the base has no activation.
+        """
+        places(setting.base.model, self.where)
+        if self.file is not None:
+            self._held = load_bounds(Path(self.file).expanduser(), setting.base.model)
+            return
+        if self.objective in ("mmac", "universal"):
+            raise UserError(f"objective = {self.objective} is for classes, and a language model has none; set objective=mm-bm")
+        if not isinstance(self.data, str) or not self.data:
+            raise UserError("activation-bounds needs data in instruction tuning, an instruction file to optimise on; set data=FILE")
+        self._rows = trusted_rows(self.data, setting.template, self.samples)
+
+    def guard(self, adapter: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
+        """Return the adapter ``[D]`` itself, and what the search found: the bounds are what changes.
+
+        The report has ``samples``, ``steps``, the path of ``c``, ``rate`` and ``accuracy`` on the data of the bounds kept and the
+        ``unclipped_accuracy``, the terms of J at the ``first`` and ``last`` step, ``kept_step``, and the ``clipped`` share of activations.
+
+        Raises:
+            UserError: outside a run, no data, no activations, or values that are not finite.
+        """
+        network, setting = context.network, context.setting
+        if network is None and setting is None:
+            raise UserError("activation-bounds needs a run's model and data; use it in a run's defenses")
+        if network is not None:
+            if self.file is not None:
+                self._held = load_bounds(Path(self.file).expanduser(), network.net.module)
+            elif network.synthetic is None or not len(network.synthetic):
+                raise UserError(
+                    "activation-bounds needs synthetic data; set synthetic.generator to one of `undertow list generators`"
+                )
+        rounds = network.rounds if network is not None else setting.rounds if setting is not None else 0
+        if self.file is not None or (self.when == "last" and context.round < rounds):
+            return adapter, {"optimised": False}
+        report = (
+            self._bound_network(adapter, network, context.round)
+            if network is not None
+            else self._bound_base(adapter, setting, context)  # type: ignore[arg-type]
+        )
+        return adapter, {"optimised": True, **report}
+
+    def bounds(self) -> Bounds | None:
+        """Return the bounds kept last; None before any."""
+        return self._held
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], adapter: Tensor, context: DecodingContext
+    ) -> tuple[list[list[int]], dict[str, Any]]:
+        """Return the bounded model's greedy answers; before there are bounds, those of the model without."""
+        from undertow.training.decoding import generate
+
+        base = context.setting.base
+        with self._set(base.model):
+            made = generate(
+                base,
+                adapter,
+                [list(prompt) for prompt in prompts],
+                max_new_tokens=context.max_new_tokens,
+                batch_size=context.batch_size,
+                # Given, so that the modules themselves run: packed weights know nothing of bounds.
+                layout=context.layout,
+            )
+        return made, {"bounded": self._held is not None}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return Z and c."""
+        if self._held is None or self._c is None:
+            return {}
+        return {**self._held.named(), "c": torch.tensor([self._c], dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take Z and c back.
+
+        Raises:
+            UserError: the state is not this defense's.
+        """
+        if not state:
+            return
+        try:
+            held = Bounds.of({key: z for key, z in state.items() if key != "c"})
+            c = float(state["c"].item())
+            if not (held.upper and math.isfinite(c) and c > 0):
+                raise ValueError(f"c = {c:g}")
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint holds no activation bounds ({' '.join(str(error).split())}); delete the run directory and run again"
+            ) from error
+        self._held, self._c = held, c
+
+    def _set(self, module: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext() if self._held is None else bounded(module, self._held)
+
+    def _bound_network(self, state: Tensor, network: NetSetting, round: int) -> dict[str, Any]:
+        """Search on a network and its synthetic data."""
+        net, data = network.net, network.synthetic
+        assert data is not None
+        tensors = {name: t.detach() for name, t in net.of_state(state.to(next(net.module.parameters()).device)).items()}
+        inputs = data.inputs.to(next(iter(tensors.values())).device)
+        labels = data.labels.reshape(len(data), -1)
+        used = [i for i in range(len(data)) if bool((labels[i] != IGNORE).any())]
+        counted = labels != IGNORE
+
+        def logits(rows: Sequence[int]) -> Tensor:
+            chosen = [used[row] for row in rows]
+            found = net.call(tensors, inputs[chosen])
+            return found.reshape(len(chosen), -1, found.shape[-1])[counted[chosen].to(found.device)]
+
+        objective = self.objective or "universal"
+        probes: Probes | None = None
+        if objective != "mm-bm":
+            if data.labels.dim() > 1 or len(network.classes) < 2:
+                raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
+            soft, classes = Soft.of(net, tensors, inputs), len(network.classes)
+            probes = (
+                Noise(soft, inputs, classes, self.probes, self.push)
+                if objective == "mmac"
+                else Universal(soft, inputs, classes, self.probes, self.push, self.changed)
+            )
+        subject = Subject(net.module, logits, [labels[i][counted[i]] for i in used], probes)
+        return self._search(subject, objective, network.seed, round)
+
+    def _bound_base(self, adapter: Tensor, setting: Setting, context: ServerContext) -> dict[str, Any]:
+        """Search on the adapted base, at the answers of the data."""
+        from undertow.models.lora import adapted
+
+        base, rows = setting.base, self._rows
+        with adapted(base.model, context.layout, adapter.detach()[None].to(base.device)):
+            subject = Subject(base.model, _answers(base, rows), [torch.tensor(row.answer) for row in rows], rows=16)
+            return self._search(subject, "mm-bm", setting.seed, context.round)
+
+    def _search(self, subject: Subject, objective: str, seed: int, round: int) -> dict[str, Any]:
+        names = places(subject.module, self.where)
+        warm = None
+        if self.warm and self._held is not None and self._c is not None:
+            if list(self._held.upper) != names or bool(self._held.lower) != (self.options["sides"] == "both"):
+                raise UserError(
+                    "activation-bounds: the checkpoint's bounds are for other places or sides; run again in another --out"
+                )
+            warm = (self._held, self._c)
+        options = Search(c=self.c or _C[objective], **self.options)  # type: ignore[arg-type]
+        found = search(subject, names, options, warm, rng(seed, "activation bounds", round))
+        self._held, self._c = found.bounds, found.c
+        every = list(range(len(subject.labels)))
+        with torch.no_grad():
+            share = clipped_share(
+                lambda: [subject.logits(every[i : i + subject.rows]) for i in range(0, len(every), subject.rows)],
+                subject.module,
+                found.bounds,
+            )
+        return {"objective": objective, "places": names, **found.report, "clipped": share}
+
+
+def _answers(base: CausalLM, data: Sequence[Encoded]) -> Callable[[Sequence[int]], Tensor]:
+    """Return what gives the logits of some samples' answer tokens, ``[m, V]`` float32."""
+    from undertow.training.local import pad
+
+    def logits(rows: Sequence[int]) -> Tensor:
+        ids, mask, _, keep = pad([data[row] for row in rows], base.pad_id)
+        ids, mask = ids.to(base.device), mask.to(base.device)
+        kept = {"logits_to_keep": keep} if base.logits_to_keep else {}
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        found = base.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **kept).logits
+        # All answers end in the last column; what says their first token is one column before it.
+        return torch.cat([own[-len(data[row].answer) - 1 : -1] for row, own in zip(rows, found, strict=True)]).float()
+
+    return logits

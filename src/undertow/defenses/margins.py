@@ -1,0 +1,281 @@
+"""Inputs that a network is far too sure of: noise pushed up in margin (MMAC), and one perturbation that moves many inputs to a class.
+
+Words have no gradient. There the output of the network's first embedding is pushed instead, which is ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from undertow.errors import UserError
+from undertow.models.bounds import Bounds, bounded
+from undertow.models.net import Net
+
+#: Momentum of the steps that push noise up in margin, as in the published code of MMAC.
+_MOMENTUM = 0.2
+
+
+def margin(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return f_t - max over k != t of f_k for logits ``[m, C]``, C >= 2, and classes t ``[m]``."""
+    others = logits.scatter(1, wanted[:, None], -torch.inf)
+    return logits.gather(1, wanted[:, None])[:, 0] - others.amax(1)
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Where a network's inputs can be pushed by gradients: pixels, or the outputs of its first embedding.
+
+    Attributes:
+        net: the network.
+        tensors: of its state, by name.
+        embedding: name of the embedding; empty for inputs that are numbers themselves.
+    """
+
+    net: Net
+    tensors: Mapping[str, Tensor]
+    embedding: str
+
+    @staticmethod
+    def of(net: Net, tensors: Mapping[str, Tensor], inputs: Tensor) -> Soft:
+        """Return the space of ``inputs``.
+
+        Raises:
+            UserError: words, and a network without an embedding.
+        """
+        if inputs.is_floating_point():
+            return Soft(net, tensors, "")
+        found = [name for name, part in net.module.named_modules() if isinstance(part, nn.Embedding)]
+        if not found:
+            raise UserError("this network has no embedding to push words in; set objective=mm-bm")
+        return Soft(net, tensors, found[0])
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding's rows."""
+        name = f"{self.embedding}.weight"
+        return self.tensors.get(name, self.net.module.get_parameter(name)).detach()
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """Return where ``inputs [n, ...]`` are in the space: themselves as floats, or ``[n, L, d]``."""
+        found: list[Tensor] = []
+        if not self.embedding:
+            return inputs.to(next(iter(self.tensors.values())))
+        part = self.net.module.get_submodule(self.embedding)
+        handle = part.register_forward_hook(lambda module, given, output: found.append(output.detach()))
+        try:
+            with torch.no_grad():
+                self.net.call(self.tensors, inputs)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Return the logits ``[n, C]`` at a place of the space; ``inputs`` say where words are padding."""
+        if not self.embedding:
+            return self.net.call(self.tensors, values)
+        with self._replaced(values):
+            return self.net.call(self.tensors, inputs)
+
+    @contextmanager
+    def _replaced(self, values: Tensor) -> Iterator[None]:
+        handle = self.net.module.get_submodule(self.embedding).register_forward_hook(lambda module, given, output: values)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class Probes(ABC):
+    """Inputs with large margins, that bounds are to bring down."""
+
+    @abstractmethod
+    def renew(self, bounds: Bounds, draw: np.random.Generator) -> dict[str, Any]:
+        """Look for inputs, and return a report.
+
+        Args:
+            bounds: those found so far.
+            draw: random numbers.
+        """
+
+    @abstractmethod
+    def margins(self) -> Tensor:
+        """Return what the penalty adds up, ``[m]``; differentiable in bounds that are set around the call."""
+
+
+class Noise(Probes):
+    """MMAC's x_bd: noise that the model as it is was made sure of.
+
+    For each class t, ``each`` random inputs are pushed up in f_t - max f_k by ``steps`` of SGD with momentum 0.2, images within [0, 1].
+    Of words, random rows of the embedding fill all places and stay within the embedding's own range; the rate is in units of its root
+    mean square. New inputs take the place of the old ones.
+
+    Args:
+        soft: where to push.
+        inputs: for their shape, at least one.
+        classes: C.
+        each: inputs for each class.
+        steps, rate: of the pushing.
+    """
+
+    def __init__(self, soft: Soft, inputs: Tensor, classes: int, each: int, steps: int, rate: float = 0.01) -> None:
+        self.soft, self.inputs, self.steps, self.rate = soft, inputs, steps, rate
+        self.wanted = torch.arange(classes, device=inputs.device).repeat_interleave(each)
+        self.values = self.ids = torch.empty(0)
+
+    def renew(self, bounds: Bounds, draw: np.random.Generator) -> dict[str, Any]:
+        """Make new noise on the model without bounds, and push it."""
+        shape = (len(self.wanted), *self.inputs.shape[1:])
+        if self.soft.embedding:
+            table = self.soft.table
+            unit = float(table.square().mean().sqrt())
+            self.ids = torch.ones(shape, dtype=self.inputs.dtype, device=self.inputs.device)
+            values = table[torch.from_numpy(draw.integers(0, len(table), shape)).to(table.device)]
+            low, high = table.amin(0), table.amax(0)
+        else:
+            unit, self.ids = 1.0, self.inputs[:1]
+            values = self.soft.values(torch.from_numpy(draw.random(shape)).to(self.inputs.device))
+            low, high = values.new_zeros(()), values.new_ones(())
+        speed = torch.zeros_like(values)
+        for _ in range(self.steps):
+            values.requires_grad_()
+            (slope,) = torch.autograd.grad(margin(self.soft.logits(values, self.ids), self.wanted).sum(), values)
+            with torch.no_grad():
+                speed = _MOMENTUM * speed + slope
+                values = torch.clamp(values + self.rate * unit * speed, low, high)
+        self.values = values.detach()
+        with torch.no_grad():
+            return {"margin": float(self.margins().mean())}
+
+    def margins(self) -> Tensor:
+        """Return f_t - max f_k of each input."""
+        return margin(self.soft.logits(self.values, self.ids), self.wanted)
+
+
+class Universal(Probes):
+    """Data moved by one small change for each class: ours.
+
+    For each class t, δ_t maximises the mean of f_t - max f_k over inputs x of which the model says another class. Images become x + δ_t
+    within [0, 1], where δ_t is 0 but for the share ``changed`` of the pixels. In a text ``changed`` of its places, one at least, side by
+    side and none of them padding, are replaced by the vectors δ_t, none longer than the longest row of the embedding. A margin counts
+    where it is above -1, and with the weight C·softmax(m / deviation of m), m the classes' mean margins: most for the class that is
+    reached too easily. What was found before stays, and new changes are looked for under the bounds so far.
+
+    Args:
+        soft: where to change inputs.
+        inputs: data to move.
+        classes: C.
+        each: inputs for each class, at most.
+        steps: of gradient ascent; over the first half a δ_t of images shrinks from all pixels to its share.
+        changed: share of the pixels or words, above 0, at most 1.
+    """
+
+    def __init__(self, soft: Soft, inputs: Tensor, classes: int, each: int, steps: int, changed: float) -> None:
+        self.soft, self.inputs, self.classes, self.each = soft, inputs, classes, each
+        self.steps, self.changed = steps, changed
+        self.found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def renew(self, bounds: Bounds, draw: np.random.Generator) -> dict[str, Any]:
+        """Add a change for each class under the bounds so far; the report has each class's mean ``margin``.
+
+        Raises:
+            UserError: the model says one class for all data.
+        """
+        with bounded(self.soft.net.module, bounds):
+            return self._renew(draw)
+
+    def _renew(self, draw: np.random.Generator) -> dict[str, Any]:
+        net, tensors = self.soft.net, self.soft.tensors
+        with torch.no_grad():
+            said = torch.cat([net.call(tensors, block).argmax(1) for block in torch.split(self.inputs, 256)]).cpu().numpy()
+        chosen = [draw.permutation(np.flatnonzero(said != t))[: self.each] for t in range(self.classes)]
+        if not all(len(rows) for rows in chosen):
+            raise UserError(
+                "the model says one class for all synthetic data, so that none can be moved; train longer, or set objective=mm-bm"
+            )
+        wanted = torch.cat([torch.full((len(rows),), t) for t, rows in enumerate(chosen)]).to(self.inputs.device)
+        moved = self.inputs[torch.from_numpy(np.concatenate(chosen)).to(self.inputs.device)]
+        change = (_Words if self.soft.embedding else _Pixels)(self.soft, self.inputs, moved, self.changed, draw)
+        delta = change.start(self.classes, draw)
+        for step in range(self.steps):
+            delta.requires_grad_()
+            (slope,) = torch.autograd.grad(margin(self.soft.logits(change.made(delta[wanted]), moved), wanted).sum(), delta)
+            with torch.no_grad():
+                length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp(min=1e-12).view(-1, *[1] * (slope.dim() - 1))
+                delta = change.allowed(delta + (1 - step / self.steps) * change.stride * slope / length, step, self.steps)
+        fixed = change.made(delta.detach()[wanted])
+        with torch.no_grad():
+            reached = margin(self.soft.logits(fixed, moved), wanted)
+        means = torch.stack([reached[wanted == t].mean() for t in range(self.classes)])
+        spread = means.std(correction=0)
+        weight = self.classes * torch.softmax(means / spread if float(spread) > 0 else torch.zeros_like(means), 0)
+        self.found.append((fixed, moved, wanted, weight[wanted]))
+        return {"margin": means.tolist()}
+
+    def margins(self) -> Tensor:
+        """Return the weighed margins above -1 of all inputs found."""
+        return torch.cat(
+            [weight * margin(self.soft.logits(fixed, moved), wanted).clamp(min=-1) for fixed, moved, wanted, weight in self.found]
+        )
+
+
+class _Pixels:
+    """Changes of images: x + δ within [0, 1]."""
+
+    def __init__(self, soft: Soft, inputs: Tensor, moved: Tensor, changed: float, draw: np.random.Generator) -> None:
+        self.images = soft.values(moved)
+        self.pixels = self.images[0, 0].numel()
+        self.kept = max(1, round(changed * self.pixels))
+        self.stride = 0.2 * float(torch.linalg.vector_norm(inputs.flatten(1), dim=1).mean())
+
+    def start(self, classes: int, draw: np.random.Generator) -> Tensor:
+        """Return where the search begins, ``[classes, ...]``."""
+        return torch.from_numpy(0.01 * draw.standard_normal((classes, *self.images.shape[1:]))).to(self.images)
+
+    def allowed(self, delta: Tensor, step: int, steps: int) -> Tensor:
+        """Return the nearest change that is allowed in a step."""
+        left = self.kept + int((self.pixels - self.kept) * max(0.0, 1 - 2 * (step + 1) / steps))
+        size = delta.abs().amax(1, keepdim=True)
+        least = size.flatten(1).topk(left).values[:, -1].view(-1, 1, 1, 1)
+        return (delta * (size >= least)).clamp(-1, 1)
+
+    def made(self, delta: Tensor) -> Tensor:
+        """Return the changed images."""
+        return (self.images + delta).clamp(0, 1)
+
+
+class _Words:
+    """Changes of texts: vectors in the place of some words."""
+
+    def __init__(self, soft: Soft, inputs: Tensor, moved: Tensor, changed: float, draw: np.random.Generator) -> None:
+        self.texts = soft.values(moved)
+        real = (moved != 0).sum(1).cpu().numpy()
+        self.kept = max(1, round(changed * float(real.mean())))
+        first = [int(draw.integers(0, max(1, int(n) - self.kept + 1))) for n in real]
+        index = torch.arange(self.texts.shape[1])[None] - torch.tensor(first)[:, None]
+        self.inside = ((index >= 0) & (index < self.kept) & (moved != 0).cpu()).to(self.texts.device)
+        self.index = index.clamp(0, self.kept - 1).to(self.texts.device)
+        self.longest = float(torch.linalg.vector_norm(soft.table, dim=1).max())
+        self.stride = self.longest / 3
+
+    def start(self, classes: int, draw: np.random.Generator) -> Tensor:
+        """Return where the search begins, ``[classes, places, d]``."""
+        shape = (classes, self.kept, self.texts.shape[2])
+        return torch.from_numpy(self.longest / 100 * draw.standard_normal(shape)).to(self.texts)
+
+    def allowed(self, delta: Tensor, step: int, steps: int) -> Tensor:
+        """Return the nearest vectors that are no longer than the longest row of the embedding."""
+        size = torch.linalg.vector_norm(delta, dim=2, keepdim=True).clamp(min=1e-12)
+        return delta * torch.clamp(self.longest / size, max=1.0)
+
+    def made(self, delta: Tensor) -> Tensor:
+        """Return the changed texts' embeddings."""
+        own = delta.gather(1, self.index[:, :, None].expand(-1, -1, delta.shape[2]))
+        return torch.where(self.inside[:, :, None], own, self.texts)
