@@ -1,0 +1,1 @@
+"""Linear regression by nodes of which one lies."""

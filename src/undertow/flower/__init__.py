@@ -1,0 +1,36 @@
+"""Undertow inside a Flower app: its rules as a Flower strategy, its diagnostics around any strategy, its sanitizer on a client.
+
+This package alone imports Flower, and nothing outside it imports this package. Names are looked up when they are asked for, so that a
+client that only sanitizes its samples does not load the rules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if importlib.util.find_spec("flwr") is None:
+    raise ImportError("undertow.flower needs Flower, which is not installed; run: pip install 'undertow[flower]'")
+
+if TYPE_CHECKING:
+    from undertow.flower.diagnostics import Diagnosed, with_diagnostics
+    from undertow.flower.mods import cleaned, sanitize
+    from undertow.flower.strategies import UndertowStrategy, strategy
+
+_WHERE = {
+    "Diagnosed": "diagnostics",
+    "UndertowStrategy": "strategies",
+    "cleaned": "mods",
+    "sanitize": "mods",
+    "strategy": "strategies",
+    "with_diagnostics": "diagnostics",
+}
+__all__ = ["Diagnosed", "UndertowStrategy", "cleaned", "sanitize", "strategy", "with_diagnostics"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that a public name stands in."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

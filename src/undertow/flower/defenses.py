@@ -1,0 +1,76 @@
+"""Which defenses a Flower strategy can run: those that need no more than the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from undertow.config import Defense as Options
+from undertow.config import short_form
+from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.defenses.pre_aggregator import PreAggregator
+from undertow.errors import UserError
+
+#: Of a defense, what a Flower strategy calls.
+_HOOKS = ("prepare", "aggregate", "guard")
+#: Of a defense, what only a run of Undertow calls: it needs the clients' data or the model itself.
+_ELSEWHERE = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "decode")
+#: Where the search for a rule's smallest federation ends.
+_MOST = 1000
+
+
+def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = False) -> list[tuple[str, Defense]]:
+    """Return defenses with their names.
+
+    Args:
+        defenses: names as in a config, or objects.
+        trusted: whether the server has an update of its own.
+
+    Raises:
+        UserError: an unknown name or parameter, something that is no defense, one that works elsewhere than on the server's updates, or an
+            order that does not work.
+    """
+    found: list[tuple[str, Defense]] = []
+    for one in [defenses] if isinstance(defenses, str | Defense) else defenses:
+        if isinstance(one, str):
+            found += make_defenses([Options(**short_form(one))], trusted)
+        elif isinstance(one, Defense):
+            found.append((type(one).__name__, one.chain() if isinstance(one, PreAggregator) and one.then is not None else one))
+        else:
+            raise UserError(f"{one!r} is no defense; give a name such as 'krum:f=1', or an object such as Krum(f=1)")
+    rules = [name for name, defense in found if overrides(defense, "aggregate")]
+    if len(rules) > 1:
+        raise UserError(f"defenses {' and '.join(rules)} both replace FedAvg; keep one of them")
+    behind = False
+    for name, defense in found:
+        elsewhere = [hook for hook in _ELSEWHERE if overrides(defense, hook)]
+        if elsewhere or not any(overrides(defense, hook) for hook in _HOOKS):
+            raise UserError(
+                f"defense '{name}' works on the clients' data or on the model itself ({', '.join(elsewhere) or 'no hook'}), which a Flower "
+                "strategy has not; give an aggregation rule, or run it with `undertow run`"
+            )
+        if defense.needs_trusted and not trusted:
+            raise UserError(f"defense '{name}' needs an update from trusted data; give trusted = a function that trains it")
+        behind = behind or overrides(defense, "aggregate")
+        if behind and overrides(defense, "prepare"):
+            raise UserError(f"defense '{name}' prepares the updates for '{rules[0]}', which is listed before it; swap them")
+    return found
+
+
+def fewest(defenses: Sequence[tuple[str, Defense]]) -> int:
+    """Return the smallest number of replies that defenses are defined for.
+
+    Raises:
+        UserError: there is none up to 1000.
+    """
+    problem = UserError("")
+    for k in range(1, _MOST + 1):
+        rows = k
+        try:
+            for _, defense in defenses:
+                defense.check(rows)
+                rows = defense.rows(rows)
+        except UserError as error:
+            problem = error
+        else:
+            return k
+    raise problem

@@ -1,0 +1,25 @@
+"""Undertow without Flower: nothing else needs it, and what does says how to get it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "undertow"
+_IMPORT = re.compile(r"^\s*(from|import) (flwr|undertow\.flower)\b", re.MULTILINE)
+
+
+def test_without_flower_the_import_names_the_extra() -> None:
+    code = "import sys; sys.modules['flwr'] = None; import undertow.flower"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr.strip().splitlines()[-1].startswith("ImportError:")
+    assert "pip install 'undertow[flower]'" in told.stderr
+
+
+def test_nothing_outside_the_package_imports_it() -> None:
+    files = [path for path in SOURCE.rglob("*.py") if path.parent != SOURCE / "flower"]
+    assert len(files) > 100
+    assert [path.name for path in files if _IMPORT.search(path.read_text(encoding="utf-8"))] == []
