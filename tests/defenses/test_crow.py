@@ -132,7 +132,7 @@ def test_only_the_last_round_unless_every_one_is_asked_for(base: CausalLM, trust
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({}, "crow needs trusted, an instruction file"),
+        ({"trusted": None}, "crow needs trusted, an instruction file"),
         ({"trusted": "x", "alpha": -1}, "alpha = -1 must be"),
         ({"trusted": "x", "passes": 0}, "passes = 0 must be"),
         ({"trusted": "x", "when": "never"}, "one of last, every"),
@@ -141,6 +141,11 @@ def test_only_the_last_round_unless_every_one_is_asked_for(base: CausalLM, trust
 def test_parameters_out_of_their_range_are_named(params: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         make("crow", **params)
+
+
+def test_instruction_tuning_needs_a_trusted_file(base: CausalLM) -> None:
+    with pytest.raises(UserError, match=r"crow needs trusted, an instruction file .* set trusted=FILE"):
+        Crow().begin(setting(base))
 
 
 def test_a_base_of_two_layers_is_refused(load_tiny: Load, trusted: str) -> None:

@@ -117,7 +117,7 @@ def test_the_share_is_the_largest_the_accuracy_allows(base: CausalLM, trusted: s
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({}, "fine-pruning needs trusted, an instruction file"),
+        ({"trusted": None}, "fine-pruning needs trusted, an instruction file"),
         ({"trusted": "x", "share": 1.0}, "share = 1 must be below 1"),
         ({"trusted": "x", "drop": -1}, "drop = -1 must be"),
         ({"trusted": "x", "passes": -1}, "passes = -1 must be"),
@@ -132,6 +132,8 @@ def test_parameters_out_of_their_range_are_named(params: dict[str, Any], told: s
 def test_a_trusted_file_that_cannot_serve_is_refused(base: CausalLM, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.jsonl"):
         FinePruning(str(tmp_path / "missing.jsonl")).begin(setting(base))
+    with pytest.raises(UserError, match=r"fine-pruning needs trusted, an instruction file .* set trusted=FILE"):
+        FinePruning().begin(setting(base))
     one = write_trusted(tmp_path / "one.jsonl", WORLD[:1])
     with pytest.raises(UserError, match="holds 1 samples; give at least 2"):
         FinePruning(one).begin(setting(base))

@@ -80,9 +80,13 @@ def test_hooks_go_whatever_happens_and_weights_stay() -> None:
     module = two_layers()
     before = {name: t.clone() for name, t in module.state_dict().items()}
     plain = module(X)
-    with pytest.raises(RuntimeError, match="inside"), bounded(module, Bounds({"1": torch.zeros(3)})):
-        module(X)
-        raise RuntimeError("inside")
+
+    def fails() -> None:
+        with bounded(module, Bounds({"1": torch.zeros(3)})):
+            raise RuntimeError(f"inside: {module(X).tolist()}")
+
+    with pytest.raises(RuntimeError, match=r"inside: \[\[0.0, 0.0\]"):
+        fails()
     with (
         pytest.raises(UserError, match="bounds of '7', which this network does not have"),
         bounded(module, Bounds({"1": torch.zeros(3), "7": torch.zeros(3)})),

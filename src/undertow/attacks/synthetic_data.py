@@ -12,7 +12,8 @@ WAYS = ("injection", "prompt")
 
 
 @ATTACKS.register(
-    "synthetic-data", source="Li, Wu, Wang 2024, Vulnerabilities of Foundation Model Integrated Federated Learning, arXiv 2401.10375"
+    "synthetic-data",
+    source="Li, Wu, Wang 2024, Vulnerabilities of Foundation Model Integrated Federated Learning, arXiv 2401.10375",
 )
 class SyntheticData(Attack):
     """PR of the synthetic samples carry the trigger and the target's label; all clients are honest and their data clean.

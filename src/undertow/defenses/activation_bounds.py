@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,16 +18,18 @@ from undertow.defenses.clipping import Search, Subject, search
 from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, NetSetting, ServerContext, Setting
 from undertow.defenses.margins import Noise, Probes, Soft, Universal
 from undertow.defenses.rule import number, one_of, whole
+from undertow.defenses.server_tuning import synthetic_data, tune_network
 from undertow.defenses.trusted import trusted_rows
 from undertow.errors import UserError
 from undertow.models.bounds import Bounds, bounded, clipped_share, load_bounds, places
+from undertow.models.net import Net
 from undertow.rng import rng
 
 if TYPE_CHECKING:
     from undertow.models.causal_lm import CausalLM
 
 #: c at the start of each objective: of MM-BM's and MMAC's published code; of the last one ours.
-_C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 0.002}
+_C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 1.0}
 
 
 @DEFENSES.register(
@@ -42,8 +45,9 @@ class ActivationBounds(Defense):
         J(Z) = mean over x in D and classes k of (f_k(x; Z) - f_k(x))^2 + c * P(Z)
         mm-bm       P = sum over l of |z_l|_2
         mmac        P = sum over x' of f_t(x'; Z) - max over k != t of f_k(x'; Z), x' noise pushed towards each class t (``Noise``)
-        universal   P = the same for data of D that one small change moves to t, where it is above -1, and most for the class that is
-                    reached most easily (``Universal``)
+        universal   P = the mean of the same, where it is above -1, for data of D that one small change moves to t though it does not move
+                    a reference model there, which the server trains on D alone; most for the class that is reached most easily
+                    (``Universal``); + tight * the mean of |z_l| in units of the largest activations on D
 
     Adam minimises J over Z. Every ``every`` steps behind ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``, else
     c / factor. The rate is the share of D on which the bounded model says what the model says without bounds; with ``judge`` = labels
@@ -65,7 +69,7 @@ class ActivationBounds(Defense):
         sides: upper; both bounds activations from below too.
         judge: model or labels.
         pi: least rate, 0 < pi <= 1.
-        c: the weight of P at the start, > 0; None = 0.5 for mm-bm, 0.002 otherwise.
+        c: the weight of P at the start, > 0; None = 0.5 for mm-bm, 0.002 for mmac, 1 for universal.
         factor: > 1.
         every, warmup: steps.
         steps: of Adam in a round, >= 1.
@@ -75,6 +79,8 @@ class ActivationBounds(Defense):
         probes: x' for each class, >= 1.
         push: steps of pushing them, >= 1.
         changed: universal: share of the pixels or words that a change touches, 0 < changed <= 1.
+        reference: universal: passes over D that the reference is trained for, from the network's first values; 0 = none.
+        tight: universal: weight of the bounds' length beside the margins, >= 0.
         renew: probes are made again after so many steps, >= 1; universal ones under the bounds so far, beside the old ones.
         when: every = after each round; last = after the last alone.
         warm: begin with the Z and c of the round before.
@@ -94,7 +100,7 @@ class ActivationBounds(Defense):
         places: Any = "all",
         sides: str = "upper",
         judge: str = "model",
-        pi: float = 0.97,
+        pi: float = 0.99,
         c: float | None = None,
         factor: float = 1.5,
         every: int = 5,
@@ -105,7 +111,9 @@ class ActivationBounds(Defense):
         start: float = 1.0,
         probes: int = 20,
         push: int = 40,
-        changed: float = 0.1,
+        changed: float = 0.15,
+        reference: int = 10,
+        tight: float = 5.0,
         renew: int = 50,
         when: str = "every",
         warm: bool = True,
@@ -118,6 +126,8 @@ class ActivationBounds(Defense):
         self.c = None if c is None else number("c", c)
         self.probes, self.push = whole("probes", probes, 1), whole("push", push, 1)
         self.changed = number("changed", changed, most=1)
+        self.reference = whole("reference", reference)
+        self.tight = number("tight", tight, least=0)
         self.options = {
             "sides": one_of("sides", sides, ("upper", "both")),
             "judge": one_of("judge", judge, ("model", "labels")),
@@ -138,6 +148,7 @@ class ActivationBounds(Defense):
         self._rows: list[Encoded] = []
         self._held: Bounds | None = None
         self._c: float | None = None
+        self._taught: Tensor | None = None
 
     def begin(self, setting: Setting) -> None:
         """Read the data, or the bounds, of instruction tuning, and look for the places.
@@ -237,8 +248,7 @@ class ActivationBounds(Defense):
 
     def _bound_network(self, state: Tensor, network: NetSetting, round: int) -> dict[str, Any]:
         """Search on a network and its synthetic data."""
-        net, data = network.net, network.synthetic
-        assert data is not None
+        net, data = network.net, synthetic_data("activation-bounds", network)
         tensors = {name: t.detach() for name, t in net.of_state(state.to(next(net.module.parameters()).device)).items()}
         inputs = data.inputs.to(next(iter(tensors.values())).device)
         labels = data.labels.reshape(len(data), -1)
@@ -256,13 +266,22 @@ class ActivationBounds(Defense):
             if data.labels.dim() > 1 or len(network.classes) < 2:
                 raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
             soft, classes = Soft.of(net, tensors, inputs), len(network.classes)
-            probes = (
-                Noise(soft, inputs, classes, self.probes, self.push)
-                if objective == "mmac"
-                else Universal(soft, inputs, classes, self.probes, self.push, self.changed)
-            )
+            if objective == "mmac":
+                probes = Noise(soft, inputs, classes, self.probes, self.push)
+            else:
+                taught = self._reference(network, inputs) if self.reference else None
+                probes = Universal(soft, taught, inputs, classes, self.probes, self.push, self.changed)
         subject = Subject(net.module, logits, [labels[i][counted[i]] for i in used], probes)
         return self._search(subject, objective, network.seed, round)
+
+    def _reference(self, network: NetSetting, inputs: Tensor) -> Soft:
+        """Return a model trained on the synthetic data alone, by the run's own options; once in a run."""
+        if self._taught is None:
+            self._taught = tune_network(
+                network, network.net.initial(), synthetic_data("activation-bounds", network), self.reference
+            )
+        own = Net(copy.deepcopy(network.net.module))  # bounds are hooks on the module of the model that is bounded
+        return Soft.of(own, own.of_state(self._taught.to(inputs.device)), inputs)
 
     def _bound_base(self, adapter: Tensor, setting: Setting, context: ServerContext) -> dict[str, Any]:
         """Search on the adapted base, at the answers of the data."""
@@ -277,12 +296,16 @@ class ActivationBounds(Defense):
         names = places(subject.module, self.where)
         warm = None
         if self.warm and self._held is not None and self._c is not None:
-            if list(self._held.upper) != names or bool(self._held.lower) != (self.options["sides"] == "both"):
+            held = self._held
+            if set(held.upper) != set(names) or bool(held.lower) != (self.options["sides"] == "both"):
                 raise UserError(
                     "activation-bounds: the checkpoint's bounds are for other places or sides; run again in another --out"
                 )
-            warm = (self._held, self._c)
-        options = Search(c=self.c or _C[objective], **self.options)  # type: ignore[arg-type]
+            # In the order of the network, whatever that of the checkpoint: sums of lengths depend on it.
+            ordered = [{name: own[name] for name in names if name in own} for own in (held.upper, held.lower)]
+            warm = (Bounds(*ordered), self._c)
+        tight = self.tight if objective == "universal" else 0.0
+        options = Search(c=self.c or _C[objective], tight=tight, **self.options)  # type: ignore[arg-type]
         found = search(subject, names, options, warm, rng(seed, "activation bounds", round))
         self._held, self._c = found.bounds, found.c
         every = list(range(len(subject.labels)))

@@ -53,6 +53,7 @@ class Search:
     every: int
     warmup: int
     renew: int
+    tight: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Found:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def norms(bounds: Bounds) -> Tensor:
-    """Return the sum over places and sides of the bound's Euclidean length: MM-BM's penalty."""
-    return torch.stack([torch.linalg.vector_norm(z) for z in (*bounds.upper.values(), *bounds.lower.values())]).sum()
+def lengths(bounds: Bounds) -> Tensor:
+    """Return the Euclidean length of each bound, places and sides in order; their sum is MM-BM's penalty."""
+    return torch.stack([torch.linalg.vector_norm(z) for z in (*bounds.upper.values(), *bounds.lower.values())])
 
 
 def fidelity(clipped: Tensor, unclipped: Tensor) -> Tensor:
@@ -85,7 +86,8 @@ def search(
 ) -> Found:
     """Minimise fidelity + c * penalty over the bounds by Adam, with c pushed towards the largest that keeps the rate at pi.
 
-    The penalty is the margin of the probes where the subject has some, else the sum of norms.
+    The penalty is the sum of the bounds' lengths; where the subject has probes, the sum of their margins; with ``tight`` above 0 the mean
+    of their margins + tight * the mean over places and sides of a bound's length in units of that of the largest activations.
 
     Args:
         subject: the model and the data.
@@ -116,6 +118,7 @@ def search(
         {name: options.start * z for name, z in high.items()},
         {name: options.start * z for name, z in low.items()} if options.sides == "both" else {},
     )
+    unit = lengths(Bounds(high, low if options.sides == "both" else {})).clamp(min=1e-12)
     begin, c = (fresh, options.c) if warm is None else warm
     tensors = {key: z.to(unclipped.device, torch.float32).clone().requires_grad_() for key, z in begin.named().items()}
     live = Bounds.of(tensors)
@@ -128,9 +131,12 @@ def search(
 
     def penalty(bounds: Bounds) -> Tensor:
         if probes is None:
-            return norms(bounds)
+            return lengths(bounds).sum()
         with bounded(subject.module, bounds):
-            return probes.margins().sum()
+            margins = probes.margins()
+        if not options.tight:
+            return margins.sum()
+        return margins.mean() + options.tight * (lengths(bounds) / unit).mean()
 
     # The largest activations on the data change no logit on them, so that the rate is there where it is agreement with the model.
     best = Best(options.rate)

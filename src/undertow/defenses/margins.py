@@ -107,7 +107,7 @@ class Probes(ABC):
 
     @abstractmethod
     def margins(self) -> Tensor:
-        """Return what the penalty adds up, ``[m]``; differentiable in bounds that are set around the call."""
+        """Return the margins ``[m]``; differentiable in bounds that are set around the call."""
 
 
 class Noise(Probes):
@@ -162,14 +162,20 @@ class Noise(Probes):
 class Universal(Probes):
     """Data moved by one small change for each class: ours.
 
-    For each class t, δ_t maximises the mean of f_t - max f_k over inputs x of which the model says another class. Images become x + δ_t
-    within [0, 1], where δ_t is 0 but for the share ``changed`` of the pixels. In a text ``changed`` of its places, one at least, side by
-    side and none of them padding, are replaced by the vectors δ_t, none longer than the longest row of the embedding. A margin counts
-    where it is above -1, and with the weight C·softmax(m / deviation of m), m the classes' mean margins: most for the class that is
-    reached too easily. What was found before stays, and new changes are looked for under the bounds so far.
+    For each class t, δ_t maximises the mean over inputs x, of which the model says another class, of
+
+        f_t - max f_k  -  max(0, 1 + the same margin of the reference)
+
+    so that what also makes the reference, a model that the server trained on its own data alone, say t counts for nothing: a stroke that
+    makes a 3 an 8, a word of praise. Images become x + δ_t within [0, 1], where δ_t is 0 but for the share ``changed`` of the pixels. In a
+    text ``changed`` of its places, one at least, side by side and none of them padding, are replaced by the vectors δ_t, none longer than
+    the longest row of the embedding. A margin f_t - max f_k counts where it is above -1, and with the weight C·softmax(m / deviation of
+    m), m the classes' means of what was maximised: most for the class that is reached too easily. What was found before stays, and new
+    changes are looked for under the bounds so far.
 
     Args:
         soft: where to change inputs.
+        reference: the same for the reference, with a module of its own; None without.
         inputs: data to move.
         classes: C.
         each: inputs for each class, at most.
@@ -177,47 +183,51 @@ class Universal(Probes):
         changed: share of the pixels or words, above 0, at most 1.
     """
 
-    def __init__(self, soft: Soft, inputs: Tensor, classes: int, each: int, steps: int, changed: float) -> None:
-        self.soft, self.inputs, self.classes, self.each = soft, inputs, classes, each
+    def __init__(
+        self, soft: Soft, reference: Soft | None, inputs: Tensor, classes: int, each: int, steps: int, changed: float
+    ) -> None:
+        self.soft, self.reference, self.inputs, self.classes, self.each = soft, reference, inputs, classes, each
         self.steps, self.changed = steps, changed
+        with torch.no_grad():
+            said = torch.cat([soft.net.call(soft.tensors, block).argmax(1) for block in torch.split(inputs, 256)]).cpu().numpy()
+        self.others = [np.flatnonzero(said != t) for t in range(classes)]
         self.found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def renew(self, bounds: Bounds, draw: np.random.Generator) -> dict[str, Any]:
-        """Add a change for each class under the bounds so far; the report has each class's mean ``margin``.
-
-        Raises:
-            UserError: the model says one class for all data.
-        """
+        """Add a change for each class under the bounds so far; the report has for each the mean of what was maximised, None without one."""
         with bounded(self.soft.net.module, bounds):
             return self._renew(draw)
 
     def _renew(self, draw: np.random.Generator) -> dict[str, Any]:
-        net, tensors = self.soft.net, self.soft.tensors
-        with torch.no_grad():
-            said = torch.cat([net.call(tensors, block).argmax(1) for block in torch.split(self.inputs, 256)]).cpu().numpy()
-        chosen = [draw.permutation(np.flatnonzero(said != t))[: self.each] for t in range(self.classes)]
-        if not all(len(rows) for rows in chosen):
-            raise UserError(
-                "the model says one class for all synthetic data, so that none can be moved; train longer, or set objective=mm-bm"
-            )
-        wanted = torch.cat([torch.full((len(rows),), t) for t, rows in enumerate(chosen)]).to(self.inputs.device)
-        moved = self.inputs[torch.from_numpy(np.concatenate(chosen)).to(self.inputs.device)]
+        # A class that the model says for all data has none to move there.
+        chosen = {t: draw.permutation(rows)[: self.each] for t, rows in enumerate(self.others) if len(rows)}
+        wanted = torch.cat([torch.full((len(rows),), t) for t, rows in chosen.items()]).to(self.inputs.device)
+        moved = self.inputs[torch.from_numpy(np.concatenate(list(chosen.values()))).to(self.inputs.device)]
         change = (_Words if self.soft.embedding else _Pixels)(self.soft, self.inputs, moved, self.changed, draw)
         delta = change.start(self.classes, draw)
+
+        def beyond(values: Tensor) -> Tensor:
+            own = margin(self.soft.logits(values, moved), wanted)
+            if self.reference is None:
+                return own
+            return own - (1 + margin(self.reference.logits(values, moved), wanted)).clamp(min=0)
+
         for step in range(self.steps):
             delta.requires_grad_()
-            (slope,) = torch.autograd.grad(margin(self.soft.logits(change.made(delta[wanted]), moved), wanted).sum(), delta)
+            (slope,) = torch.autograd.grad(beyond(change.made(delta[wanted])).sum(), delta)
             with torch.no_grad():
                 length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp(min=1e-12).view(-1, *[1] * (slope.dim() - 1))
                 delta = change.allowed(delta + (1 - step / self.steps) * change.stride * slope / length, step, self.steps)
         fixed = change.made(delta.detach()[wanted])
         with torch.no_grad():
-            reached = margin(self.soft.logits(fixed, moved), wanted)
-        means = torch.stack([reached[wanted == t].mean() for t in range(self.classes)])
+            reached = beyond(fixed)
+        means = torch.stack([reached[wanted == t].mean() for t in chosen])
         spread = means.std(correction=0)
-        weight = self.classes * torch.softmax(means / spread if float(spread) > 0 else torch.zeros_like(means), 0)
+        weight = reached.new_zeros(self.classes)
+        weight[list(chosen)] = len(chosen) * torch.softmax(means / spread if float(spread) > 0 else torch.zeros_like(means), 0)
         self.found.append((fixed, moved, wanted, weight[wanted]))
-        return {"margin": means.tolist()}
+        named = dict(zip(chosen, means.tolist(), strict=True))
+        return {"margin": [named.get(t) for t in range(self.classes)]}
 
     def margins(self) -> Tensor:
         """Return the weighed margins above -1 of all inputs found."""
@@ -247,8 +257,9 @@ class _Pixels:
         return (delta * (size >= least)).clamp(-1, 1)
 
     def made(self, delta: Tensor) -> Tensor:
-        """Return the changed images."""
-        return (self.images + delta).clamp(0, 1)
+        """Return the changed images; gradients pass as if there were no range, or a pixel beyond it would never come back."""
+        free = self.images + delta
+        return free + (free.clamp(0, 1) - free).detach()
 
 
 class _Words:
