@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undertow.config import Defense as Options
 from undertow.data.sample import Sample
-from undertow.defenses.contract import ClientContext, Defense, ServerContext, Setting, make_defenses, overrides
+from undertow.defenses.contract import ClientContext, Defense, NetSetting, ServerContext, Setting, make_defenses, overrides
 from undertow.errors import UserError
 from undertow.layout import Layout
 from undertow.rng import rng
@@ -72,7 +72,10 @@ def test_what_parties_see_holds_no_ground_truth() -> None:
         "clients",
         "trusted",
         "setting",
+        "network",
     }
+    # The poison in synthetic data is in them unmarked, and their labels are those that the server got.
+    assert set(NetSetting.__dataclass_fields__) == {"seed", "rounds", "net", "training", "synthetic", "classes"}
     assert set(Setting.__dataclass_fields__) == {"seed", "rounds", "base", "template", "lora", "training"}
 
 

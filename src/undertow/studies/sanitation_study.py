@@ -31,6 +31,7 @@ RULES = (
 )
 #: Defenses of this kind without a row of their own.
 LEFT_OUT = {
+    "activation-bounds": "bounds what a server fuses, and is measured in `undertow reproduce fmfl`",
     "sanitation": "is what `undertow` stands for",
     "z-defense": "is made for the labels of a classifier",
 }
