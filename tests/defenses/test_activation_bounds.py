@@ -17,6 +17,7 @@ from undertow.defenses.activation_bounds import ActivationBounds
 from undertow.defenses.clipping import Best, Search, Subject, fidelity, lengths, search
 from undertow.defenses.contract import DecodingContext, NetSetting, ServerContext
 from undertow.defenses.margins import Noise, Soft, Universal, margin
+from undertow.defenses.sifting import sift
 from undertow.errors import UserError
 from undertow.models.bounds import Bounds, bounded, maxima, places, save_bounds
 from undertow.models.causal_lm import CausalLM
@@ -212,6 +213,39 @@ def test_no_input_is_moved_to_a_class_that_the_model_says_for_all() -> None:
     assert margins[0] is None
     assert all(m < 0 for m in margins[1:])
     assert probes.margins().shape == (10,)
+
+
+def two_strokes() -> tuple[Net, Examples]:
+    """Class by which half of the image is bright, and class 2 by its middle or by the first pixel."""
+    module = nn.Sequential(nn.Conv2d(1, 4, (1, 9)), nn.ReLU(), nn.Flatten(), nn.Linear(4, CLASSES))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+        weight = module[0].weight  # [4, 1, 1, 9]: left, right, middle, first pixel
+        weight[0, 0, 0, 1:3], weight[1, 0, 0, 7:9], weight[2, 0, 0, 4:6], weight[3, 0, 0, 0] = 1.0, 1.0, 1.0, 6.0
+        module[0].bias.fill_(0.1)
+        module[3].weight[0, 0], module[3].weight[1, 1], module[3].weight[2, 2:] = 1.0, 1.0, 1.0
+    draw = rng(0, "strokes")
+    labels = torch.from_numpy(draw.integers(0, CLASSES, 60))
+    inputs = torch.from_numpy(draw.uniform(0, 0.1, (60, 1, 1, 9))).float()
+    for i, label in enumerate(labels.tolist()):
+        inputs[i, 0, 0, slice(*((1, 3), (7, 9), (4, 6))[label])] += 0.8
+    inputs[:, :, :, 0] = 0.0
+    return Net(module), Examples(inputs, labels)
+
+
+def test_images_that_carry_the_trigger_are_left_out_and_others_are_not() -> None:
+    net, data = two_strokes()
+    inputs = data.inputs.clone()
+    stamped = [i for i in range(60) if data.labels[i] != 2][:12]
+    inputs[stamped, :, :, 0] = 1.0
+    for images, gone in ((data.inputs, []), (inputs, stamped)):
+        soft = Soft.of(net, net.of_state(net.initial()), images)
+        assert bool((net.logits(net.initial(), images).argmax(1)[gone] == 2).all())
+        kept, report = sift(soft, images, CLASSES, 10, 20, 1 / 9, rng(0, "sift"))
+        assert sorted({*range(60)} - {*kept}) == gone
+        assert [found["class"] for found in report["sifted"]] == [2] * len(report["sifted"])
+        assert sum(found["left_out"] for found in report["sifted"]) == len(gone)
 
 
 # --- the search -----------------------------------------------------------------------------------------------------

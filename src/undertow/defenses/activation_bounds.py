@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from undertow.data.examples import IGNORE
+from undertow.data.examples import IGNORE, Examples
 from undertow.data.template import Encoded
 from undertow.defenses.clipping import Search, Subject, search
 from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, NetSetting, ServerContext, Setting
 from undertow.defenses.margins import Noise, Probes, Soft, Universal
 from undertow.defenses.rule import number, one_of, whole
 from undertow.defenses.server_tuning import synthetic_data, tune_network
+from undertow.defenses.sifting import sift
 from undertow.defenses.trusted import trusted_rows
 from undertow.errors import UserError
 from undertow.models.bounds import Bounds, bounded, clipped_share, load_bounds, places
@@ -80,6 +81,7 @@ class ActivationBounds(Defense):
         push: steps of pushing them, >= 1.
         changed: universal: share of the pixels or words that a change touches, 0 < changed <= 1.
         reference: universal: passes over D that the reference is trained for, from the network's first values; 0 = none.
+        sift: universal, images: leave out those of D that seem to carry a trigger themselves (:func:`undertow.defenses.sifting.sift`).
         tight: universal: weight of the bounds' length beside the margins, >= 0.
         renew: probes are made again after so many steps, >= 1; universal ones under the bounds so far, beside the old ones.
         when: every = after each round; last = after the last alone.
@@ -113,6 +115,7 @@ class ActivationBounds(Defense):
         push: int = 40,
         changed: float = 0.15,
         reference: int = 10,
+        sift: bool = True,
         tight: float = 5.0,
         renew: int = 50,
         when: str = "every",
@@ -142,13 +145,14 @@ class ActivationBounds(Defense):
             "renew": whole("renew", renew, 1),
         }
         self.when = one_of("when", when, ("every", "last"))
-        if not isinstance(warm, bool):
-            raise ValueError(f"warm = {warm!r} must be true or false")
-        self.warm, self.file = warm, bounds
+        for name, switch in (("warm", warm), ("sift", sift)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} = {switch!r} must be true or false")
+        self.warm, self.sift, self.file = warm, sift, bounds
         self._rows: list[Encoded] = []
         self._held: Bounds | None = None
         self._c: float | None = None
-        self._taught: Tensor | None = None
+        self._taught: tuple[Tensor, Tensor] | None = None
 
     def begin(self, setting: Setting) -> None:
         """Read the data, or the bounds, of instruction tuning, and look for the places.
@@ -250,7 +254,17 @@ class ActivationBounds(Defense):
         """Search on a network and its synthetic data."""
         net, data = network.net, synthetic_data("activation-bounds", network)
         tensors = {name: t.detach() for name, t in net.of_state(state.to(next(net.module.parameters()).device)).items()}
-        inputs = data.inputs.to(next(iter(tensors.values())).device)
+        device = next(iter(tensors.values())).device
+        objective = self.objective or "universal"
+        classes = len(network.classes)
+        if objective != "mm-bm" and (data.labels.dim() > 1 or classes < 2):
+            raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
+        sifted: dict[str, Any] = {}
+        if objective == "universal" and self.sift and data.inputs.is_floating_point():
+            images, draw = data.inputs.to(device), rng(network.seed, "sifting for activation bounds", round)
+            rows, sifted = sift(Soft.of(net, tensors, images), images, classes, self.probes, self.push, self.changed, draw)
+            data = data.take(rows)
+        inputs = data.inputs.to(device)
         labels = data.labels.reshape(len(data), -1)
         used = [i for i in range(len(data)) if bool((labels[i] != IGNORE).any())]
         counted = labels != IGNORE
@@ -260,28 +274,22 @@ class ActivationBounds(Defense):
             found = net.call(tensors, inputs[chosen])
             return found.reshape(len(chosen), -1, found.shape[-1])[counted[chosen].to(found.device)]
 
-        objective = self.objective or "universal"
         probes: Probes | None = None
-        if objective != "mm-bm":
-            if data.labels.dim() > 1 or len(network.classes) < 2:
-                raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
-            soft, classes = Soft.of(net, tensors, inputs), len(network.classes)
-            if objective == "mmac":
-                probes = Noise(soft, inputs, classes, self.probes, self.push)
-            else:
-                taught = self._reference(network, inputs) if self.reference else None
-                probes = Universal(soft, taught, inputs, classes, self.probes, self.push, self.changed)
+        if objective == "mmac":
+            probes = Noise(Soft.of(net, tensors, inputs), inputs, classes, self.probes, self.push)
+        elif objective == "universal":
+            reference = self._reference(network, data, inputs) if self.reference else None
+            soft = Soft.of(net, tensors, inputs)
+            probes = Universal(soft, reference, inputs, classes, self.probes, self.push, self.changed)
         subject = Subject(net.module, logits, [labels[i][counted[i]] for i in used], probes)
-        return self._search(subject, objective, network.seed, round)
+        return {**self._search(subject, objective, network.seed, round), **sifted}
 
-    def _reference(self, network: NetSetting, inputs: Tensor) -> Soft:
-        """Return a model trained on the synthetic data alone, by the run's own options; once in a run."""
-        if self._taught is None:
-            self._taught = tune_network(
-                network, network.net.initial(), synthetic_data("activation-bounds", network), self.reference
-            )
+    def _reference(self, network: NetSetting, data: Examples, inputs: Tensor) -> Soft:
+        """Return a model trained on synthetic data alone, by the run's own options; anew where others of them were left out."""
+        if self._taught is None or not torch.equal(self._taught[0], data.inputs):
+            self._taught = (data.inputs, tune_network(network, network.net.initial(), data, self.reference))
         own = Net(copy.deepcopy(network.net.module))  # bounds are hooks on the module of the model that is bounded
-        return Soft.of(own, own.of_state(self._taught.to(inputs.device)), inputs)
+        return Soft.of(own, own.of_state(self._taught[1].to(inputs.device)), inputs)
 
     def _bound_base(self, adapter: Tensor, setting: Setting, context: ServerContext) -> dict[str, Any]:
         """Search on the adapted base, at the answers of the data."""

@@ -55,5 +55,5 @@ def tune_network(network: NetSetting, start: Tensor, data: Examples, passes: int
         if keep is not None:
             gradient = gradient * keep[: net.trained].to(gradient)
         optimizer.step(gradient, [learning_rate(training, step, total)])
-        local[:, net.trained :] = statistics
+        local[:, net.trained :] = statistics.detach()
     return local[0].to(start.device)
