@@ -64,7 +64,7 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
             runs.append((name, config, rounds))
         except (OSError, ValueError, UserError) as error:
             reason = " ".join(str(error).split())
-            left_out.append(f"{name} ({reason[:160]})")
+            left_out.append(f"{name} ({_shortened(reason)})")
     if left_out:
         more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
         line = f"{len(left_out)} left out: {'; '.join(left_out[:NAMED])}{more}"
@@ -198,3 +198,8 @@ def _import(package: str) -> Any:
 
 def _to_stderr(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
+
+
+def _shortened(reason: str, most: int = 160) -> str:
+    """Return a line of at most ``most`` characters that keeps its end: paths are long and stand in front of what is wrong."""
+    return reason if len(reason) <= most else f"...{reason[3 - most :]}"
