@@ -61,7 +61,9 @@ def measured(lab: FitLab, setting: int = 0) -> Speed:
     kept = folder / (f"speed-{setting}.json" if setting else "speed.json")
     if kept.exists():
         return _read(kept, lab, setting)
-    rounds = {"federation.rounds": _ROUNDS, "measure.every": _ROUNDS}
+    rounds: dict[str, object] = {"federation.rounds": _ROUNDS, "measure.every": _ROUNDS}
+    if lab.config(Wish({"seed": lab.seeds[0]}, {}, setting)).attack.rounds:
+        rounds["attack.rounds"] = [1]  # the second round is then one of honest clients, as most are
     cell = lab.cell(Wish({"seed": lab.seeds[0]}, rounds, setting))
     began = time.monotonic()
     (outcome,) = run_cells([cell], folder, jobs=1)
