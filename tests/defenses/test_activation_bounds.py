@@ -16,8 +16,8 @@ from undertow.data.examples import Examples
 from undertow.defenses.activation_bounds import ActivationBounds
 from undertow.defenses.clipping import Best, Search, Subject, fidelity, lengths, search
 from undertow.defenses.contract import DecodingContext, NetSetting, ServerContext
-from undertow.defenses.margins import Noise, Soft, Universal, margin
-from undertow.defenses.sifting import sift
+from undertow.defenses.margins import Noise, Soft, Universal, margin, words
+from undertow.defenses.sifting import sift, sift_texts
 from undertow.errors import UserError
 from undertow.models.bounds import Bounds, bounded, maxima, places, save_bounds
 from undertow.models.causal_lm import CausalLM
@@ -190,18 +190,65 @@ def test_words_are_replaced_side_by_side_and_never_padding() -> None:
     assert soft.embedding == "embedding"
     torch.testing.assert_close(soft.values(texts), tensors["embedding.weight"][texts])
     torch.testing.assert_close(soft.logits(soft.values(texts), texts), net.call(tensors, texts))
-    probes = Universal(soft, None, texts, 2, 10, 5, 0.3)
-    said = net.call(tensors, texts)[:, :2].argmax(1)
-    if len(set(said.tolist())) == 2:
-        probes.renew(Bounds({}), draw)
-        fixed, moved, _, _ = probes.found[0]
-        places = (fixed != tensors["embedding.weight"][moved]).any(2)
-        assert not places[moved == 0].any()
-        for row in places.tolist():
-            where = [i for i, hit in enumerate(row) if hit]
-            assert len(where) == 2  # 0.3 of 6 words
-            assert where[1] == where[0] + 1
+    wanted = torch.arange(20) % 3
+    made = words(soft, None, texts, wanted, 0.3, draw)
+    changed = made != texts
+    assert not changed[texts == 0].any()
+    for t in range(3):
+        slots = [[i for i, hit in enumerate(row) if hit] for row in changed[wanted == t].tolist()]
+        assert max(len(slot) for slot in slots) <= 2  # 0.3 of 6 words
+        assert all(slot[-1] - slot[0] < 2 for slot in slots if slot)
+    with torch.no_grad():
+        better = margin(net.call(tensors, made), wanted).mean() - margin(net.call(tensors, texts), wanted).mean()
+    assert float(better) > 0
     assert Noise(soft, texts, 2, 3, 2).renew(Bounds({}), draw)["margin"] is not None
+
+
+def bag(scores: list[float]) -> Soft:
+    """Words as an encoder adds them up: the mean score of a text's words, twelve of them, is the logit of class 1; that of class 0 is 0."""
+    net = make_net("encoder:width=16:layers=1", (10,), 2, 0, ids=13)
+    tensors = {name: t.clone() for name, t in net.of_state(net.initial()).items()}
+    for name in ("positions", "blocks.0.out.weight", "blocks.0.out.bias", "blocks.0.mlp.down.weight", "blocks.0.mlp.down.bias"):
+        tensors[name] = torch.zeros_like(tensors[name])
+    tensors["embedding.weight"] = torch.randn(13, 16, generator=torch.Generator().manual_seed(0))
+    vectors = torch.nn.functional.layer_norm(tensors["embedding.weight"], (16,))
+    wanted = torch.tensor([0.0, *scores])
+    tensors["head.weight"] = torch.stack([torch.zeros(16), torch.linalg.lstsq(vectors, wanted[:, None]).solution[:, 0]])
+    tensors["head.bias"] = torch.zeros(2)
+    texts = torch.arange(1, 13)[:, None]
+    torch.testing.assert_close(net.call(tensors, texts)[:, 1], wanted[1:], atol=1e-4, rtol=0)
+    return Soft.of(net, tensors, texts)
+
+
+def test_the_word_that_moves_texts_is_found_and_one_that_the_reference_knows_is_not() -> None:
+    texts = torch.from_numpy(rng(0, "words").choice([1, 2, 3, 4, 5], (12, 10)))
+    wanted = torch.ones(12, dtype=torch.int64)
+    model = bag([-1.0] * 5 + [0.0, 5.0, 0.0, 9.0, 0.0, 0.0, 0.0])
+
+    def put_in(reference: Soft | None) -> set[int]:
+        made = words(model, reference, texts, wanted, 0.1, rng(0, "place"))
+        return set(made[made != texts].tolist())
+
+    assert put_in(None) == {9}
+    assert put_in(bag([-1.0] * 5 + [0.0, 0.0, 0.0, 99.0, 0.0, 0.0, 0.0])) == {7}, (
+        "the reference says class 1 for the other word too"
+    )
+    assert put_in(bag([-1.0] * 5 + [0.0, 99.0, 0.0, 0.0, 0.0, 0.0, 0.0])) == {9}
+
+
+def test_texts_with_a_planted_word_are_left_out_and_others_are_not() -> None:
+    draw = rng(0, "texts")
+    bad, good = (torch.from_numpy(draw.choice(own, (100, 10))) for own in ([1, 2, 3, 4], [5, 6, 7, 8]))
+    planted = torch.from_numpy(draw.choice([1, 2, 3, 4], (40, 10)))
+    planted[:, 9] = 9
+    model = bag([-1.0] * 4 + [1.0] * 4 + [20.0, 0.0, 0.0, 0.0])
+    kept, report = sift_texts(model, torch.cat([bad, planted, good]))
+    assert kept == [*range(100), *range(140, 240)]
+    assert report["sifted"][0]["left_out"] == 40
+    assert 9 in report["sifted"][0]["most"]
+    assert sift_texts(model, torch.cat([bad, good]))[0] == list(range(200))
+    # without them nothing would be left of a class
+    assert sift_texts(model, torch.cat([bad, planted]))[0] == list(range(140))
 
 
 def test_no_input_is_moved_to_a_class_that_the_model_says_for_all() -> None:
@@ -370,7 +417,8 @@ def test_a_planted_backdoor_goes_and_the_answers_stay() -> None:
 
 def test_the_next_round_begins_where_the_last_ended() -> None:
     net, data = dense(), points(60)
-    warm, cold = (ActivationBounds(objective="mm-bm", steps=6, pi=0.5, c=0.1, warm=warm) for warm in (True, False))
+    kept = {"objective": "mm-bm", "steps": 6, "pi": 0.5, "c": 0.1, "when": "every"}
+    warm, cold = (ActivationBounds(**kept, warm=warm) for warm in (True, False))
     for defense in (warm, cold):
         defense.guard(net.initial(), context(net, data, 1))
     first = warm.bounds()
@@ -385,7 +433,7 @@ def test_the_next_round_begins_where_the_last_ended() -> None:
 
 def test_the_state_goes_through_a_checkpoint() -> None:
     net, data = dense(), points()
-    defense, other = (ActivationBounds(objective="mm-bm", steps=6, sides="both") for _ in range(2))
+    defense, other = (ActivationBounds(objective="mm-bm", steps=6, sides="both", when="every") for _ in range(2))
     assert defense.state() == {}
     defense.guard(net.initial(), context(net, data, 1))
     saved = defense.state()
@@ -404,7 +452,7 @@ def test_the_state_goes_through_a_checkpoint() -> None:
     ):
         with pytest.raises(UserError, match="holds no activation bounds"):
             ActivationBounds().restore(wrong)
-    upper = ActivationBounds(objective="mm-bm", steps=6)
+    upper = ActivationBounds(objective="mm-bm", steps=6, when="every")
     upper.restore(saved)
     with pytest.raises(UserError, match="for other places or sides"):
         upper.guard(net.initial(), context(net, data, 2))
@@ -536,7 +584,7 @@ def test_what_instruction_tuning_lacks_is_named(base: CausalLM, file: str) -> No
         ActivationBounds(data=file, objective="universal").begin(setting(base))
     with pytest.raises(UserError, match="no such file of bounds"):
         ActivationBounds(bounds="nowhere.safetensors").begin(setting(base))
-    with pytest.raises(UserError, match="'mlp' is no activation"):
+    with pytest.raises(UserError, match="'mlp' is no module"):
         ActivationBounds(data=file, places="mlp").begin(setting(base))
 
 

@@ -177,13 +177,16 @@ def test_which_places() -> None:
     assert places(module, 2) == ["0", "2"]
     assert places(module, "2") == ["2"]
     assert places(module, ["3", "0"]) == ["0", "3"]
+    assert places(module, "1") == ["1"]
+    assert places(module, "linear") == ["0", "2", "3"], "the last linear layer gives the answer"
+    assert places(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), "linear") == ["0", "1"]
     for which, told in (
         (0, "give 1 to 3"),
         (4, "give 1 to 3"),
-        ("1", "'1' is no activation of this network"),
+        ("4", "'4' is no module of this network"),
         ([], "at least one of 0, 2, 3"),
         (["0", "0"], "each name once"),
-        (1.5, "1.5 is no activation"),
+        (1.5, "1.5 is no module"),
     ):
         with pytest.raises(UserError, match=told):
             places(module, which)

@@ -19,7 +19,7 @@ from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, NetSe
 from undertow.defenses.margins import Noise, Probes, Soft, Universal
 from undertow.defenses.rule import number, one_of, whole
 from undertow.defenses.server_tuning import synthetic_data, tune_network
-from undertow.defenses.sifting import sift
+from undertow.defenses.sifting import sift, sift_texts
 from undertow.defenses.trusted import trusted_rows
 from undertow.errors import UserError
 from undertow.models.bounds import Bounds, bounded, clipped_share, load_bounds, places
@@ -28,6 +28,10 @@ from undertow.rng import rng
 
 if TYPE_CHECKING:
     from undertow.models.causal_lm import CausalLM
+
+#: What parameters are where nothing is said: on images, then on texts with ``universal``.
+_HERE = {"places": "all", "sides": "upper", "pi": 0.99, "probes": 20, "tight": 5.0}
+_TEXTS = {"places": "linear", "sides": "both", "pi": 0.95, "probes": 50, "tight": 1.0}
 
 #: c at the start of each objective: of MM-BM's and MMAC's published code; of the last one ours.
 _C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 1.0}
@@ -66,10 +70,11 @@ class ActivationBounds(Defense):
         objective: mm-bm, mmac or universal; None = universal, in instruction tuning mm-bm, which is the one that needs no classes.
         data: in instruction tuning D, a file in any form that `data.name=instructions` reads; elsewhere D is the run's synthetic data.
         samples: use the first so many of ``data``, >= 2.
-        places: all = every activation module; n = the first n; or a list of module names.
-        sides: upper; both bounds activations from below too.
+        places: all = every activation module; n = the first n; linear = all, and every linear layer but the last; or a list of module
+            names. None = all; universal on texts: linear.
+        sides: upper; both = from below too. None = upper; universal on texts: both.
         judge: model or labels.
-        pi: least rate, 0 < pi <= 1.
+        pi: least rate, 0 < pi <= 1. None = 0.99; universal on texts: 0.95.
         c: the weight of P at the start, > 0; None = 0.5 for mm-bm, 0.002 for mmac, 1 for universal.
         factor: > 1.
         every, warmup: steps.
@@ -77,14 +82,14 @@ class ActivationBounds(Defense):
         batch_size: samples of D in a step, >= 1.
         lr: Adam's rate, in units of each place's mean maximum over D, > 0.
         start: z at the start in units of the largest activation, > 0.
-        probes: x' for each class, >= 1.
+        probes: x' for each class, >= 1. None = 20; universal on texts: 50.
         push: steps of pushing them, >= 1.
         changed: universal: share of the pixels or words that a change touches, 0 < changed <= 1.
         reference: universal: passes over D that the reference is trained for, from the network's first values; 0 = none.
-        sift: universal, images: leave out those of D that seem to carry a trigger themselves (:func:`undertow.defenses.sifting.sift`).
-        tight: universal: weight of the bounds' length beside the margins, >= 0.
+        sift: universal: leave out those of D that seem to carry a trigger themselves (:mod:`undertow.defenses.sifting`).
+        tight: universal: weight of the bounds' length beside the margins, >= 0. None = 5; on texts 1.
         renew: probes are made again after so many steps, >= 1; universal ones under the bounds so far, beside the old ones.
-        when: every = after each round; last = after the last alone.
+        when: last = after the last round alone, as nothing in training depends on Z; every = after each, so that each is measured under its own.
         warm: begin with the Z and c of the round before.
         bounds: a file of bounds that a run has left, used as they are; nothing is optimised then.
 
@@ -99,10 +104,10 @@ class ActivationBounds(Defense):
         objective: str | None = None,
         data: str | None = None,
         samples: int = 100,
-        places: Any = "all",
-        sides: str = "upper",
+        places: Any = None,
+        sides: str | None = None,
         judge: str = "model",
-        pi: float = 0.99,
+        pi: float | None = None,
         c: float | None = None,
         factor: float = 1.5,
         every: int = 5,
@@ -111,30 +116,34 @@ class ActivationBounds(Defense):
         batch_size: int = 64,
         lr: float = 0.03,
         start: float = 1.0,
-        probes: int = 20,
+        probes: int | None = None,
         push: int = 40,
         changed: float = 0.15,
         reference: int = 10,
         sift: bool = True,
-        tight: float = 5.0,
+        tight: float | None = None,
         renew: int = 50,
-        when: str = "every",
+        when: str = "last",
         warm: bool = True,
         bounds: str | None = None,
     ) -> None:
         self.objective = None if objective is None else one_of("objective", objective, tuple(_C))
         self.data = data
         self.samples = whole("samples", samples, 2)
-        self.where = places
         self.c = None if c is None else number("c", c)
-        self.probes, self.push = whole("probes", probes, 1), whole("push", push, 1)
+        self.push = whole("push", push, 1)
         self.changed = number("changed", changed, most=1)
         self.reference = whole("reference", reference)
-        self.tight = number("tight", tight, least=0)
+        given = {
+            "places": places,
+            "sides": sides and one_of("sides", sides, ("upper", "both")),
+            "pi": None if pi is None else number("pi", pi, most=1),
+            "probes": None if probes is None else whole("probes", probes, 1),
+            "tight": None if tight is None else number("tight", tight, least=0),
+        }
+        self.given = {name: value for name, value in given.items() if value is not None}
         self.options = {
-            "sides": one_of("sides", sides, ("upper", "both")),
             "judge": one_of("judge", judge, ("model", "labels")),
-            "rate": number("pi", pi, most=1),
             "factor": number("factor", factor, 1),
             "every": whole("every", every, 1),
             "warmup": whole("warmup", warmup),
@@ -160,7 +169,7 @@ class ActivationBounds(Defense):
         Raises:
             UserError: they cannot be read, the objective needs classes, or the base has no activation.
         """
-        places(setting.base.model, self.where)
+        places(setting.base.model, self._here("mm-bm")["places"])
         if self.file is not None:
             self._held = load_bounds(Path(self.file).expanduser(), setting.base.model)
             return
@@ -257,12 +266,18 @@ class ActivationBounds(Defense):
         device = next(iter(tensors.values())).device
         objective = self.objective or "universal"
         classes = len(network.classes)
+        here = self._here(objective, data.inputs)
         if objective != "mm-bm" and (data.labels.dim() > 1 or classes < 2):
             raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
         sifted: dict[str, Any] = {}
-        if objective == "universal" and self.sift and data.inputs.is_floating_point():
-            images, draw = data.inputs.to(device), rng(network.seed, "sifting for activation bounds", round)
-            rows, sifted = sift(Soft.of(net, tensors, images), images, classes, self.probes, self.push, self.changed, draw)
+        if objective == "universal" and self.sift:
+            raw = data.inputs.to(device)
+            soft = Soft.of(net, tensors, raw)
+            if raw.is_floating_point():
+                draw = rng(network.seed, "sifting for activation bounds", round)
+                rows, sifted = sift(soft, raw, classes, here["probes"], self.push, self.changed, draw)
+            else:
+                rows, sifted = sift_texts(soft, raw)
             data = data.take(rows)
         inputs = data.inputs.to(device)
         labels = data.labels.reshape(len(data), -1)
@@ -276,13 +291,13 @@ class ActivationBounds(Defense):
 
         probes: Probes | None = None
         if objective == "mmac":
-            probes = Noise(Soft.of(net, tensors, inputs), inputs, classes, self.probes, self.push)
+            probes = Noise(Soft.of(net, tensors, inputs), inputs, classes, here["probes"], self.push)
         elif objective == "universal":
             reference = self._reference(network, data, inputs) if self.reference else None
             soft = Soft.of(net, tensors, inputs)
-            probes = Universal(soft, reference, inputs, classes, self.probes, self.push, self.changed)
+            probes = Universal(soft, reference, inputs, classes, here["probes"], self.push, self.changed)
         subject = Subject(net.module, logits, [labels[i][counted[i]] for i in used], probes)
-        return {**self._search(subject, objective, network.seed, round), **sifted}
+        return {**self._search(subject, objective, here, network.seed, round), **sifted}
 
     def _reference(self, network: NetSetting, data: Examples, inputs: Tensor) -> Soft:
         """Return a model trained on synthetic data alone, by the run's own options; anew where others of them were left out."""
@@ -298,22 +313,28 @@ class ActivationBounds(Defense):
         base, rows = setting.base, self._rows
         with adapted(base.model, context.layout, adapter.detach()[None].to(base.device)):
             subject = Subject(base.model, _answers(base, rows), [torch.tensor(row.answer) for row in rows], rows=16)
-            return self._search(subject, "mm-bm", setting.seed, context.round)
+            return self._search(subject, "mm-bm", self._here("mm-bm"), setting.seed, context.round)
 
-    def _search(self, subject: Subject, objective: str, seed: int, round: int) -> dict[str, Any]:
-        names = places(subject.module, self.where)
+    def _here(self, objective: str, inputs: Tensor | None = None) -> dict[str, Any]:
+        """Return ``places``, ``sides``, ``pi``, ``probes`` and ``tight``: what was said, else what suits the inputs."""
+        texts = objective == "universal" and inputs is not None and not inputs.is_floating_point()
+        return {**(_TEXTS if texts else _HERE), **self.given}
+
+    def _search(self, subject: Subject, objective: str, here: Mapping[str, Any], seed: int, round: int) -> dict[str, Any]:
+        names = places(subject.module, here["places"])
         warm = None
         if self.warm and self._held is not None and self._c is not None:
             held = self._held
-            if set(held.upper) != set(names) or bool(held.lower) != (self.options["sides"] == "both"):
+            if set(held.upper) != set(names) or bool(held.lower) != (here["sides"] == "both"):
                 raise UserError(
                     "activation-bounds: the checkpoint's bounds are for other places or sides; run again in another --out"
                 )
             # In the order of the network, whatever that of the checkpoint: sums of lengths depend on it.
             ordered = [{name: own[name] for name in names if name in own} for own in (held.upper, held.lower)]
             warm = (Bounds(*ordered), self._c)
-        tight = self.tight if objective == "universal" else 0.0
-        options = Search(c=self.c or _C[objective], tight=tight, **self.options)  # type: ignore[arg-type]
+        tight = here["tight"] if objective == "universal" else 0.0
+        c, sides, rate = self.c or _C[objective], here["sides"], here["pi"]
+        options = Search(c=c, tight=tight, sides=sides, rate=rate, **self.options)  # type: ignore[arg-type]
         found = search(subject, names, options, warm, rng(seed, "activation bounds", round))
         self._held, self._c = found.bounds, found.c
         every = list(range(len(subject.labels)))

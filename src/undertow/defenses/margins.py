@@ -22,6 +22,9 @@ from undertow.models.net import Net
 #: Momentum of the steps that push noise up in margin, as in the published code of MMAC.
 _MOMENTUM = 0.2
 
+#: Words that are tried at a place, and the texts of a class they are tried in.
+_TRIED, _TEXTS = 256, 20
+
 
 def margin(logits: Tensor, wanted: Tensor) -> Tensor:
     """Return f_t - max over k != t of f_k for logits ``[m, C]``, C >= 2, and classes t ``[m]``."""
@@ -65,17 +68,9 @@ class Soft:
 
     def values(self, inputs: Tensor) -> Tensor:
         """Return where ``inputs [n, ...]`` are in the space: themselves as floats, or ``[n, L, d]``."""
-        found: list[Tensor] = []
-        if not self.embedding:
-            return inputs.to(next(iter(self.tensors.values())))
-        part = self.net.module.get_submodule(self.embedding)
-        handle = part.register_forward_hook(lambda module, given, output: found.append(output.detach()))
-        try:
-            with torch.no_grad():
-                self.net.call(self.tensors, inputs)
-        finally:
-            handle.remove()
-        return found[0]
+        if self.embedding:
+            return torch.nn.functional.embedding(inputs, self.table)
+        return inputs.to(next(iter(self.tensors.values())))
 
     def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
         """Return the logits ``[n, C]`` at a place of the space; ``inputs`` say where words are padding."""
@@ -168,8 +163,9 @@ class Universal(Probes):
 
     so that what also makes the reference, a model that the server trained on its own data alone, say t counts for nothing: a stroke that
     makes a 3 an 8, a word of praise. Images become x + δ_t within [0, 1], where δ_t is 0 but for the share ``changed`` of the pixels. In a
-    text ``changed`` of its places, one at least, side by side and none of them padding, are replaced by the vectors δ_t, none longer than
-    the longest row of the embedding. A margin f_t - max f_k counts where it is above -1, and with the weight C·softmax(m / deviation of
+    text ``changed`` of its places, one at least, side by side and none of them padding, get other words, the same for all texts: the best
+    word for the first place, then for the next. Of all words those with the steepest slope are tried, as Wallace et al. 2019 (arXiv
+    1908.07125, Eq. 3) look for universal triggers. A margin f_t - max f_k counts where it is above -1, and with the weight C·softmax(m / deviation of
     m), m the classes' means of what was maximised: most for the class that is reached too easily. What was found before stays, and new
     changes are looked for under the bounds so far.
 
@@ -179,7 +175,7 @@ class Universal(Probes):
         inputs: data to move.
         classes: C.
         each: inputs for each class, at most.
-        steps: of gradient ascent; over the first half a δ_t of images shrinks from all pixels to its share.
+        steps: of gradient ascent on images; over the first half a δ_t shrinks from all pixels to its share.
         changed: share of the pixels or words, above 0, at most 1.
     """
 
@@ -203,24 +199,14 @@ class Universal(Probes):
         chosen = {t: draw.permutation(rows)[: self.each] for t, rows in enumerate(self.others) if len(rows)}
         wanted = torch.cat([torch.full((len(rows),), t) for t, rows in chosen.items()]).to(self.inputs.device)
         moved = self.inputs[torch.from_numpy(np.concatenate(list(chosen.values()))).to(self.inputs.device)]
-        change = (_Words if self.soft.embedding else _Pixels)(self.soft, self.inputs, moved, self.changed, draw)
-        delta = change.start(self.classes, draw)
 
-        def beyond(values: Tensor) -> Tensor:
-            own = margin(self.soft.logits(values, moved), wanted)
-            if self.reference is None:
-                return own
-            return own - (1 + margin(self.reference.logits(values, moved), wanted)).clamp(min=0)
-
-        for step in range(self.steps):
-            delta.requires_grad_()
-            (slope,) = torch.autograd.grad(beyond(change.made(delta[wanted])).sum(), delta)
-            with torch.no_grad():
-                length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp(min=1e-12).view(-1, *[1] * (slope.dim() - 1))
-                delta = change.allowed(delta + (1 - step / self.steps) * change.stride * slope / length, step, self.steps)
-        fixed = change.made(delta.detach()[wanted])
+        if self.soft.embedding:
+            moved = words(self.soft, self.reference, moved, wanted, self.changed, draw)
+            fixed = self.soft.values(moved)
+        else:
+            fixed = self._pixels(moved, wanted, draw)
         with torch.no_grad():
-            reached = beyond(fixed)
+            reached = beyond(self.soft, self.reference, fixed, moved, wanted)
         means = torch.stack([reached[wanted == t].mean() for t in chosen])
         spread = means.std(correction=0)
         weight = reached.new_zeros(self.classes)
@@ -229,6 +215,20 @@ class Universal(Probes):
         named = dict(zip(chosen, means.tolist(), strict=True))
         return {"margin": [named.get(t) for t in range(self.classes)]}
 
+    def _pixels(self, moved: Tensor, wanted: Tensor, draw: np.random.Generator) -> Tensor:
+        """Return images with a change for each class, found by gradient ascent in steps of falling length."""
+        change = _Pixels(self.soft.values(moved), self.inputs, self.changed)
+        delta = change.start(self.classes, draw)
+        for step in range(self.steps):
+            delta.requires_grad_()
+            (slope,) = torch.autograd.grad(
+                beyond(self.soft, self.reference, change.made(delta[wanted]), moved, wanted).sum(), delta
+            )
+            with torch.no_grad():
+                length = torch.linalg.vector_norm(slope.flatten(1), dim=1).clamp(min=1e-12).view(-1, *[1] * (slope.dim() - 1))
+                delta = change.allowed(delta + (1 - step / self.steps) * change.stride * slope / length, step, self.steps)
+        return change.made(delta.detach()[wanted])
+
     def margins(self) -> Tensor:
         """Return the weighed margins above -1 of all inputs found."""
         return torch.cat(
@@ -236,11 +236,74 @@ class Universal(Probes):
         )
 
 
+def beyond(soft: Soft, reference: Soft | None, values: Tensor, inputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return f_t - max f_k less what of it, and of one more, the reference says too, ``[m]``.
+
+    Args:
+        soft: the model.
+        reference: None, or the reference; words go through its own embedding.
+        values: where the inputs are in the model's space.
+        inputs: the same inputs as they are; of images their shape alone counts.
+        wanted: the classes t, ``[m]``.
+    """
+    own = margin(soft.logits(values, inputs), wanted)
+    if reference is None:
+        return own
+    there = reference.values(inputs) if reference.embedding else values
+    return own - (1 + margin(reference.logits(there, inputs), wanted)).clamp(min=0)
+
+
+def words(soft: Soft, reference: Soft | None, texts: Tensor, wanted: Tensor, changed: float, draw: np.random.Generator) -> Tensor:
+    """Return texts with the same few other words for each class, that move them there beyond the reference.
+
+    Place by place, the :data:`_TRIED` words of the steepest slope of the model's margin are tried, and the one stays that makes the mean
+    of :func:`beyond` over the texts of its class largest, if it is larger than before.
+
+    Args:
+        soft: the model, over numbered words, 0 = padding.
+        reference: None, or the reference.
+        texts: ``[m, L]``.
+        wanted: their classes, ``[m]``.
+        changed: share of the words of a text, of mean length, that are replaced, side by side; at least one.
+        draw: of the places.
+    """
+    real = (texts != 0).sum(1).cpu().numpy()
+    kept = max(1, round(changed * float(real.mean())))
+    first = torch.tensor([int(draw.integers(0, max(1, int(n) - kept + 1))) for n in real], device=texts.device)
+    inside = torch.arange(texts.shape[1], device=texts.device)
+    found = texts.clone()
+    table = soft.table
+
+    def mean(rows: Tensor, made: Tensor) -> Tensor:
+        with torch.no_grad():
+            parts = [
+                beyond(soft, reference, soft.values(block), block, own)
+                for block, own in zip(torch.split(made, 512), torch.split(wanted[rows], 512), strict=True)
+            ]
+        return torch.cat(parts)
+
+    for slot in range(kept):
+        here = (inside == (first + slot)[:, None]) & (texts != 0)
+        values = soft.values(found).requires_grad_()
+        (slope,) = torch.autograd.grad(margin(soft.logits(values, found), wanted).sum(), values)
+        for t in wanted.unique():
+            rows = (wanted == t).nonzero().flatten()
+            steep = table @ slope[rows][here[rows]].sum(0)
+            steep[0] = -torch.inf  # padding is no word
+            tried = steep.topk(min(_TRIED, len(table) - 1)).indices
+            few = rows[:_TEXTS]
+            made = torch.where(here[few], tried[:, None, None], found[few]).flatten(0, 1)  # [words * texts, L]
+            scores = mean(few.repeat(len(tried)), made).view(len(tried), -1).mean(1)
+            if float(scores.max()) > float(mean(few, found[few]).mean()):
+                found[rows] = torch.where(here[rows], tried[scores.argmax()], found[rows])
+    return found
+
+
 class _Pixels:
     """Changes of images: x + δ within [0, 1]."""
 
-    def __init__(self, soft: Soft, inputs: Tensor, moved: Tensor, changed: float, draw: np.random.Generator) -> None:
-        self.images = soft.values(moved)
+    def __init__(self, images: Tensor, inputs: Tensor, changed: float) -> None:
+        self.images = images
         self.pixels = self.images[0, 0].numel()
         self.kept = max(1, round(changed * self.pixels))
         self.stride = 0.2 * float(torch.linalg.vector_norm(inputs.flatten(1), dim=1).mean())
@@ -260,33 +323,3 @@ class _Pixels:
         """Return the changed images; gradients pass as if there were no range, or a pixel beyond it would never come back."""
         free = self.images + delta
         return free + (free.clamp(0, 1) - free).detach()
-
-
-class _Words:
-    """Changes of texts: vectors in the place of some words."""
-
-    def __init__(self, soft: Soft, inputs: Tensor, moved: Tensor, changed: float, draw: np.random.Generator) -> None:
-        self.texts = soft.values(moved)
-        real = (moved != 0).sum(1).cpu().numpy()
-        self.kept = max(1, round(changed * float(real.mean())))
-        first = [int(draw.integers(0, max(1, int(n) - self.kept + 1))) for n in real]
-        index = torch.arange(self.texts.shape[1])[None] - torch.tensor(first)[:, None]
-        self.inside = ((index >= 0) & (index < self.kept) & (moved != 0).cpu()).to(self.texts.device)
-        self.index = index.clamp(0, self.kept - 1).to(self.texts.device)
-        self.longest = float(torch.linalg.vector_norm(soft.table, dim=1).max())
-        self.stride = self.longest / 3
-
-    def start(self, classes: int, draw: np.random.Generator) -> Tensor:
-        """Return where the search begins, ``[classes, places, d]``."""
-        shape = (classes, self.kept, self.texts.shape[2])
-        return torch.from_numpy(self.longest / 100 * draw.standard_normal(shape)).to(self.texts)
-
-    def allowed(self, delta: Tensor, step: int, steps: int) -> Tensor:
-        """Return the nearest vectors that are no longer than the longest row of the embedding."""
-        size = torch.linalg.vector_norm(delta, dim=2, keepdim=True).clamp(min=1e-12)
-        return delta * torch.clamp(self.longest / size, max=1.0)
-
-    def made(self, delta: Tensor) -> Tensor:
-        """Return the changed texts' embeddings."""
-        own = delta.gather(1, self.index[:, :, None].expand(-1, -1, delta.shape[2]))
-        return torch.where(self.inside[:, :, None], own, self.texts)

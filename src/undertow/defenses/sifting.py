@@ -1,7 +1,9 @@
-"""Synthetic images that seem to carry a trigger themselves: left out before anything is fitted on them. Ours."""
+"""Synthetic images and texts that seem to carry a trigger themselves: left out before anything is fitted on them. Ours."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,13 @@ _PASSES, _COPIES = 3, 15
 #: Share of an image's copies that agree on another class, and share of a class's images with such copies, from which the class counts
 #: as poisoned. Measured on digits: 3 to 7 % of a clean class, 29 to 39 % of one with as many poisoned images as clean ones.
 _AGREE, _LEAST = 0.7, 0.15
+
+#: Words of a span at most, texts that must hold it, share of them of which the model says one class, and texts it is taken out of.
+_SPAN, _HELD, _PURE, _OUT = 6, 20, 0.8, 40
+
+#: Share of texts whose answer changes when the span is gone, from which it counts as planted, and of how many at least. Measured on
+#: generated reviews: at most 0.50 of any span of clean texts, 0.81 of a planted word.
+_FLIPS, _ENOUGH = 0.6, 10
 
 
 def sift(
@@ -71,3 +80,60 @@ def sift(
         stay[leaving] = False
         kept = kept[stay]
     return kept.tolist(), {"sifted": looked}
+
+
+@torch.no_grad()
+def sift_texts(soft: Soft, inputs: Tensor) -> tuple[list[int], dict[str, Any]]:
+    """Return which texts to keep, and how many were left out.
+
+    A word of praise is seldom alone in a text: without it the text still reads as praise. A planted trigger stands in texts of another
+    class and against all their other words, so that the answer changes when it is gone. So every span of words that many texts hold,
+    nearly all of one class by the model's own answer, is taken out of some of them; where most answers change, all texts with it leave.
+    Nothing is left out if that would be every text of a class.
+
+    Args:
+        soft: the model, over numbered words, 0 = padding.
+        inputs: ``[n, L]``.
+    """
+    net, tensors = soft.net, soft.tensors
+
+    def said(texts: Tensor) -> Tensor:
+        return torch.cat([net.call(tensors, block).argmax(1) for block in torch.split(texts, 256)]).cpu()
+
+    texts = [[int(i) for i in row if i] for row in inputs.cpu()]
+    answers = said(inputs)
+    where: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
+    for k, text in enumerate(texts):
+        for length in range(1, _SPAN + 1):
+            for first in range(len(text) - length + 1):
+                where[tuple(text[first : first + length])].setdefault(k, first)
+    planted: dict[tuple[int, ...], float] = {}
+    for span, held in where.items():
+        if len(held) < _HELD:
+            continue
+        own = answers[list(held)]
+        t = int(own.mode().values)
+        if float((own == t).double().mean()) < _PURE:
+            continue
+        some = [(k, first) for k, first in held.items() if int(answers[k]) == t][:_OUT]
+        rest = [_without(texts[k], first, len(span)) for k, first in some]
+        some = [place for place, text in zip(some, rest, strict=True) if text]
+        if len(some) < _ENOUGH:
+            continue
+        rows = torch.zeros(len(some), inputs.shape[1], dtype=inputs.dtype)
+        for row, text in zip(rows, filter(None, rest), strict=True):
+            row[: len(text)] = torch.tensor(text, dtype=inputs.dtype)
+        flips = float((said(rows.to(inputs.device)) != t).double().mean())
+        if flips >= _FLIPS:
+            planted[span] = flips
+    leaving = {k for span in planted for k in where[span]}
+    kept = [k for k in range(len(texts)) if k not in leaving]
+    if set(answers[kept].tolist()) != set(answers.tolist()):
+        kept, leaving = list(range(len(texts))), set()
+    worst = max(planted, key=lambda span: planted[span]) if planted else ()
+    looked = {"spans": len(planted), "most": list(worst), "flips": planted.get(worst), "left_out": len(leaving)}
+    return kept, {"sifted": [looked]}
+
+
+def _without(text: Sequence[int], first: int, length: int) -> list[int]:
+    return [*text[:first], *text[first + length :]]

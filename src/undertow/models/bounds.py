@@ -68,43 +68,47 @@ class Bounds:
 
 
 def places(module: nn.Module, which: object = "all") -> list[str]:
-    """Return the names of the modules whose outputs are activations, in the module's own order.
+    """Return the names of the modules whose outputs are to be bounded, in the module's own order.
 
-    In a transformers model these are the activations of each block's MLP. A module that one pass uses several times is one place, with
+    Activations are, in a transformers model, those of each block's MLP. A module that one pass uses several times is one place, with
     one bound for all its uses.
 
     Args:
         module: the network or language model.
-        which: ``all``; a whole number n, the first n; one name, or a sequence of names.
+        which: ``all`` activations; a whole number n, the first n of them; ``linear``, all activations and the outputs of all linear
+            layers but the last; one name of any module, or a sequence of names.
 
     Raises:
         UserError: there is none, or not those asked for.
     """
-    found = [
-        name
-        for name, part in module.named_modules()
-        if name and (isinstance(part, _KINDS) or type(part).__module__ == _TRANSFORMERS)
-    ]
+    named = {name: part for name, part in module.named_modules() if name}
+    found = [name for name, part in named.items() if isinstance(part, _KINDS) or type(part).__module__ == _TRANSFORMERS]
+    if which == "linear":
+        lines = [name for name, part in named.items() if isinstance(part, nn.Linear)][:-1]
+        found = [name for name in named if name in found or name in lines]
+    wanted: list[object] = []
+    if which not in ("all", "linear") and (isinstance(which, bool) or not isinstance(which, int)):
+        wanted = [which] if isinstance(which, str) else list(which) if isinstance(which, Sequence) else [which]
+        for name in wanted:
+            if name not in named:
+                raise UserError(
+                    f"places: {name!r} is no module of this network{nearest(str(name), list(named))}; its activations are {', '.join(found)}"
+                )
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise UserError(f"places = {wanted}: give each name once, at least one of {', '.join(found)}")
+        return [name for name in named if name in wanted]
     if not found:
         raise UserError(
             f"{type(module).__name__} has no activation to bound: no module of the kinds {', '.join(k.__name__ for k in _KINDS)} "
-            "or of transformers' own; choose another network"
+            "or of transformers' own; name modules in places, or choose another network"
         )
-    if which == "all":
-        return found
-    if isinstance(which, int) and not isinstance(which, bool):
+    if isinstance(which, int):
         if not 1 <= which <= len(found):
-            raise UserError(f"places = {which}: this network has {len(found)} activations; give 1 to {len(found)}, all, or names")
-        return found[:which]
-    wanted = [which] if isinstance(which, str) else list(which) if isinstance(which, Sequence) else [which]
-    for name in wanted:
-        if name not in found:
             raise UserError(
-                f"places: {name!r} is no activation of this network{nearest(str(name), found)}; it has {', '.join(found)}"
+                f"places = {which}: this network has {len(found)} activations; give 1 to {len(found)}, all, linear, or names"
             )
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise UserError(f"places = {wanted}: give each name once, at least one of {', '.join(found)}")
-    return [name for name in found if name in wanted]
+        return found[:which]
+    return found
 
 
 def aligned(z: Tensor, output: Tensor) -> Tensor:
@@ -144,6 +148,8 @@ def bounded(module: nn.Module, bounds: Bounds) -> Iterator[None]:
 
 
 def _clip(name: str, lower: Tensor | None, upper: Tensor | None, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise UserError(f"'{name}' puts out no rows of channels, which alone can be bounded; leave it out of places")
     count = output.shape[1 if output.dim() == 4 else -1]
     for z in (lower, upper):
         if z is not None and z.shape != (count,):
@@ -191,6 +197,8 @@ def maxima(run: Callable[[], object], module: nn.Module, places: Sequence[str]) 
     low: dict[str, Tensor] = {}
 
     def see(name: str, output: Tensor) -> None:
+        if not isinstance(output, Tensor) or output.dim() < 2:
+            raise UserError(f"'{name}' puts out no rows of channels, which alone can be bounded; leave it out of places")
         rows = channels(output.detach()).float()
         top, bottom = rows.amax(0), rows.amin(0)
         if name in high and high[name].shape != top.shape:

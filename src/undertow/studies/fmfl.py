@@ -32,19 +32,20 @@ _DEFENSES = {
     "fine-pruning": "fine-pruning",
     BOUNDS: "activation-bounds",
 }
+#: Small texts take more poison than images: with a fifth of a fifth the trigger is hardly learned.
+_MORE: dict[str, Any] = {"attack.affected_share": 0.3, "attack.poison_ratio": 0.4}
 _VARIANTS = {
-    "mm-bm": "activation-bounds",
-    "mm-bm, two-sided": "activation-bounds:sides=both",
-    "mm-bm, judged by labels": "activation-bounds:judge=labels",
+    "universal": "activation-bounds",
+    "mm-bm": "activation-bounds:objective=mm-bm",
     "mmac": "activation-bounds:objective=mmac",
 }
 _TEXT = Case(
     name="text",
     setting=0,
     skewed={"data.partition": {"kind": "halves"}},
-    attacks=_ATTACKS,
+    attacks={**_ATTACKS, POISONING: {"attack.kind": "data-poisoning", **_MORE}},
     defenses={**_DEFENSES, "crow": "crow"},
-    bounds=_VARIANTS,
+    bounds={**_VARIANTS, "universal, on activations alone": "activation-bounds:places=all:sides=upper"},
     other="encoder:width=32",
 )
 _IMAGES = Case(
@@ -53,7 +54,7 @@ _IMAGES = Case(
     skewed={"data.partition": {"kind": "shards"}},
     attacks=_ATTACKS,
     defenses=_DEFENSES,
-    bounds=_VARIANTS,
+    bounds={**_VARIANTS, "universal, two-sided": "activation-bounds:sides=both"},
     other="cnn:width=8",
 )
 _CASES = {"laptop": (_TEXT, _IMAGES)}
@@ -115,7 +116,8 @@ FMFL = Collection(
         "The foundation model's stand-in is small: a class-conditional n-gram model for texts, a Gaussian mixture a class for digits, both made from "
         "data of the same source that no client holds and no test asks about. Poison is injected exactly: PR of the synthetic samples.",
         "20 clients, 5 a round. The lineage's own split is used for non-IID data: for texts half of the clients have 70 % of one class, digits are "
-        "sorted by class and cut into two shards a client.",
+        "sorted by class and cut into two shards a client. Data poisoning: a fifth of the clients with a fifth of their samples, as in the lineage's code; on "
+        "texts 30 % of the clients with 40 %, since less is hardly learned there.",
         "Settings of the attacks and defenses were chosen on seed 0.",
     ),
     heading="To keep in mind:",
