@@ -115,6 +115,8 @@ def make(tasks: Sequence[Repeated]) -> Study:
                     shown.append(Curve(attack, [(share, found) for share, found in points if found], STYLES[i]))
                 curves(axes, shown, "share of compromised participants", "mean ASR over the attack")
                 axes.set_xscale("log")
+                axes.set_xticks(one.shares, [f"{100 * share:g} %" for share in one.shares])
+                axes.minorticks_off()
                 axes.set_title(one.case.name, fontsize=10.5)
             legend(figure, panels)
             label = (
