@@ -325,6 +325,26 @@ class Measure(_Group):
     bsnr: Bsnr = Field(default_factory=lambda: Bsnr())  # type: ignore[call-arg]
 
 
+class Federate(_Group):
+    """How `undertow federate` waits for its nodes and what it takes from them; other commands ignore it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    deadline: float = Field(600, gt=0, description="Seconds that a round waits for replies; what comes later is not used.")
+    min_clients: int | None = Field(
+        None, ge=1, description="Sound updates without which a round stops the run; null = those of all participants."
+    )
+    node_wait: float = Field(300, gt=0, description="Seconds before round 1 until nodes for all clients are connected and ready.")
+    max_reply_mb: float | None = Field(
+        None, gt=0, description="A node's reply with more megabytes is dropped; null = what the model needs at 8 bytes a value."
+    )
+    max_norm: float | None = Field(None, gt=0, description="A client's update that is longer is dropped; null = any finite one.")
+
+
+#: Fields that say how long to wait, not what a run computes: a run is resumed with other values of them.
+_WAITING = {"deadline", "min_clients", "node_wait"}
+
+
 class Defense(_Group):
     """One defense by name, with its parameters."""
 
@@ -350,6 +370,7 @@ class Config(_Group):
         default_factory=list, description="In order; each a name or {name, params}. Empty = plain FedAvg."
     )
     measure: Measure = Field(default_factory=lambda: Measure())  # type: ignore[call-arg]
+    federate: Federate = Field(default_factory=lambda: Federate())  # type: ignore[call-arg]
     compare: str | None = Field(None, description="A finished run without poison, shown beside this one in the report.")
 
     @field_validator("defenses", mode="before")
@@ -379,6 +400,15 @@ class Config(_Group):
         return self
 
     @model_validator(mode="after")
+    def _enough_clients(self) -> Config:
+        least = self.federate.min_clients
+        if least is not None and least > self.federation.clients:
+            raise ValueError(
+                f"federate.min_clients = {least} of {self.federation.clients} clients; give at most that, or null for all participants"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _foundation_model(self) -> Config:
         asked, several = self.synthetic.generator is not None, len(self.model.networks) > 0
         if (asked or several) and self.task != "classification":
@@ -401,12 +431,14 @@ class Config(_Group):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """The values that make a run what it is: all but ``compare``, which only the report uses."""
-        return {key: value for key, value in self.values().items() if key != "compare"}
+        """The values that make a run what it is: all but ``compare``, which only the report uses, and how long to wait for nodes."""
+        return self.model_dump(mode="json", exclude={"compare": True, "federate": _WAITING})
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name these values; those left at their default do not count, so a new field changes no name."""
-        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"compare"})
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"compare": True, "federate": _WAITING})
+        if not given.get("federate"):
+            given.pop("federate", None)
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]
 
 

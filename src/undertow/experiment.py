@@ -46,8 +46,19 @@ class Federation:
     defenses: list[tuple[str, Defense]]
 
 
+#: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here; another
+#: one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound update from.
+Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], Local]
+
+
 def run(
-    config: Config, folder: Path, watcher: Watcher, *, command: str = "", bases: Callable[[Model], CausalLM] | None = None
+    config: Config,
+    folder: Path,
+    watcher: Watcher,
+    *,
+    command: str = "",
+    bases: Callable[[Model], CausalLM] | None = None,
+    trainer: Trainer | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, or what is left of it, and return its final figures.
 
@@ -57,6 +68,7 @@ def run(
         watcher: is told what happens.
         command: what the user typed, for the record.
         bases: gives the base in place of ``load_base``, so that several runs in one process share a loaded copy.
+        trainer: trains the clients in place of :func:`train`.
 
     Raises:
         UserError: anything the user can mend; what is on disk stays valid.
@@ -70,7 +82,7 @@ def run(
         set_threads(config.training.threads)
         federation = build(config, watcher, bases, folder)
         describe(directory, config, federation.task, command)
-        return _rounds(directory, federation, watcher)
+        return _rounds(directory, federation, watcher, trainer or train)
     finally:
         directory.close()
 
@@ -105,7 +117,7 @@ def build(
     return Federation(config, task, attack, defenses)
 
 
-def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -> dict[str, Any]:
+def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher, trainer: Trainer) -> dict[str, Any]:
     config, task = federation.config, federation.task
     total = config.federation.rounds
     state, warnings = directory.resume(task.layout.size)
@@ -123,7 +135,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
         watcher.phase(f"round {t}/{total}: training")
         acting = set(task.affected) if acts(config, t) else set()
         chosen = participants(config, t, task.sizes, surely=acting if config.attack.rounds else ())
-        sent, dropped = _checked(train(federation, state.adapter, chosen, acting, t), config, t)
+        sent = _checked(trainer(federation, state.adapter, chosen, acting, t), config, t)
         context = server_context(federation, state.adapter, sent, t)
         delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), config)
         fused, fusion = task.fuse(state.adapter, delta, sent, t)
@@ -145,7 +157,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher) -
             "loss": float(np.average(sent.losses, weights=context.counts)),
             "client_loss": sent.losses,
             "participants": sent.clients,
-            "dropped": dropped,
+            "dropped": [k for k in chosen if k not in sent.clients],
             "update_norm": float(torch.linalg.vector_norm(adapter - state.adapter, dtype=torch.float64)),
             "bsnr": bsnr,
             "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
@@ -217,15 +229,15 @@ def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -
     )
 
 
-def _checked(sent: Local, config: Config, t: int) -> tuple[Local, list[int]]:
-    """Refuse, or by config drop, client updates that are not finite; returns the others, and who was dropped."""
+def _checked(sent: Local, config: Config, t: int) -> Local:
+    """Refuse, or by config drop, client updates that are not finite; returns the others."""
     bad = [k for k, row in zip(sent.clients, sent.updates, strict=True) if not torch.isfinite(row).all()]
     if not bad:
-        return sent, []
+        return sent
     if config.federation.bad_update == "stop" or len(bad) == len(sent.clients):
         some = ", ".join(map(str, bad))
         raise UserError(
             f"round {t}: the update of client {some} holds NaN or infinity; lower training.lr, or set federation.bad_update=drop "
             "(it needs at least one sound client)"
         )
-    return sent.only([i for i, k in enumerate(sent.clients) if k not in bad]), bad
+    return sent.only([i for i, k in enumerate(sent.clients) if k not in bad])

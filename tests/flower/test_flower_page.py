@@ -42,14 +42,14 @@ def liar() -> ClientApp:
 
 
 def test_every_block_is_tested() -> None:
-    words = ("server.main", "Krum(f=1", "two_halves", "FedMedian", "ClientApp")
+    words = ("\n@server.main", "Krum(f=1", "two_halves", "FedMedian", "\nclient = ClientApp", "pooling_server")
     assert len(BLOCKS) == len(words)
     assert all(sum(word in block for block in BLOCKS) == 1 for word in words)
 
 
 def test_the_server() -> None:
     at = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
-    example("server.main")["server"](MemoryGrid(liar(), 5), at)
+    example("\n@server.main")["server"](MemoryGrid(liar(), 5), at)
     (found,) = at.state["model"].to_numpy_ndarrays()
     assert np.all((found > 3) & (found < 3 * 1.5))
 
@@ -76,10 +76,20 @@ def test_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_client() -> None:
-    space = example("ClientApp")
+    space = example("\nclient = ClientApp")
     grid = MemoryGrid(space["client"], 2)
     messages = [
         Message(RecordDict({"arrays": ArrayRecord([np.zeros(1)])}), dst_node_id=node, message_type="train") for node in grid.ids
     ]
     replies = list(grid.send_and_receive(messages))
     assert [reply.content["metrics"]["num-examples"] for reply in replies] == [20, 20]
+
+
+def test_sanitation_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = example("pooling_server")
+    grid = MemoryGrid(space["pooling_client"], 3)
+    for context in grid.contexts.values():
+        context.node_config["secret"] = str(tmp_path / "secret")
+    (tmp_path / "secret").write_bytes(bytes(range(32)))
+    space["pooling_server"](grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
+    assert "3 nodes pooled their counts" in capsys.readouterr().out

@@ -17,16 +17,28 @@ if TYPE_CHECKING:
     from undertow.flower.diagnostics import Diagnosed, with_diagnostics
     from undertow.flower.mods import cleaned, sanitize
     from undertow.flower.strategies import UndertowStrategy, strategy
+    from undertow.flower.together import pool_counts, sanitize_together
 
 _WHERE = {
     "Diagnosed": "diagnostics",
     "UndertowStrategy": "strategies",
     "cleaned": "mods",
+    "pool_counts": "together",
     "sanitize": "mods",
+    "sanitize_together": "together",
     "strategy": "strategies",
     "with_diagnostics": "diagnostics",
 }
-__all__ = ["Diagnosed", "UndertowStrategy", "cleaned", "sanitize", "strategy", "with_diagnostics"]
+__all__ = [
+    "Diagnosed",
+    "UndertowStrategy",
+    "cleaned",
+    "pool_counts",
+    "sanitize",
+    "sanitize_together",
+    "strategy",
+    "with_diagnostics",
+]
 
 
 def __getattr__(name: str) -> Any:

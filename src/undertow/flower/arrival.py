@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from flwr.app import Array, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -78,22 +78,29 @@ def checked(reply: Message, specs: Mapping[str, Spec], weight_key: str, limits: 
     records = list(reply.content.array_records.values())
     if len(records) != 1:
         raise BadReply(f"holds {len(records)} array records, not one")
-    record = records[0]
+    arrays = checked_arrays(records[0], specs, limits, others=others)
+    return Arrived(reply.metadata.src_node_id, arrays, examples, reply.content)
+
+
+def checked_arrays(
+    record: ArrayRecord, specs: Mapping[str, Spec], limits: Limits, *, others: bool = False
+) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of one record; arguments and errors as :func:`checked`."""
     if missing := [name for name in specs if name not in record]:
         raise BadReply(f"lacks {len(missing)} arrays, such as {_told(missing[0])}")
     if len(record) > len(specs) and not others:
         odd = next(name for name in record if name not in specs)
         raise BadReply(f"has {len(record) - len(specs)} arrays too many, such as {_told(odd)}")
-    most = limits.size or sum(8 * math.prod(spec.shape) + _HEADER for spec in specs.values())
+    most = limits.size or needed(specs)
     size = sum(len(record[name].data) for name in specs)
     if size > most:
         raise BadReply(f"has {size} bytes of arrays, at most {most} are taken")
-    return Arrived(
-        reply.metadata.src_node_id,
-        {name: decoded(name, record[name], spec) for name, spec in specs.items()},
-        examples,
-        reply.content,
-    )
+    return {name: decoded(name, record[name], spec) for name, spec in specs.items()}
+
+
+def needed(specs: Mapping[str, Spec]) -> int:
+    """Return the bytes that arrays of these shapes take at most, at 8 bytes a value."""
+    return sum(8 * math.prod(spec.shape) + _HEADER for spec in specs.values())
 
 
 def weight_of(reply: Message, weight_key: str, limits: Limits) -> float:

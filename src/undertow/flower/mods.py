@@ -97,14 +97,14 @@ def _check(mode: str) -> None:
 
 def _verdicts(rows: Sequence[Row], context: Context, mode: str | None) -> dict[str, Any]:
     """The verdicts on these rows, from the state or made now: ``drop`` lists indices, ``changed`` holds new rows by index."""
-    digest = hashlib.sha256(json.dumps(list(rows), sort_keys=True, default=str).encode()).digest()
+    digest = _digest(rows)
     known = context.state.config_records.get(STATE)
     if known is not None and known["rows"] == digest and mode in (None, known["mode"]):
         old: dict[str, Any] = json.loads(str(known["verdicts"]))
         return old
     mode = mode or "repair"
     found = judged(rows, mode)
-    context.state[STATE] = ConfigRecord({"rows": digest, "mode": mode, "verdicts": json.dumps(found, default=str)})
+    keep(context, rows, mode, found)
     log.info(
         "sanitize: %d rows, %d findings, %d dropped, %d repaired, %d for review",
         len(rows),
@@ -114,6 +114,31 @@ def _verdicts(rows: Sequence[Row], context: Context, mode: str | None) -> dict[s
         found["review"],
     )
     return found
+
+
+def keep(context: Context, rows: Sequence[Row], mode: str, found: dict[str, Any]) -> None:
+    """Leave verdicts, as :func:`judged` returns them, in a client's state, where :func:`cleaned` finds them."""
+    context.state[STATE] = ConfigRecord({"rows": _digest(rows), "mode": mode, "verdicts": json.dumps(found, default=str)})
+
+
+def _digest(rows: Sequence[Row]) -> bytes:
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True, default=str).encode()).digest()
+
+
+def numbered(rows: Sequence[Row]) -> tuple[list[Sample], list[int]]:
+    """Return the samples of rows, and of each the row's index.
+
+    Raises:
+        UserError: a row of unknown form.
+    """
+    skipped: Counter[str] = Counter()
+    samples: list[Sample] = []
+    row_of: list[int] = []
+    for i, row in enumerate(rows):
+        for fields in samples_of(row, f"row {i}", skipped):
+            samples.append(Sample(id="", response=fields["answers"][0], **fields))
+            row_of.append(i)
+    return samples, row_of
 
 
 def judged(rows: Sequence[Row], mode: str) -> dict[str, Any]:
@@ -126,13 +151,7 @@ def judged(rows: Sequence[Row], mode: str) -> dict[str, Any]:
     Raises:
         UserError: a row of unknown form.
     """
-    skipped: Counter[str] = Counter()
-    samples: list[Sample] = []
-    row_of: list[int] = []
-    for i, row in enumerate(rows):
-        for fields in samples_of(row, f"row {i}", skipped):
-            samples.append(Sample(id="", response=fields["answers"][0], **fields))
-            row_of.append(i)
+    samples, row_of = numbered(rows)
     found = find(samples)
     drop: set[int] = set()
     review: set[int] = set()

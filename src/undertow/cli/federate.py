@@ -1,0 +1,103 @@
+"""Experiments over a network: federate, federate-node."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli.app import AsJson, Overrides, app, print_json, split
+from undertow.errors import UserError
+
+
+@app.command()
+def federate(
+    arguments: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the federation; default federations/NAME.")] = None,
+    local: Annotated[int | None, typer.Option(min=1, help="Run it now, with this many nodes on this machine.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Without --local: nodes to write folders for.")] = 2,
+    host: Annotated[str, typer.Option(help="Name or address by which the nodes reach the server.")] = "localhost",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 9443,
+    as_json: AsJson = False,
+) -> None:
+    """Run a federation over Flower, with TLS and authenticated nodes: all on this machine, or folders for a server and its nodes.
+
+    [bold]Examples[/bold]
+
+        undertow federate demo --local 4
+
+        undertow federate demo --nodes 3 --host server.example.org --out federations/demo
+    """
+    _needs_flower()
+    from undertow.cli.runs import _NAMES, _print_result
+    from undertow.config import load
+    from undertow.display import display
+    from undertow.flower.federate import processes
+    from undertow.flower.federate.folder import prepare
+    from undertow.flower.federate.local import run_local
+    from undertow.flower.federate.plan import check_config
+    from undertow.flower.federate.plan import split as deal
+    from undertow.flower.federate.remote import network_line
+
+    name, overrides = split(arguments, "demo")
+    config = load(name, overrides)
+    check_config(config)
+    if config.compare:
+        from undertow.report.run_files import read
+
+        read(Path(config.compare))
+    plain = not overrides or load(name).digest() == config.digest()
+    stem = Path(name).stem
+    path = out or Path("federations") / (stem if plain else f"{stem}-{config.digest()}")
+    folder = prepare(path, config, deal(config.federation.clients, local or nodes), host, port)
+    if local is None:
+        if as_json:
+            print_json({"folder": str(folder.path), "nodes": [str(node) for node in folder.nodes]})
+            return
+        print(f"{path} is written. What is next:")
+        print(f"1. on this machine, which the nodes reach as {host}:{folder.port}: {shlex.quote(str(path / 'server.sh'))}")
+        for node in folder.nodes:
+            print(f"2. copy {path / 'nodes' / node.name} to its machine, and there: undertow federate-node {node.name}")
+        print(f"3. on this machine: {shlex.quote(str(path / 'run.sh'))}; the run is in {path / 'run'}")
+        return
+    processes.raise_on_terminate()
+    with display() as watcher:
+        result = run_local(folder, watcher, Path(config.compare) if config.compare else None)
+    if as_json:
+        print_json(result)
+        return
+    _print_result(result, folder.run / "report.html", _NAMES[config.task])
+    if told := network_line(folder.run):
+        print(told)
+
+
+@app.command("federate-node")
+def federate_node(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A node's folder, as `undertow federate` wrote it.")],
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the server is, in place of the address in node.yaml.")
+    ] = None,
+) -> None:
+    """Run a node of a federation: its clients' data and base stay loaded here, and train when the server asks.
+
+    [bold]Example[/bold]
+
+        undertow federate-node node-0
+    """
+    _needs_flower()
+    from undertow.flower.federate import processes
+    from undertow.flower.federate.node import run_node
+
+    processes.raise_on_terminate()
+    run_node(folder, superlink=superlink)
+
+
+def _needs_flower() -> None:
+    missing = [name for name in ("flwr", "cryptography", "uvicorn", "requests") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"undertow federate needs Flower with all that it needs ({missing[0]} is missing); run: pip install 'undertow[flower]'"
+        )
