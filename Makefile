@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint format base clean
+.PHONY: setup demo test test-network lint format base clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,14 @@ test: setup
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# `undertow federate` over real connections: about five minutes. It needs Flower with all that Flower needs, older packages than those of
+# constraints.txt among them, so that it has an environment of its own; `make test` skips these tests and says so.
+test-network:
+	test -x $(VENV)-network/bin/python || $(PYTHON) -m venv $(VENV)-network
+	$(VENV)-network/bin/python -m pip install -q torch==2.13.0
+	$(VENV)-network/bin/python -m pip install -q -e '.[dev,flower]'
+	$(VENV)-network/bin/python -m pytest tests/flower/test_federate_loopback.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +52,4 @@ base: setup
 	cp -r build/base src/undertow/models/builtin/base
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-network build dist .pytest_cache .mypy_cache .ruff_cache
