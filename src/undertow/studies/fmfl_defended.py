@@ -68,7 +68,7 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
                 with style():
                     figure, axes = canvas_for_rows(len(names), 2 * len(across))
                     values = [[None if share is None else share.value for share in row] for row in shares]
-                    heatmap(figure, axes, values, names, [f"{a},\n{p}" for p, a in across], best=best, name=said)
+                    heatmap(figure, axes, values, names, ["\n".join((*a.split(), p)) for p, a in across], best=best, name=said)
                     axes.set_title(f"{case.name}: {said}", fontsize=10.5)
                     label = f"{said} in percent on {case.name} for each defense, attack and way of dealing; dark is good"
                     found.append(export(figure, f"defended-{case.name}-{metric}", label))
@@ -79,7 +79,7 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
         title="Attacks and defenses where a foundation model helps the server",
         caption=(
             "The novel attack poisons what the foundation model writes, used to pre-train and in every fusion, and no client is compromised; the "
-            "classic ones poison a fifth of the clients' data or replace the model, with clean synthetic data. ACC and ASR after the last round."
+            "classic ones poison some clients' data or replace the model, with clean synthetic data. ACC and ASR after the last round."
         ),
         wishes=wishes,
         tables=tables,
