@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from undertow.studies.drawing import STYLES, Curve, canvas, curves, export, legend, style
 from undertow.studies.estimate import Estimate, at_least, of_rates
 from undertow.studies.fmfl_cases import NONE, NOVEL, SOURCE, Case, wish
@@ -65,12 +67,18 @@ def make(cases: Sequence[Case]) -> Study:
                     Curve(
                         f"{fusion}, poison at {vector}",
                         course(results, task=case.name, fusion=fusion, vector=vector),
-                        {**STYLES[i % len(STYLES)], "markersize": 3},
+                        # a colour and a mark for each fusion, a line for where the poison is
+                        {
+                            **STYLES[list(FUSIONS).index(fusion)],
+                            "linestyle": STYLES[list(VECTORS).index(vector)]["linestyle"],
+                            "markersize": 3,
+                        },
                     )
-                    for i, (fusion, vector) in enumerate(pairs)
+                    for fusion, vector in pairs
                 ]
                 curves(panel, shown, "round", "ASR")
                 panel.set_title(case.name, fontsize=10.5)
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
             legend(figure, axes)
             label = "ASR per round of poisoned synthetic data, by the way of fusion and by where the poisoned data are used"
             return [export(figure, "vectors", label)]
