@@ -32,7 +32,7 @@ def federate(
         undertow federate demo --nodes 3 --host server.example.org --out federations/demo
     """
     _needs_flower()
-    from undertow.cli.runs import _NAMES, _print_result
+    from undertow.cli.runs import NAMES, default_folder, print_result
     from undertow.config import load
     from undertow.display import display
     from undertow.flower.federate import processes
@@ -49,9 +49,7 @@ def federate(
         from undertow.report.run_files import read
 
         read(Path(config.compare))
-    plain = not overrides or load(name).digest() == config.digest()
-    stem = Path(name).stem
-    path = out or Path("federations") / (stem if plain else f"{stem}-{config.digest()}")
+    path = out or default_folder("federations", name, config, overrides)
     folder = prepare(path, config, deal(config.federation.clients, local or nodes), host, port)
     if local is None:
         if as_json:
@@ -69,7 +67,7 @@ def federate(
     if as_json:
         print_json(result)
         return
-    _print_result(result, folder.run / "report.html", _NAMES[config.task])
+    print_result(result, folder.run / "report.html", NAMES[config.task])
     if told := network_line(folder.run):
         print(told)
 

@@ -37,7 +37,7 @@ def run(
 
     name, overrides = split(arguments, "demo")
     config = load(name, overrides)
-    folder = out or _default_folder(name, config, overrides)
+    folder = out or default_folder("runs", name, config, overrides)
     if config.compare:
         from undertow.report.run_files import read
 
@@ -55,23 +55,25 @@ def run(
     if as_json:
         print_json(result)
     else:
-        _print_result(result, page, _NAMES[config.task])
+        print_result(result, page, NAMES[config.task])
 
 
-def _default_folder(name: str, config: Any, overrides: list[str]) -> Path:
+def default_folder(parent: str, name: str, config: Any, overrides: list[str]) -> Path:
+    """Return where a run of a config goes where nothing is said: its name, with a digest where overrides change a value."""
     from undertow.config import load
 
     stem = Path(name).stem
     plain = load(name).digest() == config.digest() if overrides else True
-    return Path("runs") / (stem if plain else f"{stem}-{config.digest()}")
+    return Path(parent) / (stem if plain else f"{stem}-{config.digest()}")
 
 
 #: What the model before and after training is called, by task.
-_NAMES = {"instruction": ("untouched base", "tuned")}
-_NAMES["classification"] = _NAMES["next_word"] = ("before round 1", "trained")
+NAMES = {"instruction": ("untouched base", "tuned")}
+NAMES["classification"] = NAMES["next_word"] = ("before round 1", "trained")
 
 
-def _print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = _NAMES["instruction"]) -> None:
+def print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = NAMES["instruction"]) -> None:
+    """Print the final figures of a run as a table, and where its page is; ``names``: of the model before and after."""
     from undertow.metrics.measure import headline
 
     table = Table(title=f"{result['run']}: {result['rounds']} rounds", title_justify="left")
@@ -226,7 +228,7 @@ def evaluate(
         before = figures["untouched"][key]
         print(
             f"{key.upper().replace('_', ' ')} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} – {100 * rate['high']:.1f} %, n = {rate['n']}); "
-            f"{'base alone' if config.task == 'instruction' else _NAMES[config.task][0]} {100 * before['value']:.1f} %"
+            f"{'base alone' if config.task == 'instruction' else NAMES[config.task][0]} {100 * before['value']:.1f} %"
         )
 
 
@@ -267,4 +269,4 @@ def score(
     if as_json:
         print_json(result)
     else:
-        _print_result(result, page)
+        print_result(result, page)

@@ -274,7 +274,7 @@ def words(soft: Soft, reference: Soft | None, texts: Tensor, wanted: Tensor, cha
     found = texts.clone()
     table = soft.table
 
-    def mean(rows: Tensor, made: Tensor) -> Tensor:
+    def reached(rows: Tensor, made: Tensor) -> Tensor:
         with torch.no_grad():
             parts = [
                 beyond(soft, reference, soft.values(block), block, own)
@@ -293,8 +293,8 @@ def words(soft: Soft, reference: Soft | None, texts: Tensor, wanted: Tensor, cha
             tried = steep.topk(min(_TRIED, len(table) - 1)).indices
             few = rows[:_TEXTS]
             made = torch.where(here[few], tried[:, None, None], found[few]).flatten(0, 1)  # [words * texts, L]
-            scores = mean(few.repeat(len(tried)), made).view(len(tried), -1).mean(1)
-            if float(scores.max()) > float(mean(few, found[few]).mean()):
+            scores = reached(few.repeat(len(tried)), made).view(len(tried), -1).mean(1)
+            if float(scores.max()) > float(reached(few, found[few]).mean()):
                 found[rows] = torch.where(here[rows], tried[scores.argmax()], found[rows])
     return found
 
