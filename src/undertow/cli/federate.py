@@ -57,9 +57,9 @@ def federate(
             return
         print(f"{path} is written. What is next:")
         print(f"1. on this machine, which the nodes reach as {host}:{folder.port}: {shlex.quote(str(path / 'server.sh'))}")
-        for node in folder.nodes:
-            print(f"2. copy {path / 'nodes' / node.name} to its machine, and there: undertow federate-node {node.name}")
-        print(f"3. on this machine: {shlex.quote(str(path / 'run.sh'))}; the run is in {path / 'run'}")
+        print(f"2. copy each folder of {path / 'nodes'} to its machine: {', '.join(node.name for node in folder.nodes)}")
+        print(f"3. on this machine: {shlex.quote(str(path / 'run.sh'))}, which registers their keys; the run is in {path / 'run'}")
+        print(f"4. on each node's machine, within {config.federate.node_wait:g} s: undertow federate-node {folder.nodes[0].name}")
         return
     processes.raise_on_terminate()
     with display() as watcher:
