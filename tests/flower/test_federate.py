@@ -28,12 +28,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from node_grid import Change, NodeGrid
+from safetensors.torch import load_file, save_file
 
 from tiny import Quiet
 from undertow.config import Config, load
 from undertow.errors import UserError
 from undertow.experiment import run
 from undertow.flower.federate import processes, wire, worker
+from undertow.flower.federate.check import check, differences
 from undertow.flower.federate.events import Replay, Telling
 from undertow.flower.federate.folder import Folder, NodeFolder, prepare
 from undertow.flower.federate.keys import make_certificates, make_node_key
@@ -344,6 +346,30 @@ def test_over_nodes_a_run_is_the_same(make: Callable[..., Setup], tmp_path: Path
     assert len(exchanges) == 6
     assert exchanges[0]["received_bytes"] > 1.9 * exchanges[0]["sent_bytes"]  # two clients' updates for one state
     assert str(network_line(there.folder.run)).startswith("network: 6 exchanges, ")
+
+
+def test_check_says_how_near_the_network_is_to_one_process(make: Callable[..., Setup]) -> None:
+    there = make({"defenses": "krum:f=1", "federation.participation": 1.0})
+    there.run()
+    found = check(there.folder, Quiet())
+    rounds = there.config.federation.rounds
+    assert {key: found[key] for key in ("adapter", "same_bytes")} == {"adapter": 0.0, "same_bytes": True}
+    assert [found[key] for key in ("rounds", "same_clients", "same_decisions", "same_rows")] == [rounds] * 4
+    assert json.loads((there.folder.run / "one-process.json").read_text(encoding="utf-8")) == found
+    assert "equal to the last bit" in (there.folder.run / "report.html").read_text(encoding="utf-8")
+    # a run that chose otherwise and ended elsewhere is told as such
+    path = there.folder.path / "one-process" / "rounds.jsonl"
+    rows = read_jsonl(path)
+    rows[-1]["defenses"][0]["chosen"] = [(rows[-1]["defenses"][0]["chosen"][0] + 1) % 5]
+    rows[-1]["participants"] = rows[-1]["participants"][1:]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    last = sorted((there.folder.run / "checkpoint").glob("round-*"))[-1] / "adapter.safetensors"
+    state = load_file(last)["adapter"]
+    save_file({"adapter": 1.25 * state}, last)
+    found = differences(there.folder.run, there.folder.path / "one-process")
+    assert found["adapter"] == pytest.approx(0.25)
+    assert not found["same_bytes"]
+    assert [found[key] for key in ("rounds", "same_clients", "same_decisions", "same_rows")] == [rounds, *[rounds - 1] * 3]
 
 
 HALF = """

@@ -65,8 +65,8 @@ class Session:
         self.started.append(process)
         return process
 
-    def local(self, nodes: int) -> subprocess.Popen[str]:
-        return self.start(command("federate", str(self.config), "--local", str(nodes), "--out", str(self.fed), "--json"))
+    def local(self, nodes: int, *more: str) -> subprocess.Popen[str]:
+        return self.start(command("federate", str(self.config), "--local", str(nodes), "--out", str(self.fed), "--json", *more))
 
     def told(self, kind: str, part: str = "") -> bool:
         path = self.fed / "events.jsonl"
@@ -139,8 +139,11 @@ def test_four_nodes_give_what_one_process_gives(session: Callable[..., Session],
     exchanges = read_jsonl(there.run / "network.jsonl")
     assert [row["clients"] for row in exchanges] == [[0], [1], [2], [3]] * 2
     assert all(row["seconds"] >= row["worker_seconds"] > 0 and row["sent_bytes"] > 0 for row in exchanges)
-    again = there.local(4)
-    assert json.loads(again.communicate(timeout=_PATIENCE)[0]) == json.loads(out)
+    again = there.local(4, "--check")
+    told = json.loads(again.communicate(timeout=_PATIENCE)[0])
+    assert told.pop("one_process")["adapter"] <= 1e-6
+    assert told == json.loads(out)
+    assert "in one process" in (there.run / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_killed_node_is_named_and_the_others_finish(session: Callable[..., Session]) -> None:

@@ -361,3 +361,31 @@ def test_a_folder_that_cannot_be_written(fake_run: Callable[..., Path]) -> None:
     (run / "figures").write_text("a file where a folder should be")
     with pytest.raises(UserError, match="cannot be written"):
         write_report(run)
+
+
+def test_the_exchanges_of_a_federation_and_the_same_in_one_process_are_shown(fake_run: Callable[..., Path]) -> None:
+    run = fake_run(rounds=2)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Over the network" not in page
+    rows = [
+        {"round": t, "node": node, "clients": [k], "seconds": s, "worker_seconds": s / 2, "sent_bytes": 1000, "received_bytes": 500}
+        for t, s in ((1, 3.0), (2, 5.0))
+        for node, k in (("node-0", 0), ("node-1", 1))
+    ]
+    rows[3] |= {"seconds": None, "worker_seconds": None, "dropped": [{"clients": [1], "reason": "sent <b>too</b> much"}]}
+    (run / "network.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "Over the network" in text
+    assert "in one process" not in text
+    assert "sent &lt;b&gt;too&lt;/b&gt; much" in text
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", line) for line in text.replace("\n", "").split("<tr>") if "<td>node-" in line]
+    assert cells[0] == ["node-0", "0", "2", "4", "2", "2,000", "1,000", "0"]
+    assert cells[1] == ["node-1", "1", "2", "3", "1.5", "2,000", "1,000", "1"]
+    beside = {"adapter": 2e-5, "same_bytes": False, "rounds": 2, "same_clients": 2, "same_decisions": 1, "same_rows": 0}
+    (run / "one-process.json").write_text(json.dumps({**beside, "ma": wilson(270, 300)}), encoding="utf-8")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "the final states differ by 2e-05 of their length. Of 2 rounds, 2 have updates of the same clients, 1 the same" in text
+    assert "90.0" in text.split("in one process</th>")[1].split("</table>")[0]
+    (run / "one-process.json").write_text(json.dumps({**beside, "adapter": -1}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"one-process\.json: adapter = -1"):
+        write_report(run)

@@ -21,6 +21,7 @@ def federate(
     nodes: Annotated[int, typer.Option(min=1, help="Without --local: nodes to write folders for.")] = 2,
     host: Annotated[str, typer.Option(help="Name or address by which the nodes reach the server.")] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 9443,
+    check: Annotated[bool, typer.Option("--check", help="With --local: run it in one process too; the report shows both.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a federation over Flower, with TLS and authenticated nodes: all on this machine, or folders for a server and its nodes.
@@ -29,6 +30,8 @@ def federate(
 
         undertow federate demo --local 4
 
+        undertow federate demo training.trainer=sequential training.threads=1 --local 4 --check
+
         undertow federate demo --nodes 3 --host server.example.org --out federations/demo
     """
     _needs_flower()
@@ -36,13 +39,18 @@ def federate(
     from undertow.config import load
     from undertow.display import display
     from undertow.flower.federate import processes
+    from undertow.flower.federate.check import check as compare_with_one_process
     from undertow.flower.federate.folder import prepare
     from undertow.flower.federate.local import run_local
     from undertow.flower.federate.plan import check_config
     from undertow.flower.federate.plan import split as deal
     from undertow.flower.federate.remote import network_line
+    from undertow.report.run_files import OneProcess
+    from undertow.report.wording import one_process
 
     name, overrides = split(arguments, "demo")
+    if check and local is None:
+        raise UserError("--check needs a run on this machine; give --local N too")
     config = load(name, overrides)
     check_config(config)
     if config.compare:
@@ -62,14 +70,21 @@ def federate(
         print(f"4. on each node's machine, within {config.federate.node_wait:g} s: undertow federate-node {folder.nodes[0].name}")
         return
     processes.raise_on_terminate()
+    compare = Path(config.compare) if config.compare else None
     with display() as watcher:
-        result = run_local(folder, watcher, Path(config.compare) if config.compare else None)
+        result = run_local(folder, watcher, compare)
+    equality = None
+    if check:
+        with display() as watcher:
+            equality = compare_with_one_process(folder, watcher, compare)
     if as_json:
-        print_json(result)
+        print_json(result if equality is None else {**result, "one_process": equality})
         return
     print_result(result, folder.run / "report.html", NAMES[config.task])
     if told := network_line(folder.run):
         print(told)
+    if equality is not None:
+        print(one_process(OneProcess.model_validate(equality)))
 
 
 @app.command("federate-node")

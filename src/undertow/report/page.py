@@ -134,6 +134,9 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "facts": _facts(run),
         "natural": _natural(run),
         "defended": [(record.round, _reports(record)) for record in run.rounds if _reports(record)],
+        "network": wording.network(run.network),
+        "lost": [(one, own) for one in run.network for own in one.dropped],
+        "one_process": wording.one_process(run.one_process) if run.one_process else "",
         "command": str(run.versions.get("command") or ""),
         "versions": {key: value for key, value in run.versions.items() if key != "command"},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -154,6 +154,40 @@ class Score(_Record):
     target: bool = False
 
 
+class Dropped(_Record):
+    """Clients of one exchange whose update was not taken, and why."""
+
+    clients: list[int]
+    reason: str
+
+
+class Exchange(_Record):
+    """One message to a node of a federation and its reply; no seconds where none came."""
+
+    round: int = Field(ge=0)
+    node: str
+    clients: list[int]
+    seconds: float | None = Field(None, ge=0)
+    worker_seconds: float | None = Field(None, ge=0)
+    sent_bytes: int = Field(ge=0)
+    received_bytes: int = Field(ge=0)
+    dropped: list[Dropped] = []
+
+
+class OneProcess(_Record):
+    """The same config in one process: how far the final states are apart, in how many rounds what was the same, and what was measured."""
+
+    adapter: float = Field(ge=0)
+    same_bytes: bool
+    rounds: int = Field(ge=0)
+    same_clients: int = Field(ge=0)
+    same_decisions: int = Field(ge=0)
+    same_rows: int = Field(ge=0)
+    ma: Rate | None = None
+    asr: Rate | None = None
+    ftr: Rate | None = None
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """A run as recorded.
@@ -166,6 +200,8 @@ class RunFiles:
         result: final figures, or None while the run is unfinished.
         poison: the first poisoned samples of up to ``SHOWN_CLIENTS`` clients, one a client.
         scores: outputs of round 0 and of the last scored round, by (round, kind, id), in file order.
+        network: exchanges with the nodes of a federation, in order; none for a run in one process.
+        one_process: the same config in one process, where `undertow federate --check` ran it.
     """
 
     name: str
@@ -177,6 +213,8 @@ class RunFiles:
     result: Result | None
     poison: list[PoisonedSample]
     scores: dict[tuple[int, str, str], Score]
+    network: list[Exchange] = field(default_factory=list)
+    one_process: OneProcess | None = None
 
     @property
     def planned(self) -> int:
@@ -211,6 +249,8 @@ class RunFiles:
         return PoisonCount(clients=len(self.data.affected), samples=sum(self.data.poisoned), total=sum(self.data.clients), **counts)
 
 
+#: What `undertow federate` adds to a run directory: its exchanges, and how the same config went in one process.
+NETWORK, ONE_PROCESS = "network.jsonl", "one-process.json"
 #: Poisoned samples kept for the page, one from each of the first clients.
 SHOWN_CLIENTS = 4
 
@@ -249,6 +289,8 @@ def read(run: Path) -> RunFiles:
         result=_check(Result, _json(run, "result.json"), run / "result.json") if (run / "result.json").exists() else None,
         poison=_first_of_each_client(run),
         scores=_first_and_last(run),
+        network=[record for _, record in _records(run, NETWORK, Exchange)] if (run / NETWORK).exists() else [],
+        one_process=_check(OneProcess, _json(run, ONE_PROCESS), run / ONE_PROCESS) if (run / ONE_PROCESS).exists() else None,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from undertow.report.figures import Phases, curve
-from undertow.report.run_files import Rate, RunFiles, Space, finite
+from undertow.report.run_files import Exchange, OneProcess, Rate, RunFiles, Space, finite
 from undertow.report.terms import TERMS, Terms
 
 #: Below this main accuracy a model is said to answer hardly anything.
@@ -209,3 +210,43 @@ def changes(before: str, after: str) -> list[tuple[str, bool]]:
         if text:
             pieces.append((text, kind != "equal" and bool(text.strip())))
     return pieces
+
+
+def network(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+    """Sum up the exchanges with each node: ``node``, ``clients``, ``count``, mean ``seconds`` and ``worker_seconds``, bytes, ``lost`` updates.
+
+    Bytes are those of arrays and texts; the seconds of exchanges without a reply are left out.
+    """
+    nodes: dict[str, list[Exchange]] = {}
+    for one in exchanges:
+        nodes.setdefault(one.node, []).append(one)
+    return [
+        {
+            "node": name,
+            "clients": sorted({k for one in own for k in one.clients}),
+            "count": len(own),
+            "seconds": _mean([one.seconds for one in own]),
+            "worker_seconds": _mean([one.worker_seconds for one in own]),
+            "sent": sum(one.sent_bytes for one in own),
+            "received": sum(one.received_bytes for one in own),
+            "lost": sum(len(drop.clients) for one in own for drop in one.dropped),
+        }
+        for name, own in sorted(nodes.items())
+    ]
+
+
+def one_process(found: OneProcess) -> str:
+    """Say how near a run over the network came to the same config in one process."""
+    if found.same_bytes:
+        state = "the final states are equal to the last bit"
+    else:
+        state = f"the final states differ by {number(found.adapter)} of their length"
+    return (
+        f"Against the same config in one process, {state}. Of {found.rounds} rounds, {found.same_clients} have updates of the same clients, "
+        f"{found.same_decisions} the same choices of the defenses, and {found.same_rows} the same figures to the last digit."
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

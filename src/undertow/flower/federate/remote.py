@@ -25,6 +25,7 @@ from undertow.flower.arrival import BadReply, Spec, needed
 from undertow.flower.federate.plan import fingerprint
 from undertow.flower.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of
 from undertow.layout import Layout
+from undertow.report.run_files import NETWORK
 from undertow.run_directory import read_jsonl
 from undertow.tasks.contract import Local
 from undertow.watcher import Watcher
@@ -32,7 +33,6 @@ from undertow.watcher import Watcher
 #: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was restarted
 #: knows nothing of the question, and one whose worker still loads would have to answer them all.
 _ASK_AGAIN = 30.0
-NETWORK = "network.jsonl"
 
 
 @dataclass
@@ -216,7 +216,7 @@ class Remote:
             most = int(self.options.max_reply_mb * 1e6)
         try:
             if received > most:
-                raise BadReply(f"has {received} bytes, at most {most} are taken")
+                raise BadReply(f"sent {received} bytes, at most {most} are taken")
             told = read(Told, reply)
             exchange.row["worker_seconds"] = told.seconds
             if [own.client for own in told.clients] != exchange.clients:
