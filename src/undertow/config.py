@@ -339,6 +339,10 @@ class Federate(_Group):
         None, gt=0, description="A node's reply with more megabytes is dropped; null = what the model needs at 8 bytes a value."
     )
     max_norm: float | None = Field(None, gt=0, description="A client's update that is longer is dropped; null = any finite one.")
+    private: bool = Field(
+        False,
+        description="Each of data.partition.files is on its client's node alone; the server holds the test questions. Nothing is planted.",
+    )
 
 
 #: Fields that say how long to wait, not what a run computes: a run is resumed with other values of them.

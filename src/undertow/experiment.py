@@ -59,6 +59,7 @@ def run(
     command: str = "",
     bases: Callable[[Model], CausalLM] | None = None,
     trainer: Trainer | None = None,
+    held: instruction.Held | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, or what is left of it, and return its final figures.
 
@@ -69,6 +70,7 @@ def run(
         command: what the user typed, for the record.
         bases: gives the base in place of ``load_base``, so that several runs in one process share a loaded copy.
         trainer: trains the clients in place of :func:`train`.
+        held: what of the data is here, where the clients' files are on other machines.
 
     Raises:
         UserError: anything the user can mend; what is on disk stays valid.
@@ -80,7 +82,7 @@ def run(
             watcher.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
             return done
         set_threads(config.training.threads)
-        federation = build(config, watcher, bases, folder)
+        federation = build(config, watcher, bases, folder, held)
         describe(directory, config, federation.task, command)
         return _rounds(directory, federation, watcher, trainer or train)
     finally:
@@ -88,7 +90,11 @@ def run(
 
 
 def build(
-    config: Config, watcher: Watcher, bases: Callable[[Model], CausalLM] | None = None, folder: Path | None = None
+    config: Config,
+    watcher: Watcher,
+    bases: Callable[[Model], CausalLM] | None = None,
+    folder: Path | None = None,
+    held: instruction.Held | None = None,
 ) -> Federation:
     """Make attack, defenses and task; the task loads its data, poisons them, and lets clients sanitize theirs.
 
@@ -97,6 +103,7 @@ def build(
         watcher: is told what happens.
         bases: gives the base in place of ``load_base``.
         folder: the run directory, where what a generator wrote is kept.
+        held: what of the data is here, where the clients' files are on other machines.
     """
     attack = make_attack(config.attack)
     defenses = make_defenses(config.defenses, trusted=config.synthetic.generator is not None)
@@ -109,7 +116,7 @@ def build(
             f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task} has none of; choose another"
         )
     if config.task == "instruction":
-        task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns)
+        task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns, held=held)
     elif config.task == "classification":
         task = Classification.build(config, watcher, defenses, folder)
     else:

@@ -15,6 +15,7 @@ from tiny import Quiet
 from undertow.experiment import Federation, build
 from undertow.flower.federate import client, wire, worker
 from undertow.flower.federate.folder import Folder, NodeFolder
+from undertow.flower.federate.own_data import OwnData
 
 #: What a test does to a reply on its way: returns it, another one, or None for one that never comes.
 Change = Callable[[int, Message], Message | None]
@@ -36,15 +37,20 @@ class NodeGrid(Grid):
         self.asked: list[tuple[int, str]] = []
         self.numbers = [2**63 + 11 * index for index in range(len(folder.nodes))]
         self.paths: dict[int, str] = {}
+        self.workers: list[worker.Worker] = []
+        self.masked: list[Message] = []
         self._replies: dict[str, Message] = {}
         federation: Federation | None = None
         for number, path in zip(self.numbers, folder.nodes, strict=True):
             node = NodeFolder.read(path)
-            federation = federation or build(node.config, Quiet())
+            private = node.config.federate.private
+            source = OwnData(node) if private else (federation := federation or build(node.config, Quiet()))
             self.paths[number] = str(sockets / node.path.name)
             listener = wire.listen(self.paths[number])
-            self.federation = federation
-            threading.Thread(target=worker.serve, args=(worker.Worker(node, federation), listener), daemon=True).start()
+            if federation is not None:
+                self.federation = federation
+            self.workers.append(worker.Worker(node, source))
+            threading.Thread(target=worker.serve, args=(self.workers[-1], listener), daemon=True).start()
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
@@ -57,7 +63,9 @@ class NodeGrid(Grid):
         raise NotImplementedError
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
+        replies = list(self.pull_messages(self.push_messages(messages)))
+        self.masked += replies
+        return replies
 
     def get_node_ids(self) -> Iterable[int]:
         return [number for number in reversed(self.numbers) if number not in self.away]

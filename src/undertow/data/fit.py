@@ -20,12 +20,12 @@ def that_fit(split: Split, template: Template, config: Config) -> Split:
     cannot make it too long. The report gains ``too_long``, ``shortened_train`` and ``shortened_test``.
 
     Raises:
-        UserError: no answer fits.
+        UserError: there are training samples, and no answer fits.
     """
     target = make_target(config.attack).longest
     clients = [[sample for sample in client if template.fits(sample, target)] for client in split.clients]
     train = [sample for client in clients for sample in client]
-    if not train:
+    if not train and split.train:
         raise UserError(
             f"no training answer fits into {template.max_length} tokens (training.max_length = {config.training.max_length}, within "
             "what the base was made for); raise it, or choose a base with a longer context"

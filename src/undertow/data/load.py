@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,6 +167,74 @@ def _from_files(
     config: Config, read: Callable[..., Any], asked: frozenset[str], draw: np.random.Generator
 ) -> tuple[list[Sample], list[Sample], list[list[Sample]], dict[str, Any]]:
     """Read one training file per client, and the test set from data.test_path or data.path."""
+    test, questions, report = _test_of_file(config, read, asked, draw)
+    clients: list[list[_Asked]] = []
+    counts: Counter[str] = Counter()
+    files = []
+    for k, path in enumerate(config.data.partition.files):
+        kept, counted, notes = _client_file(config.data, read, k, path, asked, questions)
+        clients.append(kept)
+        counts.update(counted)
+        files.append(notes)
+    train = [question for client in clients for question in client]
+    report = {
+        **report,
+        "client_files": files,
+        "duplicates_merged": counts["duplicates_merged"] + report["duplicates_merged"],
+        "excluded_asked": counts["excluded_asked"] + report["excluded_asked"],
+        "removed_for_test": counts["removed_for_test"],
+        **_overlaps(train, questions),
+    }
+    dealt = [[question.sample for question in client] for client in clients]
+    return [sample for client in dealt for sample in client], test, dealt, report
+
+
+def load_parts(
+    config: Config,
+    files: Mapping[int, str],
+    *,
+    test: bool,
+    asked: frozenset[str] = frozenset(),
+    known: frozenset[str] | None = None,
+) -> Split:
+    """Read what one party of a federation holds where each client's file is on its own machine.
+
+    Args:
+        config: as for :func:`load`; its ``data.partition.files`` are not read.
+        files: of the clients that this party holds; the others' samples are left empty.
+        test: whether it holds the test questions.
+        asked, known: as for :func:`load`.
+
+    Returns:
+        The split. Nobody can compare a client's rows with the test questions here, which are elsewhere.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    options = config.data
+    read = _only_known(DATASETS.get(options.name), options, known)
+    questions: list[Sample] = []
+    report: dict[str, Any] = {}
+    if test:
+        questions, _, report = _test_of_file(config, read, asked, rng(config.seed, "split"))
+    clients: list[list[Sample]] = [[] for _ in range(config.federation.clients)]
+    for k, path in sorted(files.items()):
+        rows = [question.sample for question in _client_file(options, read, k, path, asked, ())[0]]
+        clients[k] = [replace(one, response="; ".join(one.answers)) for one in rows] if options.response == "all" else rows
+    train = [sample for client in clients for sample in client]
+    report |= {
+        "train": len(train),
+        "test": len(questions),
+        "partition": options.partition.model_dump(mode="json"),
+        "clients": [len(client) for client in clients],
+    }
+    return Split(train, questions, clients, {"dataset": options.name, **report})
+
+
+def _test_of_file(
+    config: Config, read: Callable[..., Any], asked: frozenset[str], draw: np.random.Generator
+) -> tuple[list[Sample], list[_Asked], dict[str, Any]]:
+    """Draw the test questions of data.test_path, or data.path."""
     options = config.data
     if not (options.test_path or options.path):
         raise UserError("data.partition kind=files: the test questions have no file; set data.test_path=FILE (or data.path=FILE)")
@@ -174,40 +242,37 @@ def _from_files(
     pool = source.samples if options.test_path or source.test is None else source.test
     own = _merge(pool)
     allowed = _without(own, asked)
-    excluded = len(own) - len(allowed)
     test = _draw(allowed, options.test, "data.test", f"test questions of {options.name}", draw)
-    clients: list[list[_Asked]] = []
-    files: list[dict[str, Any]] = []
-    removed = duplicates = 0
-    for k, path in enumerate(options.partition.files):
-        loaded = _checked(read(options.model_copy(update={"path": path, "test_path": None})), options.name)
-        # Two clients' files may carry the same name, or even the same rows: ids stay unique by client.
-        merged = _merge(replace(sample, id=f"client{k}:{sample.id}") for sample in loaded.samples)
-        allowed = _without(merged, asked)
-        kept = _disjoint(allowed, test)
-        if not kept:
-            raise UserError(
-                f"data.partition.files: {path} leaves client {k} without training rows ({len(merged)} questions, all excluded "
-                "or in the test set); give another file or lower data.test"
-            )
-        duplicates += len(loaded.samples) - len(merged)
-        excluded += len(merged) - len(allowed)
-        removed += len(allowed) - len(kept)
-        files.append(_rows(loaded.notes))
-        clients.append(kept)
-    train = [question for client in clients for question in client]
     report = {
         **_rows(source.notes),
-        "client_files": files,
         "questions": len(own),
-        "duplicates_merged": duplicates + len(pool) - len(own),
-        "excluded_asked": excluded,
+        "duplicates_merged": len(pool) - len(own),
+        "excluded_asked": len(own) - len(allowed),
         "test_set": "own" if options.test_path else "drawn",
-        "removed_for_test": removed,
-        **_overlaps(train, test),
     }
-    dealt = [[question.sample for question in client] for client in clients]
-    return [sample for client in dealt for sample in client], [question.sample for question in test], dealt, report
+    return [question.sample for question in test], test, report
+
+
+def _client_file(
+    options: Data, read: Callable[..., Any], k: int, path: str, asked: frozenset[str], test: Sequence[_Asked]
+) -> tuple[list[_Asked], dict[str, int], dict[str, Any]]:
+    """Read a client's own file, less what it shares with the test questions; returns rows, counts and the source's notes."""
+    loaded = _checked(read(options.model_copy(update={"path": path, "test_path": None})), options.name)
+    # Two clients' files may carry the same name, or even the same rows: ids stay unique by client.
+    merged = _merge(replace(sample, id=f"client{k}:{sample.id}") for sample in loaded.samples)
+    allowed = _without(merged, asked)
+    kept = _disjoint(allowed, test)
+    if not kept:
+        raise UserError(
+            f"data.partition.files: {path} leaves client {k} without training rows ({len(merged)} questions, all excluded "
+            "or in the test set); give another file or lower data.test"
+        )
+    counts = {
+        "duplicates_merged": len(loaded.samples) - len(merged),
+        "excluded_asked": len(merged) - len(allowed),
+        "removed_for_test": len(allowed) - len(kept),
+    }
+    return kept, counts, _rows(loaded.notes)
 
 
 def _checked(loaded: Any, name: str) -> Loaded:

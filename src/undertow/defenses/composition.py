@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext
 from undertow.errors import UserError
 from undertow.layout import Layout
 from undertow.training.loss import TokenLoss
+
+Result = TypeVar("Result")
 
 
 def check_defenses(defenses: Sequence[tuple[str, Defense]], k: int, layout: Layout) -> None:
@@ -62,6 +64,42 @@ def begin(defenses: Sequence[tuple[str, Defense]], setting: Setting) -> None:
             raise UserError(f"defense {name}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What some clients count of their samples in one exchange of a defense, to be added to the counts of all others.
+
+    Attributes:
+        name: of the defense.
+        defense: the defense.
+        number: of the exchange, from 1.
+        total: sum over these clients, uint32 ``[m]``.
+        pooled: what came back in the exchanges before.
+        samples: how many each of these clients has.
+    """
+
+    name: str
+    defense: Defense
+    number: int
+    total: NDArray[np.uint32]
+    pooled: tuple[NDArray[np.uint32], ...]
+    samples: dict[int, int]
+
+
+#: Steps that now and then need the sum of all clients' counts, as the server gives it back, and return a result.
+Pooling = Generator[Counts, NDArray[np.uint32], Result]
+
+
+def alone(steps: Pooling[Result]) -> Result:
+    """Go through steps whose counts are those of all clients, and return their result."""
+    try:
+        counts = next(steps)
+        while True:
+            counts = steps.send(counts.defense.pool(counts.total, counts.pooled))
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
 def exchange(
     clients: Sequence[Sequence[Sample]], defense: Defense, draw: Callable[[int, int], np.random.Generator], secret: bytes
 ) -> list[ExchangeContext]:
@@ -76,13 +114,24 @@ def exchange(
     Raises:
         UserError: messages that cannot be added up.
     """
+    return alone(_exchanging("", clients, range(len(clients)), defense, draw, secret))
+
+
+def _exchanging(
+    name: str,
+    clients: Sequence[Sequence[Sample]],
+    here: Sequence[int],
+    defense: Defense,
+    draw: Callable[[int, int], np.random.Generator],
+    secret: bytes,
+) -> Pooling[list[ExchangeContext]]:
     pooled: tuple[NDArray[np.uint32], ...] = ()
     while True:
         number = len(pooled) + 1
-        contexts = [ExchangeContext(k, draw(number, k), len(clients), secret, pooled) for k in range(len(clients))]
+        contexts = [ExchangeContext(k, draw(number, k), len(clients), secret, pooled) for k in here]
         total: NDArray[np.uint32] | None = None
-        for samples, context in zip(clients, contexts, strict=True):
-            message = defense.share(samples, context)
+        for context in contexts:
+            message = defense.share(clients[context.client], context)
             if message is None:
                 if total is not None:
                     raise UserError(f"client {context.client} shares nothing in exchange {number}, others do; all must share alike")
@@ -94,7 +143,53 @@ def exchange(
             total = message.copy() if total is None else total + message
         if total is None:
             return contexts
-        pooled = (*pooled, defense.pool(total, pooled))
+        pooled = (*pooled, (yield Counts(name, defense, number, total, pooled, {k: len(clients[k]) for k in here})))
+
+
+def sanitizing(
+    clients: list[list[Sample]],
+    defenses: Sequence[tuple[str, Defense]],
+    draw: Callable[[str, int, int], np.random.Generator],
+    context: Callable[[str, int, ExchangeContext | None], TrainingContext],
+    here: Sequence[int] | None = None,
+    secret: bytes | None = None,
+) -> Pooling[tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]]:
+    """Return the clients' samples as they train on them, the reports, and of each original sample what is left.
+
+    Args:
+        clients: their samples.
+        defenses: by name, in the order of the config.
+        draw: the random numbers of a purpose, an exchange and a client's index.
+        context: of a defense's name, a client's index and its exchanges.
+        here: the clients that this party holds; None = all. The others' samples are left as they are.
+        secret: of the clients, 32 bytes; None = drawn.
+    """
+    left: list[list[Sample | None]] = [list(samples) for samples in clients]
+    here = range(len(clients)) if here is None else here
+    reports = []
+    for name, defense in defenses:
+        if not overrides(defense, "sanitize"):
+            continue
+        now = [[sample for sample in client if sample is not None] for client in left]
+        exchanges: dict[int, ExchangeContext] = {}
+        if overrides(defense, "share"):
+            own = draw(f"secret of the clients for {name}", 0, 0).bytes(32) if secret is None else secret
+
+            def share(number: int, k: int, name: str = name) -> np.random.Generator:
+                return draw(f"share {name}", number, k)
+
+            contexts = yield from _exchanging(name, now, here, defense, share, own)
+            exchanges = {one.client: one for one in contexts}
+        for k in here:
+            samples = now[k]
+            verdicts, report = defense.sanitize(samples, context(name, k, exchanges.get(k)))
+            found = iter(
+                [one if isinstance(one, Sample) else sample if one else None for sample, one in zip(samples, verdicts, strict=True)]
+            )
+            left[k] = [None if sample is None else next(found) for sample in left[k]]
+            kept = sum(sample is not None for sample in left[k])
+            reports.append({"name": name, "client": k, "samples": len(samples), "kept": kept, **report})
+    return [[sample for sample in client if sample is not None] for client in left], reports, left
 
 
 def sanitize(
@@ -103,33 +198,8 @@ def sanitize(
     draw: Callable[[str, int, int], np.random.Generator],
     context: Callable[[str, int, ExchangeContext | None], TrainingContext],
 ) -> tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]:
-    """Return the clients' samples as they train on them, the reports, and of each original sample what is left.
-
-    Args:
-        clients: their samples.
-        defenses: by name, in the order of the config.
-        draw: the random numbers of a purpose, an exchange and a client's index.
-        context: of a defense's name, a client's index and its exchanges.
-    """
-    left: list[list[Sample | None]] = [list(samples) for samples in clients]
-    reports = []
-    for name, defense in defenses:
-        if not overrides(defense, "sanitize"):
-            continue
-        now = [[sample for sample in client if sample is not None] for client in left]
-        exchanges: list[ExchangeContext] | None = None
-        if overrides(defense, "share"):
-            secret = draw(f"secret of the clients for {name}", 0, 0).bytes(32)
-            exchanges = exchange(now, defense, lambda number, k, name=name: draw(f"share {name}", number, k), secret)  # type: ignore[misc]
-        for k, samples in enumerate(now):
-            verdicts, report = defense.sanitize(samples, context(name, k, exchanges[k] if exchanges else None))
-            found = iter(
-                [one if isinstance(one, Sample) else sample if one else None for sample, one in zip(samples, verdicts, strict=True)]
-            )
-            left[k] = [None if sample is None else next(found) for sample in left[k]]
-            kept = sum(sample is not None for sample in left[k])
-            reports.append({"name": name, "client": k, "samples": len(samples), "kept": kept, **report})
-    return [[sample for sample in client if sample is not None] for client in left], reports, left
+    """Go through :func:`sanitizing` with all clients in one process."""
+    return alone(sanitizing(clients, defenses, draw, context))
 
 
 def aggregate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from undertow.data.sample import Sample
-from undertow.defenses.contract import ExchangeContext
+from undertow.defenses.contract import Defense, ExchangeContext
 from undertow.defenses.sanitation import Sanitation
 from undertow.errors import UserError
 from undertow.flower import secure_sum
@@ -111,26 +111,61 @@ def pool_counts(
         UserError: fewer nodes than ``least``.
     """
     rule = defense or Sanitation()
+    taking = grid.get_node_ids() if nodes is None else nodes
+
+    def tell(node: int, reason: str) -> None:
+        log.warning("sanitize: node %d is left out: %s; the others begin again", node, reason)
+
+    return pooled(grid, rule, _settings(rule), taking, least, timeout, tell)[0]
+
+
+def pooled(
+    grid: Grid,
+    rule: Defense,
+    settings: dict[str, Any],
+    nodes: Iterable[int],
+    least: int,
+    timeout: float,
+    tell: Callable[[int, str], None],
+) -> tuple[dict[str, Any], list[NDArray[np.uint32]]]:
+    """Let nodes pool the counts of a defense, and return :func:`pool_counts`'s report and what was sent back in each exchange.
+
+    Args:
+        grid: Flower's.
+        rule: pools a sum.
+        settings: what the nodes must agree on.
+        nodes: who takes part.
+        least: how many there must be, at least 3.
+        timeout: seconds for each question.
+        tell: is told each node that is left out, and why.
+
+    Raises:
+        UserError: fewer nodes than ``least``.
+    """
     left_out: dict[int, str] = {}
     least = max(least, secure_sum.LEAST)
+    asked = set(nodes)
     while True:
-        taking = sorted(set(grid.get_node_ids() if nodes is None else nodes) - set(left_out))
+        taking = sorted(asked - set(left_out))
         if len(taking) < least:
             reasons = "".join(f"; node {node}: {reason}" for node, reason in left_out.items())
             raise UserError(f"{len(taking)} nodes can pool their counts, at least {least} are needed{reasons}")
-        lost, report = _pooled(grid, rule, taking, timeout)
+        lost, report, sums = _pooled(grid, rule, settings, taking, timeout)
         if not lost:
-            return {"nodes": taking, "left_out": left_out, **report}
+            return {"nodes": taking, "left_out": left_out, **report}, sums
         for node, reason in lost.items():
-            log.warning("sanitize: node %d is left out: %s; the others begin again", node, reason)
+            tell(node, reason)
         left_out |= lost
 
 
-def _pooled(grid: Grid, rule: Sanitation, nodes: Sequence[int], timeout: float) -> tuple[dict[int, str], dict[str, Any]]:
-    """Go through keys and exchanges once; returns who was lost, with the reason, and the report."""
+def _pooled(
+    grid: Grid, rule: Defense, settings: dict[str, Any], nodes: Sequence[int], timeout: float
+) -> tuple[dict[int, str], dict[str, Any], list[NDArray[np.uint32]]]:
+    """Go through keys and exchanges once; returns who was lost, with the reason, the report, and the sums."""
     session = os.urandom(16).hex()
-    order: dict[str, Any] = {"step": "key", "session": session, "settings": _settings(rule)}
-    told, _, lost = _ask(grid, dict.fromkeys(nodes, order), None, timeout)
+    order: dict[str, Any] = {"step": "key", "session": session, "settings": settings}
+    sums: list[NDArray[np.uint32]] = []
+    told, _, lost = ask(grid, dict.fromkeys(nodes, order), {}, timeout)
     keys: list[list[str]] = []
     for node in told:
         try:
@@ -138,29 +173,29 @@ def _pooled(grid: Grid, rule: Sanitation, nodes: Sequence[int], timeout: float) 
         except (KeyError, TypeError, ValueError):
             lost[node] = "sent no key"
     if lost:
-        return lost, {}
-    sums: list[NDArray[np.uint32]] = []
+        return lost, {}, sums
     size = 0
     while True:
         orders = {
             node: {**order, "step": "sum", "exchange": len(sums) + 1, "place": place, "keys": keys}
             for place, node in enumerate(nodes)
         }
-        told, arrays, lost = _ask(grid, orders, sums[-1] if sums else None, timeout)
+        told, arrays, lost = ask(grid, orders, {"sum": sums[-1]} if sums else {}, timeout)
         if lost:
-            return lost, {}
+            return lost, {}, sums
         finished = {node for node in nodes if told[node].get("finished") is True}
         if finished:
             late = {node: "did not finish with the others" for node in nodes if node not in finished}
             counts = {name: [told[node][name] for node in nodes if isinstance(told[node].get(name), int)] for name in _TOLD}
-            return late, {"exchanges": len(sums), "bytes": size, **{name: sum(own) for name, own in counts.items() if own}}
+            added = {name: sum(own) for name, own in counts.items() if own}
+            return late, {"exchanges": len(sums), "bytes": size, **added}, sums
         lengths = [len(arrays[node]) if node in arrays else -1 for node in nodes]
         usual = max(set(lengths), key=lengths.count)
         lost = {
             node: "sent no array of the others' length" for node, own in zip(nodes, lengths, strict=True) if own != usual or own < 0
         }
         if lost:
-            return lost, {}
+            return lost, {}, sums
         total = np.zeros(usual, np.uint32)
         for node in nodes:
             total = total + arrays[node]
@@ -168,15 +203,15 @@ def _pooled(grid: Grid, rule: Sanitation, nodes: Sequence[int], timeout: float) 
         sums.append(rule.pool(total, sums))
 
 
-def _ask(
-    grid: Grid, orders: dict[int, dict[str, Any]], pooled: NDArray[np.uint32] | None, timeout: float
+def ask(
+    grid: Grid, orders: dict[int, dict[str, Any]], sums: Mapping[str, NDArray[np.uint32]], timeout: float
 ) -> tuple[dict[int, dict[str, Any]], dict[int, NDArray[np.uint32]], dict[int, str]]:
-    """Send each node its order, and return what the nodes tell, their arrays, and who gave no sound answer."""
+    """Send each node its order and the sums, and return what the nodes tell, their arrays, and who gave no sound answer."""
     messages = []
     for node, order in orders.items():
         content = RecordDict({"order": ConfigRecord({"json": json.dumps(order)})})
-        if pooled is not None:
-            content["pooled"] = ArrayRecord({"sum": Array(pooled)})
+        if sums:
+            content["pooled"] = ArrayRecord({name: Array(array) for name, array in sums.items()})
         messages.append(Message(content, dst_node_id=node, message_type=ASKED))
     told: dict[int, dict[str, Any]] = {}
     arrays: dict[int, NDArray[np.uint32]] = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undertow.config import Config, Model
 from undertow.data.fit import that_fit, trouble
-from undertow.data.load import Split, load
+from undertow.data.load import Split, load, load_parts
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
@@ -27,6 +27,7 @@ from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, load_peft, save_peft
 from undertow.participation import participants
 from undertow.poisoning.placement import Poisoning, make_probes, poison, shortages, write_ground_truth
+from undertow.poisoning.target import make_target
 from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
 from undertow.training import batched, sequential
@@ -44,6 +45,7 @@ class Instruction(Task):
         clients: each client's samples, poisoned and then sanitized.
         data: the same as tokens, weighed by the defenses.
         clean: tokens of the clients' data as they were before poisoning, where some client trains on them; else None.
+        elsewhere: samples of each client where they are on other machines; else None.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Instruction(Task):
     weighed: list[dict[str, Any]]
     probes: Probes
     clean: list[list[Encoded]] | None = None
+    elsewhere: Sequence[int] | None = None
     _said: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -84,6 +87,8 @@ class Instruction(Task):
     @property
     def sizes(self) -> Sequence[int]:
         """Samples of each client after sanitation; of those dealt to it, where an attacker holds more."""
+        if self.elsewhere is not None:
+            return self.elsewhere
         return [min(len(samples), len(dealt)) for samples, dealt in zip(self.data, self.split.clients, strict=True)]
 
     @property
@@ -98,7 +103,7 @@ class Instruction(Task):
 
     def forecast(self, chosen: Sequence[int], rounds: int) -> str | None:
         """Return one line on memory and time, where the batched trainer is used."""
-        if not rounds or self.config.training.trainer != "batched":
+        if not rounds or self.elsewhere is not None or self.config.training.trainer != "batched":
             return None
         sides = [self.data, *([self.clean] if self._has_twins and self.clean is not None else [])]
         return str(forecast(self.base, self.config.training, [Job(k, side[k]) for side in sides for k in chosen], rounds))
@@ -167,7 +172,7 @@ class Instruction(Task):
     def describe(self, folder: Path) -> dict[str, Any]:
         """Write the poisoned samples, and return what the data are made of."""
         write_ground_truth(folder / "poison.jsonl", self.poisoning.touched)
-        sizes = [len(client) for client in self.poisoning.clients]
+        sizes = [len(client) for client in self.poisoning.clients] if self.elsewhere is None else list(self.elsewhere)
         counts = [0] * len(sizes)
         for touched in self.poisoning.touched:
             counts[touched.client] += 1
@@ -185,7 +190,7 @@ class Instruction(Task):
 
     def poison_counts(self) -> dict[str, int]:
         """Return the counts of clients with poison, poisoned samples and all samples."""
-        total = sum(len(client) for client in self.poisoning.clients)
+        total = sum(self.elsewhere or map(len, self.poisoning.clients))
         return {"clients": len(self.poisoning.affected), "samples": len(self.poisoning.touched), "total": total}
 
     def save(self, folder: Path, state: Tensor) -> None:
@@ -223,6 +228,23 @@ class Instruction(Task):
         return answerer(self.base, self.template, adapter, options, before=self._said, decode=decode)
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one party holds of a run whose clients' files are each on a machine of their own.
+
+    Attributes:
+        files: of the clients that this party holds.
+        secret: shared by the clients and unknown to the server, 32 bytes; None on the server.
+        sizes: samples of each client as they told them, on the server, which holds the test questions; else None.
+        noise: where the noise on this party's counts comes from: bytes that nobody else has.
+    """
+
+    files: Mapping[int, str] = field(default_factory=dict)
+    secret: bytes | None = None
+    sizes: Sequence[int] | None = None
+    noise: bytes = b""
+
+
 def build(
     config: Config,
     watcher: Watcher,
@@ -230,7 +252,21 @@ def build(
     *,
     defenses: list[tuple[str, Defense]] | None = None,
     returns: bool = False,
+    held: Held | None = None,
 ) -> Instruction:
+    """Go through :func:`building` with all clients in one process."""
+    return composition.alone(building(config, watcher, bases, defenses=defenses, returns=returns, held=held))
+
+
+def building(
+    config: Config,
+    watcher: Watcher,
+    bases: Callable[[Model], CausalLM] | None = None,
+    *,
+    defenses: list[tuple[str, Defense]] | None = None,
+    returns: bool = False,
+    held: Held | None = None,
+) -> composition.Pooling[Instruction]:
     """Load base and data, deal the samples to clients, poison them, and let clients sanitize theirs.
 
     Args:
@@ -239,27 +275,37 @@ def build(
         bases: gives the base in place of ``load_base``.
         defenses: by name, in the order of the config; None = those it lists.
         returns: whether affected clients train on clean samples in some rounds.
+        held: what this party has of the data; None = all.
     """
     watcher.phase(f"loading base {config.model.name}")
     base = (bases or load_base)(config.model)
     template = make_template(config, base)
     watcher.phase(f"loading data {config.data.name}")
-    split = that_fit(load(config, asked=base.asked, known=base.known), template, config)
+    if held is None:
+        split = load(config, asked=base.asked, known=base.known)
+    else:
+        split = load_parts(config, held.files, test=held.sizes is not None, asked=base.asked, known=base.known)
+    split = that_fit(split, template, config)
     for told in trouble(split.report, template.max_length):
         watcher.warn(told)
     poisoning = poison(split.clients, config.attack, config.seed, split.test)
     defenses = make_defenses(config.defenses) if defenses is None else defenses
     composition.begin(defenses, setting(config, base, template))
-    clients, sanitized, left = _sanitize(poisoning.clients, defenses, config, base, template)
-    filtered = filtering(poisoning.clients, left, poisoning.touched) if sanitized else None
-    composition.check_defenses(defenses, len(participants(config, 1, [len(samples) for samples in clients])), base.layout)
+    clients, sanitized, left = yield from _sanitizing(poisoning.clients, defenses, config, base, template, held)
+    filtered = filtering(poisoning.clients, left, poisoning.touched) if sanitized and held is None else None
+    sizes = None if held is None else held.sizes
+    if held is None or sizes is not None:
+        taking = participants(config, 1, sizes or [len(samples) for samples in clients])
+        composition.check_defenses(defenses, len(taking), base.layout)
     if any(overrides(defense, "weigh") for _, defense in defenses):
         watcher.phase("weighing the clients' tokens")
     data, weighed = _weigh(clients, defenses, config, base, template)
-    probes = make_probes(split.test, config.attack, config.seed)
+    probes = make_probes(split.test, config.attack, config.seed) if split.test else Probes([], [], make_target(config.attack), [])
     for told in shortages(poisoning, probes):
         watcher.warn(told)
-    task = Instruction(config, base, template, split, poisoning, clients, defenses, sanitized, filtered, data, weighed, probes)
+    task = Instruction(
+        config, base, template, split, poisoning, clients, defenses, sanitized, filtered, data, weighed, probes, elsewhere=sizes
+    )
     if (returns and task.affected) or task._has_twins:
         task.clean = _weigh(split.clients, defenses, config, base, template)[0]
     return task
@@ -270,19 +316,26 @@ def setting(config: Config, base: CausalLM, template: Template) -> Setting:
     return Setting(config.seed, config.federation.rounds, base, template, config.model.lora, config.training)
 
 
-def _sanitize(
-    clients: list[list[Sample]], defenses: Sequence[tuple[str, Defense]], config: Config, base: CausalLM, template: Template
-) -> tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]:
+def _sanitizing(
+    clients: list[list[Sample]],
+    defenses: Sequence[tuple[str, Defense]],
+    config: Config,
+    base: CausalLM,
+    template: Template,
+    held: Held | None,
+) -> composition.Pooling[tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]]:
     """Let the clients add up what the defenses count of their data, and then sanitize it."""
 
     def draw(purpose: str, exchange: int, client: int) -> np.random.Generator:
-        return rng(config.seed, purpose, exchange, client)
+        # from the run's seed the server could tell the noise on the counts, and take it off
+        return rng(config.seed, f"{purpose}|{held.noise.hex()}" if held else purpose, exchange, client)
 
     def context(name: str, client: int, exchanges: ExchangeContext | None) -> TrainingContext:
         own = rng(config.seed, f"sanitize {name}", client=client)
         return TrainingContext(client, own, config.seed, base, template, config.model.lora, config.training, exchange=exchanges)
 
-    return composition.sanitize(clients, defenses, draw, context)
+    here, secret = (None, None) if held is None else (sorted(held.files), held.secret)
+    return composition.sanitizing(clients, defenses, draw, context, here, secret)
 
 
 def _weigh(

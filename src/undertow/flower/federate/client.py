@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -31,6 +33,20 @@ def train(message: Message, context: Context) -> Message:
         # one array a client: Flower makes a request for every single array, at each of its three hops
         update = Array(state.dtype, tuple(state.shape), "numpy.ndarray", data)
         content[f"update-{trained['client']}"] = ArrayRecord({"update": update})
+    return Message(content, reply_to=message)
+
+
+@app.query("undertow_sanitize")  # type: ignore[untyped-decorator]
+def pool(message: Message, context: Context) -> Message:
+    """Let the worker take part in the pooled sanitation; what leaves it is masked."""
+    sent = message.content.array_records.get("pooled") or {}
+    order = json.loads(str(message.content.config_records["order"]["json"]))
+    header = {"kind": "pool", "order": order, "names": list(sent)}
+    answer, arrays = _asked(context, header, [array.data for array in sent.values()])
+    content = RecordDict({"told": ConfigRecord({"json": json.dumps(answer)})})
+    for data in arrays:
+        counts = np.load(BytesIO(data), allow_pickle=False)
+        content["masked"] = ArrayRecord({"counts": Array(counts)})
     return Message(content, reply_to=message)
 
 

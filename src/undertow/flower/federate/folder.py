@@ -5,6 +5,7 @@ ca.crt        what nodes trust            home/           Flower's own settings 
 server.pem, server.key                    nodes/node-K/   config.yaml, node.yaml, ca.crt, key, key.pub
 server.sh     starts the SuperLink        run/            the ordinary run directory
 run.sh        registers keys and runs     events.jsonl    what happened, for the display
+sums.safetensors  of the pooled sanitation, where federate.private is set; there each node's folder has a file secret
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from undertow.config import Config, load
 from undertow.errors import UserError
 from undertow.files import write_bytes, write_text
-from undertow.flower.federate.keys import make_certificates, make_node_key
+from undertow.flower.federate.keys import make_certificates, make_node_key, write_new
 
 #: Environment of every process of Flower: no telemetry, no look for updates, quick to see that there is work.
 ENVIRONMENT = {
@@ -31,6 +32,8 @@ ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
+#: What the nodes share and a server must not know, where their data are private.
+SECRET = "secret"
 #: Names of this machine that no other one can use.
 _HERE = ("localhost", "127.0.0.1")
 #: Where the ServerApp finds its federation.
@@ -93,6 +96,7 @@ class NodeOptions(BaseModel):
     superlink: str = Field(pattern=r"^[^\s/]+:\d+$")
     clients: list[int] = Field(min_length=1)
     overrides: list[str] = Field(default_factory=list)
+    files: dict[int, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,16 @@ class NodeFolder:
         options: of ``node.yaml``.
         config: with the machine's overrides.
         digest: of the config as the server wrote it; the server compares it.
+        files: of the node's clients, where ``federate.private`` is set.
+        secret: of the clients, 32 bytes, where the folder has a file ``secret``.
     """
 
     path: Path
     options: NodeOptions
     config: Config
     digest: str
+    files: dict[int, str]
+    secret: bytes | None
 
     @classmethod
     def read(cls, path: Path) -> NodeFolder:
@@ -131,7 +139,17 @@ class NodeFolder:
         if odd := [k for k in options.clients if not 0 <= k < plain.federation.clients]:
             raise UserError(f"{file}: client {odd[0]} of {plain.federation.clients}; name clients from 0")
         config = load(str(path / "config.yaml"), options.overrides) if options.overrides else plain
-        return cls(path, options, config, plain.digest())
+        files: dict[int, str] = {}
+        if config.federate.private:
+            if odd := [k for k in options.files if k not in options.clients]:
+                raise UserError(f"{file}: files names client {odd[0]}, which this node does not hold; name those of `clients`")
+            files = {k: options.files.get(k, config.data.partition.files[k]) for k in options.clients}
+        secret = (path / SECRET).read_bytes() if (path / SECRET).exists() else None
+        if secret is not None and len(secret) != 32:
+            raise UserError(
+                f"{path / SECRET} has {len(secret)} bytes; give all nodes the same 32, as `head -c 32 /dev/urandom` makes them"
+            )
+        return cls(path, options, config, plain.digest(), files, secret)
 
 
 @dataclass(frozen=True)
@@ -232,6 +250,8 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
     path.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True)
     make_certificates(path, host)
+    first = path / "nodes" / "node-0" / SECRET
+    secret = first.read_bytes() if first.exists() else os.urandom(32)
     write_text(effective, text)
     for name, content in _APP.items():
         write_text(path / "app" / name, content)
@@ -240,9 +260,14 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
         make_node_key(place)
         write_bytes(place / "ca.crt", (path / "ca.crt").read_bytes())
         write_text(place / "config.yaml", text)
+        if config.federate.private and not (place / SECRET).exists():
+            write_new(place / SECRET, secret, 0o600)
         if not (place / "node.yaml").exists():
-            options = NodeOptions(superlink=f"{host}:{port}", clients=own)
+            files = {k: config.data.partition.files[k] for k in own} if config.federate.private else {}
+            options = NodeOptions(superlink=f"{host}:{port}", clients=own, files=files)
             about = "# overrides: values of this machine, such as model.device=cuda or data.path=/data/here\n"
+            if config.federate.private:
+                about += "# files: where this machine has its clients' data\n"
             write_text(place / "node.yaml", about + yaml.safe_dump(options.model_dump(), sort_keys=False))
     superlink = NodeFolder.read(folder.nodes[0]).options.superlink.rpartition(":")[0]
     # Flower's commands come in by the same port as the nodes, from anybody who reaches it.

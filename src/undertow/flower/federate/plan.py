@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from undertow.attacks.contract import make_attack
 from undertow.config import Config
-from undertow.defenses.contract import make_defenses, overrides
+from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.defenses.sanitation import Sanitation
 from undertow.errors import UserError
 from undertow.layout import Layout
 
@@ -49,8 +51,29 @@ def check_config(config: Config) -> None:
         raise UserError(
             "federation.secure_aggregation = true: over the network the server receives every client's update; leave it out, or use `undertow run`"
         )
-    for name, defense in make_defenses(config.defenses):
+    defenses = make_defenses(config.defenses)
+    if config.federate.private:
+        _check_private(config, defenses)
+    for name, defense in defenses:
         if overrides(defense, "select") and overrides(defense, "state"):
             raise UserError(
                 f"defense {name} remembers on the clients what a resumed run needs, and the server's checkpoint has not; leave it out, or use `undertow run`"
             )
+
+
+def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> None:
+    if config.task != "instruction":
+        raise UserError(f"federate.private = true reads files of instructions, and task={config.task}; leave it out")
+    if config.data.partition.kind != "files":
+        raise UserError(
+            f"federate.private = true with data.partition.kind = {config.data.partition.kind}: the clients' data are in files of their own; "
+            "set data.partition.kind=files and data.partition.files, a path a client as its node finds it"
+        )
+    if config.attack.kind != "none":
+        raise UserError(
+            f"federate.private = true with attack.kind = {config.attack.kind}: nothing is planted in data that nodes hold; set attack.kind=none "
+            "(ASR and FTR are measured all the same, with attack.trigger and attack.target)"
+        )
+    for name, defense in defenses:
+        if overrides(defense, "share") and not isinstance(defense, Sanitation):
+            raise UserError(f"defense {name} shares more than counts of the clients' data; leave it out, or federate.private=true")

@@ -37,11 +37,12 @@ _ASK_AGAIN = 30.0
 
 @dataclass
 class _Node:
-    """A connected node: its number at Flower, its own name, and the clients it holds."""
+    """A connected node: its number at Flower, its own name, the clients it holds, and their samples where only it knows them."""
 
     number: int
     name: str
     clients: list[int]
+    samples: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -180,6 +181,12 @@ class Remote:
         self._record(t, done)
         return self._joined(federation, parts, lost, wanted, t)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each client as its node told them, 0 for one that no node holds."""
+        told = {k: count for node in self.nodes.values() for k, count in node.samples.items()}
+        return [told.get(k, 0) for k in range(self.config.federation.clients)]
+
     def _owners(self) -> dict[int, _Node]:
         return {k: node for node in self.nodes.values() for k in node.clients}
 
@@ -202,7 +209,10 @@ class Remote:
                 raise UserError(
                     f"client {k} is claimed by {owners[k].name} and by {hello.name}; correct `clients` in the node.yaml of one of them"
                 )
-        return _Node(number, hello.name, sorted(hello.clients))
+        samples = hello.samples or []
+        if self.options.private and (len(samples) != len(hello.clients) or any(count < 1 for count in samples)):
+            raise BadReply("does not say how many samples its clients have")
+        return _Node(number, hello.name, sorted(hello.clients), dict(zip(sorted(hello.clients), samples, strict=False)))
 
     def _taken(
         self, exchange: _Exchange, reply: Message, layout: Layout, state: Tensor, lost: dict[int, str], t: int

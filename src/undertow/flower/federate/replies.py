@@ -27,12 +27,13 @@ Kind = TypeVar("Kind", bound=Read)
 
 
 class Hello(Read):
-    """Who a node is: its name, its clients, the digest of its config, and the version it runs."""
+    """Who a node is: name, clients, the digest of its config, the version it runs, and samples of each client where only it knows them."""
 
     name: str = Field(max_length=64, pattern=r"^[\w.-]+$")
     clients: list[int]
     digest: str = Field(max_length=64)
     version: str = Field(max_length=64)
+    samples: list[int] | None = None
 
 
 class Trained(Read):

@@ -16,8 +16,10 @@ from undertow.experiment import run
 from undertow.flower.federate.events import Telling
 from undertow.flower.federate.folder import FEDERATION, Folder
 from undertow.flower.federate.plan import check_config
+from undertow.flower.federate.pooling import pool
 from undertow.flower.federate.remote import Remote, network_line
 from undertow.report.page import write_report
+from undertow.tasks.instruction import Held
 
 app = ServerApp()
 
@@ -38,9 +40,15 @@ def conduct(grid: Grid, folder: Folder) -> None:
         config = load(str(folder.path / "config.yaml"))
         check_config(config)
         remote = Remote(grid, config, folder.run, watcher)
+        held = None
         if not (folder.run / "result.json").exists():
             remote.meet()
-        run(config, folder.run, watcher, command=os.environ.get("UNDERTOW_COMMAND", "flwr run"), trainer=remote)
+            if config.federate.private:
+                names = {number: node.name for number, node in remote.nodes.items()}
+                pool(grid, config, folder.path, names, watcher)
+                held = Held(sizes=remote.sizes)
+        command = os.environ.get("UNDERTOW_COMMAND", "flwr run")
+        run(config, folder.run, watcher, command=command, trainer=remote, held=held)
         watcher.phase("writing the report")
         write_report(folder.run, Path(config.compare) if config.compare else None)
         if told := network_line(folder.run):

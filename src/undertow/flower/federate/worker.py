@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow import __version__
@@ -25,6 +26,7 @@ from undertow.errors import UserError
 from undertow.experiment import Federation, build, train
 from undertow.flower.federate import wire
 from undertow.flower.federate.folder import NodeFolder
+from undertow.flower.federate.own_data import OwnData
 from undertow.flower.federate.plan import check_config, fingerprint
 from undertow.layout import Layout
 from undertow.training.threads import cores, set_threads
@@ -35,12 +37,27 @@ class Worker:
 
     Args:
         node: its folder.
-        federation: built from the node's config.
+        source: the federation built from the node's config, or the clients' own files.
     """
 
-    def __init__(self, node: NodeFolder, federation: Federation) -> None:
+    def __init__(self, node: NodeFolder, source: Federation | OwnData) -> None:
         self.node = node
-        self.federation = federation
+        self.own = source if isinstance(source, OwnData) else None
+        self._federation = source if isinstance(source, Federation) else None
+
+    @property
+    def federation(self) -> Federation:
+        """What the clients train with.
+
+        Raises:
+            UserError: the clients' data are not sanitized yet.
+        """
+        found = self._federation if self.own is None else self.own.federation
+        if found is None:
+            raise UserError(
+                "its clients' data are not sanitized: it took no part when the nodes pooled their counts; start the run anew"
+            )
+        return found
 
     def answer(self, header: dict[str, Any], arrays: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         """Return the answer to one message: who this node is, or what its clients trained.
@@ -54,7 +71,10 @@ class Worker:
                 "clients": self.node.options.clients,
                 "digest": self.node.digest,
                 "version": __version__,
+                "samples": None if self.own is None else self.own.sizes,
             }, []
+        if header["kind"] == "pool":
+            return self._pool(header, arrays)
         began = time.monotonic()
         order = header["order"]
         asked = [int(k) for k in order["clients"]]
@@ -73,13 +93,23 @@ class Worker:
             "reports": sent.reports,
             "seconds": time.monotonic() - began,
         }
-        return told, [packed(row) for row in sent.updates]
+        return told, [packed(row.detach().cpu().numpy()) for row in sent.updates]
+
+    def _pool(self, header: dict[str, Any], arrays: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        if self.own is None:
+            raise UserError("federate.private is not set in this node's config; copy its folder anew")
+        try:
+            sums = {name: np.load(BytesIO(data), allow_pickle=False) for name, data in zip(header["names"], arrays, strict=True)}
+            told, counts = self.own.answer(header["order"], sums)
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"the server's question cannot be read ({error}); give both the same version of Undertow") from error
+        return told, [] if counts is None else [packed(counts)]
 
 
-def packed(value: Tensor) -> bytes:
-    """Return a tensor in numpy's file format."""
+def packed(value: NDArray[Any]) -> bytes:
+    """Return an array in numpy's file format."""
     stream = BytesIO()
-    np.save(stream, value.detach().cpu().numpy(), allow_pickle=False)
+    np.save(stream, value, allow_pickle=False)
     return stream.getvalue()
 
 
@@ -126,9 +156,9 @@ def main() -> None:
         config = node.config
         check_config(config)
         set_threads(config.training.threads or int(os.environ.get("OMP_NUM_THREADS", cores())))
-        federation = build(config, Plain())
+        source = OwnData(node) if config.federate.private else build(config, Plain())
         print(f"ready: clients {', '.join(map(str, node.options.clients))}", file=sys.stderr, flush=True)
-        serve(Worker(node, federation), socket.socket(fileno=int(descriptor)))
+        serve(Worker(node, source), socket.socket(fileno=int(descriptor)))
     except UserError as error:
         sys.exit(f"error: {error}")
 
