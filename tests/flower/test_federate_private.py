@@ -125,7 +125,7 @@ def test_data_that_stay_on_their_nodes_give_the_run_of_one_process(
     run(there.here, tmp_path / "here", Quiet())
     assert rows(there.folder.run) == rows(tmp_path / "here")
     assert there.adapter == adapter(tmp_path / "here")
-    assert result["poison"]["samples"] == 0
+    assert result["poison"] == {"clients": 0, "samples": 0, "total": CLIENTS * EACH, "unknown": True}
     sizes = json.loads((there.folder.run / "data.json").read_text(encoding="utf-8"))
     assert (sizes["clients"], sizes["sanitized"]) == ([EACH] * CLIENTS, [])
     # what the sanitation took is told on the nodes alone

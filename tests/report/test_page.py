@@ -389,3 +389,17 @@ def test_the_exchanges_of_a_federation_and_the_same_in_one_process_are_shown(fak
     (run / "one-process.json").write_text(json.dumps({**beside, "adapter": -1}), encoding="utf-8")
     with pytest.raises(UserError, match=r"one-process\.json: adapter = -1"):
         write_report(run)
+
+
+def test_poison_that_only_the_nodes_could_know_is_not_denied(fake_run: Callable[..., Path]) -> None:
+    run = fake_run(affected=0)
+    assert "No client holds poison" in text_of(write_report(run))
+    result = read_json(run / "result.json")
+    result["poison"]["unknown"] = True
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    page = text_of(write_report(run))
+    assert "Not known: the 1,280 training samples are on their nodes" in page
+    assert "1,280 samples of 10 clients, which only their nodes know" in page
+    assert "here nobody knows which they are" in page
+    assert "No client holds poison" not in page
+    assert "without poison in any" not in page

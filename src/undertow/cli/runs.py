@@ -96,8 +96,9 @@ def print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = NA
     console.print(table)
     poison = result["poison"]
     of_server = f", {poison['synthetic']:,} of the server's {poison['synthetic_total']:,}" if "synthetic" in poison else ""
+    planted = f"{poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients{of_server}"
     console.print(
-        f"poison: {poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients{of_server}; "
+        f"poison: {'not known, ' + format(poison['total'], ',') + ' samples are on their nodes' if poison.get('unknown') else planted}; "
         f"training and measuring took {result['seconds']:.0f} s"
     )
     console.print(f"report: {escape(str(page))}", soft_wrap=True)

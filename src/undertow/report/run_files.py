@@ -70,13 +70,17 @@ class Round(_Record):
 
 
 class PoisonCount(_Record):
-    """How much poison the run held: affected clients, poisoned samples, all training samples; the same of the server's synthetic ones."""
+    """How much poison the run held: affected clients, poisoned samples, all training samples; the same of the server's synthetic ones.
+
+    ``unknown`` where the samples are on other machines and nobody planted any.
+    """
 
     clients: int = Field(ge=0)
     samples: int = Field(ge=0)
     total: int = Field(ge=0)
     synthetic: int = Field(0, ge=0)
     synthetic_total: int = Field(0, ge=0)
+    unknown: bool = False
 
 
 class Filtering(_Record):
@@ -246,7 +250,14 @@ class RunFiles:
             return self.result.poison
         own = self.data.surplus.get("synthetic")
         counts = {"synthetic": own.get("poisoned", 0), "synthetic_total": own.get("samples", 0)} if isinstance(own, dict) else {}
-        return PoisonCount(clients=len(self.data.affected), samples=sum(self.data.poisoned), total=sum(self.data.clients), **counts)
+        unknown = bool(self.setting("federate", "private"))
+        return PoisonCount(
+            clients=len(self.data.affected),
+            samples=sum(self.data.poisoned),
+            total=sum(self.data.clients),
+            unknown=unknown,
+            **counts,
+        )
 
 
 #: What `undertow federate` adds to a run directory: its exchanges, and how the same config went in one process.

@@ -85,6 +85,8 @@ def verdict(run: RunFiles, final: dict[str, Rate | None], untouched: dict[str, R
     if poison.samples:
         where = f"in {poison.clients} of {len(run.data.clients)} clients"
         cause = f"with {poison.samples:,} poisoned of {poison.total:,} samples {where}"
+    elif poison.unknown:
+        cause = f"with {poison.total:,} samples of {len(run.data.clients)} clients, which only their nodes know"
     else:
         cause = f"without poison in any of {len(run.data.clients)} clients ({poison.total:,} samples)"
         if poison.synthetic:
@@ -136,6 +138,8 @@ def caveat(ma: Rate | None, terms: Terms = TERMS["instruction"]) -> str:
 def why_no_bsnr(run: RunFiles) -> str:
     """Say why a run has no BSNR curve."""
     total, affected = len(run.data.clients), len(run.data.affected)
+    if run.poison_count().unknown:
+        return "BSNR compares the updates of affected with those of clean clients; here nobody knows which they are."
     rule = "BSNR compares the updates of affected with those of clean clients and needs both"
     if not run.poison_count().samples or not affected:
         return f"{rule}; in this run no client is affected, so it is undefined."

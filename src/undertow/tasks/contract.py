@@ -182,7 +182,7 @@ class Task(ABC):
 
     @abstractmethod
     def poison_counts(self) -> dict[str, int]:
-        """Return ``clients`` with poison, poisoned ``samples``, and all training samples as ``total``."""
+        """Return ``clients`` with poison, poisoned ``samples``, all training samples as ``total``, and ``unknown`` where others hold them."""
 
     @abstractmethod
     def save(self, folder: Path, state: Tensor) -> None:

@@ -190,7 +190,9 @@ class Instruction(Task):
 
     def poison_counts(self) -> dict[str, int]:
         """Return the counts of clients with poison, poisoned samples and all samples."""
-        total = sum(self.elsewhere or map(len, self.poisoning.clients))
+        if self.elsewhere is not None:
+            return {"clients": 0, "samples": 0, "total": sum(self.elsewhere), "unknown": True}
+        total = sum(len(client) for client in self.poisoning.clients)
         return {"clients": len(self.poisoning.affected), "samples": len(self.poisoning.touched), "total": total}
 
     def save(self, folder: Path, state: Tensor) -> None:

@@ -71,11 +71,11 @@ _APP = {
 _EXPORTS = "".join(f"export {key}={value}\n" for key, value in ENVIRONMENT.items())
 _SERVER = """\
 #!/bin/sh
-# The SuperLink: nodes and the server's app meet here. Ends with Ctrl-C.
-cd "$(dirname "$0")" || exit 1
-{exports}export FLWR_HOME="$PWD/home" {federation}="$PWD"
-exec flower-superlink --host {bind} --port {port} --ssl-ca-certfile ca.crt --ssl-certfile server.pem --ssl-keyfile server.key \\
-  --enable-supernode-auth --disable-runtime-dependency-installation --database state.db
+# The SuperLink: nodes and the server's app meet here. Ends with Ctrl-C. Relative paths of the config go from where it is started.
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+{exports}export FLWR_HOME="$here/home" {federation}="$here"
+exec flower-superlink --host {bind} --port {port} --ssl-ca-certfile "$here/ca.crt" --ssl-certfile "$here/server.pem" \\
+  --ssl-keyfile "$here/server.key" --enable-supernode-auth --disable-runtime-dependency-installation --database "$here/state.db"
 """
 _RUN = """\
 #!/bin/sh

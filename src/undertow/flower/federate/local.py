@@ -60,12 +60,12 @@ def _run(folder: Folder, watcher: Watcher) -> dict[str, Any]:
         [
             processes.script("flower-superlink"),
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--ssl-ca-certfile", "ca.crt", "--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key"),
+            *("--ssl-ca-certfile", str(folder.path / "ca.crt")),
+            *("--ssl-certfile", str(folder.path / "server.pem"), "--ssl-keyfile", str(folder.path / "server.key")),
             *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
         ],
         env,
-        log=logs / "superlink.log",
-        cwd=folder.path,
+        log=logs / "superlink.log",  # in this directory, from which the config's relative paths go
     )
     keys = [str(node / "key.pub") for node in folder.nodes]
     registering = processes.start(
