@@ -108,9 +108,10 @@ def session(short_path: Path, small_file: Callable[..., Path]) -> Iterator[Calla
     for one in made:
         for process in one.started:
             process.kill()
-            process.communicate()
-        for left in one.processes():
+        for left in one.processes():  # these hold the pipes that are read to their end below
             left.kill()
+        for process in one.started:
+            process.communicate()
 
 
 def same_as_here(session: Session, place: Path) -> None:
@@ -194,11 +195,76 @@ def test_ctrl_c_leaves_nothing(session: Callable[..., Session]) -> None:
     there.nothing_is_left()
 
 
-def test_the_commands_for_several_machines_work_and_a_stranger_is_refused(session: Callable[..., Session]) -> None:
-    there = session(federation__rounds=1, federation__clients=2)
+#: A ClientApp whose nodes spoil what they send: an update with NaN, one of another shape, one that is far too long.
+SPOILT = """
+from io import BytesIO
+
+import numpy as np
+
+from undertow.flower.federate import client
+
+app = client.app
+sound = client._asked
+
+
+def spoilt(context, header, arrays):
+    answer, sent = sound(context, header, arrays)
+    place = str(context.node_config["socket"])
+    if header["kind"] != "train" or "node-0" in place:
+        return answer, sent
+    if "node-3" in place:
+        return answer, [bytes(SIZE)]
+    update = np.load(BytesIO(sent[0]))
+    update[7] = np.nan
+    stream = BytesIO()
+    np.save(stream, update if "node-1" in place else update[:-1])
+    return answer, [stream.getvalue()]
+
+
+client._asked = spoilt
+"""
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def test_spoilt_replies_are_named_and_dropped_and_the_rest_goes_on(session: Callable[..., Session]) -> None:
+    # with less memory free, still far more than is taken
+    size = 1 << (30 if psutil.virtual_memory().available > 12 << 30 else 27)
+    there = session(federation__rounds=1, federate__min_clients=1)
+    port = free_port()
+    made = there.start(command("federate", str(there.config), "--nodes", "4", "--port", str(port), "--out", str(there.fed)))
+    _, errors = made.communicate(timeout=_PATIENCE)
+    assert made.returncode == 0, errors
+    (there.fed / "app" / "client_app.py").write_text(SPOILT.replace("SIZE", str(size)), encoding="utf-8")
+    server = there.start([str(there.fed / "server.sh")])
+    until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0 or server.poll(), "the SuperLink")
+    running = there.start([str(there.fed / "run.sh")])
+    until(lambda: (there.fed / "home" / "apps").exists() or running.poll(), "the server's app")
+    nodes = [there.start(command("federate-node", str(there.fed / "nodes" / f"node-{k}"))) for k in range(4)]
+    out, errors = running.communicate(timeout=2 * _PATIENCE)
+    said = out + errors
+    for line in (
+        "nothing of client 1: node-1 array 'update' holds NaN or infinity",
+        "nothing of client 2: node-2 array 'update' has shape",
+        f"nothing of client 3: node-3 sent {str(size)[:-3]}",  # some bytes of text come on top
+    ):
+        assert line in said, said
+    (_, row) = read_jsonl(there.run / "rounds.jsonl")
+    assert (row["participants"], row["dropped"]) == ([0], [1, 2, 3])
+    assert (there.run / "result.json").is_file()
+    for process in (*nodes, server):
+        process.send_signal(signal.SIGTERM if process is not server else signal.SIGINT)
+        process.communicate(timeout=30)
+    assert there.processes() == []
+
+
+def test_the_commands_for_several_machines_work_and_a_stranger_is_refused(session: Callable[..., Session]) -> None:
+    there = session(federation__rounds=1, federation__clients=2)
+    port = free_port()
     made = there.start(command("federate", str(there.config), "--nodes", "1", "--port", str(port), "--out", str(there.fed)))
     told, errors = made.communicate(timeout=_PATIENCE)
     assert made.returncode == 0, errors
