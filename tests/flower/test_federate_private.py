@@ -243,12 +243,15 @@ def test_a_question_out_of_turn_is_refused(make: Callable[..., Setup]) -> None:
         own.answer({"step": "stored", "settings": settings}, {"00.other.01": np.zeros(3, np.uint32)})
 
 
-def test_without_a_pooled_defense_nothing_is_asked(make: Callable[..., Setup]) -> None:
-    there = make({"defenses": "", "federation.rounds": 1}, nodes=1)
+@pytest.mark.parametrize("defenses", ["", "gated-loss,median", "perplexity,bounded-loss"])
+def test_without_a_pooled_defense_nothing_is_asked(make: Callable[..., Setup], tmp_path: Path, defenses: str) -> None:
+    there = make({"defenses": defenses, "federation.rounds": 1}, nodes=1)
     grid = there.grid()
     there.run(grid)
     assert grid.masked == []
-    assert rows(there.folder.run)[-1]["participants"] == [0, 1, 2, 3]
+    run(there.here, tmp_path / "here", Quiet())
+    assert rows(there.folder.run) == rows(tmp_path / "here")
+    assert there.adapter == adapter(tmp_path / "here")
 
 
 @pytest.mark.parametrize(
