@@ -200,7 +200,10 @@ def test_a_node_that_is_started_again_needs_no_new_exchange(make: Callable[..., 
 def test_a_node_with_another_secret_is_left_out_by_name(make: Callable[..., Setup]) -> None:
     there = make({"federate.min_clients": 3})
     (there.folder.nodes[2] / "secret").write_bytes(bytes(32))
-    with pytest.raises(UserError, match=r"0 nodes can pool their counts, at least 3 are needed.*not made by a client who knows"):
+    with pytest.raises(
+        UserError,
+        match=r"0 nodes can pool their counts, at least 3 are needed.*; node-2: a key of this sum was not made by a client who knows",
+    ):
         there.run(there.grid())
 
 

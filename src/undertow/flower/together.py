@@ -127,6 +127,7 @@ def pooled(
     least: int,
     timeout: float,
     tell: Callable[[int, str], None],
+    names: Mapping[int, str] | None = None,
 ) -> tuple[dict[str, Any], list[NDArray[np.uint32]]]:
     """Let nodes pool the counts of a defense, and return :func:`pool_counts`'s report and what was sent back in each exchange.
 
@@ -138,6 +139,7 @@ def pooled(
         least: how many there must be, at least 3.
         timeout: seconds for each question.
         tell: is told each node that is left out, and why.
+        names: what to call nodes in the error.
 
     Raises:
         UserError: fewer nodes than ``least``.
@@ -148,7 +150,7 @@ def pooled(
     while True:
         taking = sorted(asked - set(left_out))
         if len(taking) < least:
-            reasons = "".join(f"; node {node}: {reason}" for node, reason in left_out.items())
+            reasons = "".join(f"; {(names or {}).get(node, f'node {node}')}: {reason}" for node, reason in left_out.items())
             raise UserError(f"{len(taking)} nodes can pool their counts, at least {least} are needed{reasons}")
         lost, report, sums = _pooled(grid, rule, settings, taking, timeout)
         if not lost:

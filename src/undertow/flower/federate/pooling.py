@@ -60,6 +60,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
             secure_sum.LEAST,
             config.federate.deadline,
             lambda node, reason: _tell({node: reason}, nodes, watcher),
+            nodes,
         )
         if report["left_out"] and getattr(rule, "epsilon", None) is not None:
             raise UserError(
