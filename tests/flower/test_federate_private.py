@@ -240,6 +240,8 @@ def test_a_question_out_of_turn_is_refused(make: Callable[..., Setup]) -> None:
     keys = [[own._public.hex(), "00"]]
     with pytest.raises(UserError, match="at least 3 are needed to hide"):
         own.answer({"step": "sum", "session": "ab", "exchange": 1, "place": 0, "keys": keys, "settings": settings}, {})
+    with pytest.raises(UserError, match="sent float64 of"):
+        own._take("sanitation", 1, np.zeros(3))
     with pytest.raises(UserError, match="cannot be read"):
         own.answer({"step": "stored", "settings": settings}, {"00.sanitation.02": np.zeros(3, np.uint32)})
     with pytest.raises(UserError, match="out of turn"):

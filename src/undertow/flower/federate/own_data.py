@@ -129,6 +129,8 @@ class OwnData:
         counts = self._counts
         if counts is None or (counts.name, counts.number) != (name, number):
             raise UserError(f"the sum of exchange {number} of {name} came out of turn; the server must begin anew")
+        if pooled.dtype != np.uint32 or pooled.ndim != 1:
+            raise UserError(f"the server sent {pooled.dtype} of {list(pooled.shape)} as a sum; it is to send uint32 [m]")
         if number == 1:
             self._done.append((name, []))
         self._done[-1][1].append(pooled)
