@@ -106,8 +106,8 @@ def make(small_config: Small, short_path: Path, files: list[Path]) -> Callable[.
         quick = {
             "federation.clients": CLIENTS,
             "training.trainer": "sequential",
-            "federate.node_wait": 5,
-            "federate.deadline": 5,
+            "federate.node_wait": 60,
+            "federate.deadline": 60,
             "defenses": "undertow",
         }
         return Setup(short_path, small_config({**quick, **(changes or {})}), files, nodes)
