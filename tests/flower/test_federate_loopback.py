@@ -182,6 +182,24 @@ def test_killed_servers_resume_to_the_same_bytes(session: Callable[..., Session]
     same_as_here(there, tmp_path / "here")
 
 
+def test_a_node_that_cannot_begin_ends_the_run_with_its_reason(session: Callable[..., Session], tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{k}.jsonl") for k in range(4)]
+    for path in files[1:]:
+        Path(path).write_text('{"question": "Where?", "answer": "Here."}\n', encoding="utf-8")
+    private = {
+        "data__name": "instructions",
+        "data__test_path": files[1],
+        "data__partition__kind": "files",
+        "data__partition__files": files,
+    }
+    there = session(**private, attack__kind="none", federate__private=True)
+    process = there.local(4)
+    _, errors = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 2
+    assert f"error: node-0: data.path={files[0]}: no such file" in errors
+    there.nothing_is_left()
+
+
 def test_ctrl_c_leaves_nothing(session: Callable[..., Session]) -> None:
     there = session()
     process = there.local(1)

@@ -55,6 +55,7 @@ class Replay:
     Attributes:
         ended: whether the run told that it is over.
         error: why it ended early; None if it did not.
+        met: whether the nodes that are to take part have been found.
     """
 
     def __init__(self, path: Path, watcher: Watcher) -> None:
@@ -62,6 +63,7 @@ class Replay:
         self.watcher = watcher
         self.ended = False
         self.error: str | None = None
+        self.met = False
         self._place = 0
 
     def catch_up(self) -> None:
@@ -81,6 +83,7 @@ class Replay:
         if kind == "round":
             self.watcher.round(line["row"], line["of"])
         elif kind == "phase":
+            self.met = self.met or line["text"].startswith("round ")
             self.watcher.phase(line["text"])
         elif kind == "warn":
             self.watcher.warn(line["text"])

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from undertow.config import load
 from undertow.errors import UserError
 from undertow.flower.federate import processes
 from undertow.flower.federate.events import Replay
@@ -105,6 +106,7 @@ def _watch(
 ) -> dict[str, Any]:
     """Show what the ServerApp tells until it is done."""
     replay = Replay(folder.events, watcher)
+    min_clients = load(str(folder.path / "config.yaml")).federate.min_clients
     while True:
         over = running.poll() is not None
         replay.catch_up()
@@ -124,5 +126,7 @@ def _watch(
             told = processes.last_line(logs / f"{node.name}.log").removeprefix("error: ")
             if not nodes:
                 raise UserError(f"no node is left; the last one, {node.name}: {told}")
+            if not replay.met and min_clients is None:  # all are waited for, and this one will not come
+                raise UserError(f"{node.name}: {told}")
             watcher.warn(f"{node.name} ended: {told}")
         time.sleep(0.1)
