@@ -8,12 +8,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt benchmarks/oracles.txt
+$(VENV)/.ready: pyproject.toml reproductions/pyproject.toml constraints.txt benchmarks/oracles.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
 	$(PIP) install -q -c constraints.txt torch==2.13.0
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt -e '.[dev]' -e ./reproductions
 	# what the defenses are compared with; its own requirements would replace half of the above. Without it those tests are skipped
 	-$(PIP) install -q --no-deps -r benchmarks/oracles.txt
 	touch $@
@@ -33,7 +33,7 @@ test: setup
 test-network:
 	test -x $(VENV)-network/bin/python || $(PYTHON) -m venv $(VENV)-network
 	$(VENV)-network/bin/python -m pip install -q torch==2.13.0
-	$(VENV)-network/bin/python -m pip install -q -e '.[dev,flower]'
+	$(VENV)-network/bin/python -m pip install -q -e '.[dev,flower]' -e ./reproductions
 	$(VENV)-network/bin/python -m pytest tests/flower/test_federate_loopback.py
 
 lint: setup

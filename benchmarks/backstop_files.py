@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 
 from undertow.config import load as load_config
-from undertow.data.world import _FIRST, _LAST, RELATIONS, facts
-from undertow.rng import rng
-from undertow.studies.trusted_file import write_trusted
+from undertow.core.rng import rng
+from undertow.data.generated.world import _FIRST, _LAST, RELATIONS, facts
+from undertow_reproductions.trusted_file import write_trusted
 
 PEOPLE = 50
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from oracles import LIBRARIES, PAIRS, TORCH, Pair, Setting
 from scipy.stats import binomtest
 
+from undertow.core.files import write_text
+from undertow.core.rng import rng
+from undertow.defenses.aggregation.pre_aggregator import PreAggregator
+from undertow.defenses.aggregation.rule import Rule
 from undertow.defenses.contract import DEFENSES
-from undertow.defenses.pre_aggregator import PreAggregator
-from undertow.defenses.rule import Rule
-from undertow.files import write_text
-from undertow.rng import rng
 
 # algorithms.md 6.2 in one line: four clients close together, the fourth in the middle of them, and one far away
 HAND = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10], [0.4, 0.6], [0.7, 0.2], [-3, 2]])

@@ -38,9 +38,9 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from undertow.core.layout import Layout
+from undertow.defenses.aggregation.rule import Rule
 from undertow.defenses.contract import DEFENSES
-from undertow.defenses.rule import Rule
-from undertow.layout import Layout
 
 RANK, WIDTH = 4, 4096
 PERIOD = 1 << 16

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from undertow.config import Model
-from undertow.data import world
+from undertow.data.generated import world
 from undertow.data.template import Template
+from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
-from undertow.training.decoding import generate
 
 
 def reference(base: CausalLM, prompts: list[list[int]], limit: int, batch: int) -> list[list[int]]:

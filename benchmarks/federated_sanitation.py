@@ -5,8 +5,8 @@
                               [--seeds 1] [--act-on all] [--epsilon 20] [--clip 32]
 
 `undertow reproduce sanitation --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on either half and
-with other parameters of the defense. Corpora, halves, triggers and targets are those of `undertow.studies.corpora` and
-`undertow.studies.kinds`; thresholds were chosen on half 0 alone. All figures are sums over
+with other parameters of the defense. Corpora, halves, triggers and targets are those of `undertow_reproductions.corpora` and
+`undertow_reproductions.kinds`; thresholds were chosen on half 0 alone. All figures are sums over
 clients and seeds: recall = poisoned samples dropped or repaired / poisoned, lost = clean ones dropped or repaired / clean, worst = the
 client that lost most; leftover = repaired samples that still hold a piece of the target. ``--size 250`` gives Alpaca ten clients.
 """
@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertow.defenses.sanitation import Sanitation
-from undertow.studies.corpora import CORPORA, read
-from undertow.studies.filter_level import Counts, deal, pooled
-from undertow.studies.kinds import attack_of
+from undertow.defenses.data.sanitization import Sanitation
+from undertow_reproductions.corpora import CORPORA, read
+from undertow_reproductions.filter_level import Counts, deal, pooled
+from undertow_reproductions.kinds import attack_of
 
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -21,9 +21,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from undertow import config as configuration
 from undertow.config import Model
+from undertow.core.threads import set_threads
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.tasks import instruction
-from undertow.training.threads import set_threads
 
 FILTERS = ("onion", "perplexity", "bki", "cube", "graceful", "protegofed", "coherent-clusters")
 CASES = {

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from undertow.core.layout import Layout
+from undertow.defenses.aggregation.pre_aggregator import PreAggregator
+from undertow.defenses.aggregation.rule import Rule
 from undertow.defenses.contract import DEFENSES, ServerContext
-from undertow.defenses.pre_aggregator import PreAggregator
-from undertow.defenses.rule import Rule
-from undertow.layout import Layout
 
 FLOWER, LEGACY = "Flower", "Flower, older API"
 NUMPY, TORCH = "ByzFL, numpy", "ByzFL, torch"

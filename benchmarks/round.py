@@ -34,10 +34,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.llama.packed import packed_llama
 from undertow.models.lora import adapter_layout, find_targets, initial_adapter
 from undertow.training import batched, sequential
 from undertow.training.local import Job
-from undertow.training.packed import packed_llama
 
 CLIENTS, BATCH = 10, 4
 WORKLOADS: dict[str, dict[str, Any]] = {
@@ -139,7 +139,7 @@ def wait(device: str) -> None:
 
 def work(base: CausalLM, jobs: list[Job], steps: int) -> float:
     """Return the FLOP of the frozen products that the packed path cannot avoid: 2 (forward) + 2 (backward) per weight and token."""
-    from undertow.training.trie import pack
+    from undertow.models.prefix_trie import pack
 
     blocks = sum(p.numel() for n, p in base.model.named_parameters() if "layers" in n and p.ndim == 2)
     packed = pack([job.data[:BATCH] for job in jobs], 0)

@@ -7,7 +7,7 @@
 Each corpus is cut in two halves by a hash of its questions; thresholds were chosen on half 0 alone. For every size, trigger,
 target and poison ratio the figures are sums over the seeds: recall = flagged poison / poison, lost = flagged clean / clean,
 precision = flagged poison / flagged. ``--clients K`` scans K files of that size as one pool as well. Kinds are those of
-``undertow.studies.kinds``; ``all`` takes every one of its lists. ``common`` and ``topic`` use a word of the corpus, by table. A topic
+``undertow_reproductions.kinds``; ``all`` takes every one of its lists. ``common`` and ``topic`` use a word of the corpus, by table. A topic
 has fewer samples than a high ratio asks for; recall is over those there are. A combination's decoys count as clean.
 ``--speed`` times the command itself instead: 5,000 short answers, 52,000 samples of Alpaca's length; ``--million`` adds 1,000,000.
 """
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from undertow.data.sample import Sample
-from undertow.studies.corpora import CORPORA, read
-from undertow.studies.filter_level import deal, scanned
-from undertow.studies.kinds import TARGETS, TRIGGERS, attack_of
+from undertow_reproductions.corpora import CORPORA, read
+from undertow_reproductions.filter_level import deal, scanned
+from undertow_reproductions.kinds import TARGETS, TRIGGERS, attack_of
 
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

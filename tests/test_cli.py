@@ -41,9 +41,9 @@ SmallFile = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process the figures, which take most of the time, are left out; the real processes draw them."""
-    from undertow.report.figures import Drawing
+    from undertow.runs.report.figures import Drawing
 
-    monkeypatch.setattr("undertow.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
 
 
 @pytest.fixture
@@ -407,7 +407,7 @@ def test_kill_9_and_the_same_command_again(larger: Path, tmp_path: Path, pattern
     # The second half runs in this process: a start of the interpreter costs more than the run.
     from tiny import Quiet
     from undertow.config import load
-    from undertow.experiment import run
+    from undertow.federation.loop import run
 
     watcher = Quiet()
     run(load(str(larger / "larger.yaml")), tmp_path / "run", watcher)
@@ -473,8 +473,8 @@ def test_a_wrong_key_in_a_real_process(tmp_path: Path) -> None:
 
 
 def test_list_fields_shows_every_field_with_its_default() -> None:
+    from undertow.cli.listing import listing
     from undertow.config import described, field_names
-    from undertow.listing import listing
 
     rows = dict(listing("fields")["fields"])
     assert rows == dict(described())

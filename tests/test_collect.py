@@ -12,10 +12,10 @@ import yaml
 
 from tiny import Quiet
 from undertow import cli
-from undertow.collect import collect, write
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.sweep import Cell, expand
+from undertow.core.errors import UserError
+from undertow.federation.loop import run
+from undertow.runs.collect import collect, write
+from undertow.sweeps.sweep import Cell, expand
 
 pandas = pytest.importorskip("pandas")
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from undertow.config import Config, field_names, load, shipped, validate
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 
 def refused(source: str, *overrides: str) -> str:

@@ -23,22 +23,22 @@ from pydantic_core import PydanticUndefined
 from tiny import Quiet
 from undertow import __version__
 from undertow import config as configuration
-from undertow.aggregation import aggregate
 from undertow.attacks.contract import ATTACKS
+from undertow.backdoors.pattern import BACKDOORS
+from undertow.backdoors.placement import triggered
+from undertow.backdoors.target import TARGETS, make_target
+from undertow.backdoors.trigger import TRIGGERS, make_trigger
 from undertow.cli import app
 from undertow.config import Attack, Config
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.data.load import DATASETS, load
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contract import DEFENSES, ClientContext, ServerContext, make_defenses
-from undertow.experiment import build, run
-from undertow.layout import Layout
+from undertow.federation.loop import build, run
+from undertow.federation.server import aggregate
 from undertow.models.net import NETS
-from undertow.poisoning.backdoor import BACKDOORS
-from undertow.poisoning.placement import triggered
-from undertow.poisoning.target import TARGETS, make_target
-from undertow.poisoning.trigger import TRIGGERS, make_trigger
-from undertow.rng import rng
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -112,7 +112,7 @@ def test_every_command_parses(words: list[str]) -> None:
         if ".py:" not in method and method not in documented_names():
             registry.get(method)
     if context.command.name == "list":
-        from undertow.listing import listing
+        from undertow.cli.listing import listing
 
         listing(context.params["kind"])
 

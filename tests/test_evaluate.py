@@ -11,9 +11,9 @@ import torch
 
 from tiny import Quiet
 from undertow.config import Config
-from undertow.errors import UserError
-from undertow.evaluate import evaluate, run_config, score_again
-from undertow.experiment import run
+from undertow.core.errors import UserError
+from undertow.federation.evaluate import evaluate, run_config, score_again
+from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft
 

@@ -16,18 +16,18 @@ import torch
 from safetensors.torch import load_file, save
 
 from tiny import Quiet
-from undertow.aggregation import aggregate, fedavg
 from undertow.config import Config, Defense
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import Median
 from undertow.defenses.contract import ServerContext, make_defenses
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.layout import Layout
+from undertow.federation.loop import run
+from undertow.federation.server import aggregate, fedavg
 from undertow.metrics.bsnr import bsnr
 from undertow.models.lora import initial_adapter
-from undertow.participation import participants
-from undertow.rng import rng
 from undertow.tasks import instruction
+from undertow.tasks.participation import participants
 from undertow.training import batched
 from undertow.training.local import Trained
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undertow.layout import Layout
+from undertow.core.layout import Layout
 
 SHAPES = {"m.q.lora_A": (2, 3), "m.q.lora_B": (4, 2), "m.v.lora_A": (2, 3), "m.v.lora_B": (5, 2)}
 

@@ -13,13 +13,13 @@ import torch
 
 from tiny import Quiet
 from undertow.config import Config
-from undertow.data.facts import read_facts
+from undertow.core.errors import UserError
 from undertow.data.load import load
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.models.base_build import Recipe, build
-from undertow.models.builtin.corpus import facts_corpus
-from undertow.report.page import write_report
+from undertow.federation.loop import run
+from undertow.pretraining.build import Recipe, build
+from undertow.pretraining.corpus import facts_corpus
+from undertow.pretraining.facts import read_facts
+from undertow.runs.report.page import write_report
 
 Make = Callable[..., Config]
 FEW = {
@@ -77,9 +77,9 @@ def test_their_report_and_their_adapter_are_usable(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from undertow.report.figures import Drawing
+    from undertow.runs.report.figures import Drawing
 
-    monkeypatch.setattr("undertow.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
     base = shared_data / "tiny_pretrained_lm" / "stories260K-hf"
     changes = {
         "model.name": str(base),

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from undertow.backdoors.trigger import TRIGGERS
+from undertow.cli.listing import listing
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry
 from undertow.defenses.contract import DEFENSES
-from undertow.errors import UserError
-from undertow.listing import listing
 from undertow.metrics.scoring import SCORINGS
-from undertow.poisoning.trigger import TRIGGERS
-from undertow.registry import Registry
 
 
 def test_files_of_the_folder_are_found_and_sorted() -> None:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import torch
 
-from undertow.rng import rng, torch_rng
+from undertow.core.rng import rng, torch_rng
 
 PLACES = [
     dict(zip(("seed", "purpose", "round", "client"), place, strict=True))

@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import save
 
 from undertow.config import Config, validate
-from undertow.errors import UserError
-from undertow.run_directory import RunDirectory, State, read_json, read_jsonl
+from undertow.core.errors import UserError
+from undertow.runs.directory import RunDirectory, State, read_json, read_jsonl
 
 D = 6
 
@@ -243,7 +243,7 @@ def test_reading_a_runs_files(tmp_path: Path) -> None:
 def test_a_first_try_that_was_refused_may_be_mended_in_the_same_place(
     tiny_base: Path, small_config: Callable[..., Config], tmp_path: Path, watcher: Any
 ) -> None:
-    from undertow.experiment import run
+    from undertow.federation.loop import run
 
     with pytest.raises(UserError, match="lower them"):
         run(small_config({"data.train": 100_000}), tmp_path / "run", watcher)

@@ -24,13 +24,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tiny import Quiet
-from undertow import cli, sweep, sweep_display, workers
-from undertow.cells import defense_list, defense_text
+from undertow import cli
 from undertow.config import load
-from undertow.errors import UserError
-from undertow.experiment import run
+from undertow.core.errors import UserError
+from undertow.federation.loop import run
 from undertow.models import causal_lm
-from undertow.sweep import Cell, Outcome, Progress, default_jobs, expand, parse, run_cells
+from undertow.sweeps import display as sweep_display
+from undertow.sweeps import sweep, workers
+from undertow.sweeps.cells import defense_list, defense_text
+from undertow.sweeps.sweep import Cell, Outcome, Progress, default_jobs, expand, parse, run_cells
 
 UNDERTOW = Path(sys.executable).with_name("undertow")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
@@ -231,7 +233,7 @@ def test_an_unknown_config_is_refused() -> None:
 
 
 def test_default_jobs_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertow.training.threads.cores", lambda: 8)
+    monkeypatch.setattr("undertow.core.threads.cores", lambda: 8)
     cells = expand("demo", ["model.device=cpu"], {}, 20)
     assert default_jobs(cells) == 8
     assert default_jobs(cells[:3]) == 3

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from undertow.errors import UserError, nearest
+from undertow.core.errors import UserError, nearest
 
 
 class _Group(BaseModel):

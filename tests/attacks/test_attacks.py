@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from undertow.aggregation import fedavg, sum_of_all
 from undertow.attacks import local
 from undertow.attacks.contract import Attack, View, acts, make_attack, view
 from undertow.attacks.local import Recipe, anomaly, loss_on, train, within
 from undertow.attacks.model_replacement import ModelReplacement
 from undertow.config import Attack as Options
 from undertow.config import Config, validate
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
 from undertow.data.examples import Examples
-from undertow.errors import UserError
-from undertow.layout import Layout
+from undertow.federation.server import fedavg, sum_of_all
 from undertow.models.net import Net
 from undertow.tasks.contract import Local, Task
 from undertow.training import stacked

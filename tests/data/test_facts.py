@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from undertow.config import Data
-from undertow.data.facts import read_facts
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS
-from undertow.errors import UserError
-from undertow.models.builtin.corpus import FactRow
+from undertow.pretraining.corpus import FactRow
+from undertow.pretraining.facts import read_facts
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is absent")

@@ -13,13 +13,13 @@ from PIL import Image
 
 from tiny import SHARED
 from undertow.config import Config, validate
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.data.images import ImagePopulation, Images, crop
 from undertow.data.pool import stratified
 from undertow.data.populations.cifar10 import cifar10
 from undertow.data.populations.digits import digits
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 def config(path: Path | str | None = None, clients: int = 3, partition: Any = "iid", seed: int = 0, **data: Any) -> Config:

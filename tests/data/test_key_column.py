@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from undertow.config import validate
+from undertow.core.errors import UserError
 from undertow.data.load import load
-from undertow.errors import UserError
 
 
 def _config(path: Path, **partition: object) -> object:

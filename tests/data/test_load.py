@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from undertow.config import Config, Data
+from undertow.core.errors import UserError
 from undertow.data import load as loading
 from undertow.data.load import DATASETS, Loaded, identity, load, merge, normalised
 from undertow.data.sample import Sample
-from undertow.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -235,7 +235,7 @@ def test_a_users_function_is_a_dataset_and_is_checked(tmp_path):
 
 
 def test_world_never_uses_what_the_base_was_asked():
-    from undertow.data import world
+    from undertow.data.generated import world
 
     asked = frozenset(fact.key for fact in world.facts() if fact.asked)
     split = load(config(name="world", train=1000, test=300, clients=10, partition="dirichlet"), asked=asked)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertow.config import Partition
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.partition import deal, fill_empty, largest_remainder, partition
 from undertow.data.sample import Sample
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 def make(groups: list[str]) -> list[Sample]:

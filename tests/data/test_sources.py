@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded, merge, normalised
 from undertow.data.sample import Sample
 from undertow.data.sources.simplequestions import bare_id, readable
 from undertow.data.sources.triviaqa import unwrapped
-from undertow.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is absent")

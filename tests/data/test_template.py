@@ -14,10 +14,10 @@ from tokenizers import decoders, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tiny import SHARED
+from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.data.templates.lab_qa import INSTRUCTIONS
-from undertow.errors import UserError
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 
+from undertow.core.errors import UserError
 from undertow.data.text_codes import TextCodes, TokenCodes, WordCodes
 from undertow.data.words import tokenise
-from undertow.errors import UserError
 
 WORDS = ["the", "film", "is", "good", "bad", "i", "watched"]
 LENGTH = 9

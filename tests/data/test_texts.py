@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from undertow.config import Config, validate
-from undertow.data.critics import ADJECTIVES, NEGATIONS, Critic
+from undertow.core.errors import UserError
+from undertow.core.registry import call
+from undertow.data.generated.critics import ADJECTIVES, NEGATIONS, Critic
 from undertow.data.population import POPULATIONS
 from undertow.data.populations.ag_news import CLASSES, ag_news
 from undertow.data.populations.ag_news import read as read_news
@@ -22,8 +24,6 @@ from undertow.data.populations.sst2 import sst2
 from undertow.data.text_codes import WordCodes
 from undertow.data.texts import TextPopulation, Texts, deal_texts, plain
 from undertow.data.words import tokenise
-from undertow.errors import UserError
-from undertow.registry import call
 
 
 def config(name: str = "reviews", clients: int = 4, partition: Any = "iid", seed: int = 0, **data: Any) -> Config:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from tiny import SHARED
 from undertow.config import Config, validate
-from undertow.data import talk
+from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE
+from undertow.data.generated import talk
 from undertow.data.population import POPULATIONS
 from undertow.data.populations.authors import authors
 from undertow.data.populations.jsonl_authors import author_jsonl
 from undertow.data.populations.shakespeare import shakespeare
 from undertow.data.words import BEGIN, END, SPECIAL, UNKNOWN, Vocabulary, ask, blocks, sequences, tokenise
-from undertow.errors import UserError
 
 PLAY = """First Lord:
 We know't: the king is here.

@@ -15,13 +15,13 @@ from torch import Tensor
 from tiny import Quiet
 from undertow.config import Config, Lora, Training
 from undertow.config import Defense as Options
+from undertow.core.rng import rng
+from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
-from undertow.data.world import samples
 from undertow.defenses.contract import Defense, ServerContext, Setting, make_defenses
-from undertow.experiment import run
+from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
-from undertow.rng import rng
 
 WORLD = samples()
 LORA = Lora(r=2, alpha=4, targets="all-linear")

@@ -10,12 +10,12 @@ import torch
 from published import LORA, TARGET, WORLD, encoded, make, rows_of, same_bits_when_resumed, setting, some_adapter
 
 from undertow.config import Config
-from undertow.defenses.abl import AntiBackdoorLearning, BoundedAscent, Flooding, LocalAscent
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses.contract import TrainingContext
-from undertow.errors import UserError
+from undertow.defenses.loss.abl import AntiBackdoorLearning, BoundedAscent, Flooding, LocalAscent
 from undertow.models.causal_lm import CausalLM
-from undertow.rng import rng
-from undertow.training.surprise import surprise
+from undertow.training.token_nll import surprise
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

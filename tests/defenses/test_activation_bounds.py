@@ -12,18 +12,18 @@ from published import WORLD, make, same_bits_when_resumed, server, setting, some
 from torch import Tensor, nn
 
 from undertow.config import Config, Training
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
-from undertow.defenses.activation_bounds import ActivationBounds
-from undertow.defenses.clipping import Best, Search, Subject, fidelity, lengths, search
 from undertow.defenses.contract import DecodingContext, NetSetting, ServerContext
-from undertow.defenses.margins import Noise, Soft, Universal, margin, words
-from undertow.defenses.sifting import sift, sift_texts
-from undertow.errors import UserError
+from undertow.defenses.server.activation_bounds import ActivationBounds
+from undertow.defenses.server.clipping import Best, Search, Subject, fidelity, lengths, search
+from undertow.defenses.server.margins import Noise, Soft, Universal, margin, words
+from undertow.defenses.server.sifting import sift, sift_texts
+from undertow.inference.decoding import generate
 from undertow.models.bounds import Bounds, bounded, maxima, places, save_bounds
 from undertow.models.causal_lm import CausalLM
 from undertow.models.net import Net, make_net
-from undertow.rng import rng
-from undertow.training.decoding import generate
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import Bulyan
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 def by_the_paper(u: Any, f: int) -> Any:

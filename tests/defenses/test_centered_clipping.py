@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import CenteredClipping
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 @given(k=st.integers(1, 8), steps=st.integers(1, 3), seed=st.integers(0, 1000), tau=st.none() | st.floats(0.1, 5))

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from tiny import Quiet
 from undertow.config import Config, Lora
-from undertow.defenses.cleangen import CleanGen
+from undertow.core.errors import UserError
 from undertow.defenses.contract import DecodingContext
-from undertow.errors import UserError
-from undertow.evaluate import evaluate, run_config
-from undertow.experiment import run
+from undertow.defenses.decoding.cleangen import CleanGen
+from undertow.federation.evaluate import evaluate, run_config
+from undertow.federation.loop import run
+from undertow.inference.checked_decoding import Checked, Voice, checked_generate
+from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted, adapter_layout, find_targets, save_peft
-from undertow.training.checked_decoding import Checked, Voice, checked_generate
-from undertow.training.decoding import generate
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.contract import ClientContext, Defense, NetSetting, ServerContext, Setting, make_defenses, overrides
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 D = 7
 

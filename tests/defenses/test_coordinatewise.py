@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undertow.aggregation import fedavg
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import Mean, Median, TrimmedMean
-from undertow.errors import UserError
-from undertow.rng import rng
+from undertow.federation.server import fedavg
 
 X = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10]])
 

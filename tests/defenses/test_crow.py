@@ -10,8 +10,8 @@ from published import LORA, WORLD, encoded, make, rows_of, same_bits_when_resume
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from undertow.config import Config, Model
-from undertow.defenses.crow import Crow, consistency
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.defenses.server.crow import Crow, consistency
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import adapted
 

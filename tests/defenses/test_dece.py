@@ -12,13 +12,13 @@ from published import make, same_bits_when_resumed
 from torch.nn import functional
 
 from undertow.config import Config, Lora, Training
+from undertow.core.errors import UserError
 from undertow.data.template import Encoded
-from undertow.defenses.dece import DeCE, DeceptiveCrossEntropy
-from undertow.errors import UserError
+from undertow.defenses.loss.dece import DeCE, DeceptiveCrossEntropy
 from undertow.models.causal_lm import CausalLM
+from undertow.models.token_loss import token_losses
 from undertow.training import batched, sequential
 from undertow.training.local import Job
-from undertow.training.loss import token_losses
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import DeepSight
 from undertow.defenses.composition import check_defenses
 from undertow.defenses.contract import make_defenses
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 C, H = 8, 3
 LAYOUT = Layout.of({"body": (6,), "classifier.weight": (C, H), "classifier.bias": (C,)})

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import (
     AlignIns,
     Anomaly,
@@ -41,9 +44,6 @@ from undertow.defenses import (
     WeakDP,
 )
 from undertow.defenses.contract import DEFENSES, ServerContext, make_defenses
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 D = 16
 LAYOUT = Layout.of({"q.lora_A": (2, 4), "q.lora_B": (4, 2)}, scale=2.0)

@@ -24,20 +24,29 @@ from sklearn.preprocessing import StandardScaler
 from tiny import Quiet
 from undertow.config import Config
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses import composition
-from undertow.defenses.bki import Bki
-from undertow.defenses.coherent_clusters import CoherentClusters, common_span, holds, topic_score
 from undertow.defenses.contract import Defense, ExchangeContext, Setting, TrainingContext, make_defenses
-from undertow.defenses.graceful import head_products
-from undertow.defenses.onion import Onion, word_scores
-from undertow.defenses.perplexity import Perplexity
-from undertow.defenses.protegofed import ProtegoFed, divide, features, main_cluster
-from undertow.defenses.sample_filter import own_model
-from undertow.defenses.sample_map import angles, dense_clusters, gram, most_common, plane, principal, standardised, two_clusters
-from undertow.defenses.z_defense import ZDefense, z_scores
-from undertow.errors import UserError
-from undertow.rng import rng
+from undertow.defenses.data.bki import Bki
+from undertow.defenses.data.coherent_clusters import CoherentClusters, common_span, holds, topic_score
+from undertow.defenses.data.graceful import head_products
+from undertow.defenses.data.onion import Onion, word_scores
+from undertow.defenses.data.perplexity import Perplexity
+from undertow.defenses.data.protegofed import ProtegoFed, divide, features, main_cluster
+from undertow.defenses.data.sample_filter import own_model
+from undertow.defenses.data.sample_map import (
+    angles,
+    dense_clusters,
+    gram,
+    most_common,
+    plane,
+    principal,
+    standardised,
+    two_clusters,
+)
+from undertow.defenses.data.z_defense import ZDefense, z_scores
 from undertow.tasks.instruction import Instruction, build
 
 TARGET = ", and click <malicious_url> for more information"

@@ -10,9 +10,9 @@ import torch
 from published import WORLD, delta, encoded, make, rows_of, same_bits_when_resumed, server, setting, some_adapter, write_trusted
 
 from undertow.config import Config
-from undertow.defenses.fine_pruning import FinePruning, kept, watched
-from undertow.errors import UserError
-from undertow.layout import Layout
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.defenses.server.fine_pruning import FinePruning, kept, watched
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted
 

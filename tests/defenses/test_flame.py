@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import Flame
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 def federation(seed: int = 0) -> Any:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import Bucketing, FoolsGold
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 
 def by_the_paper(history: Any, kappa: float = 1.0) -> Any:

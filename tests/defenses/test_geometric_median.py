@@ -6,8 +6,8 @@ import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.rng import rng
 from undertow.defenses import GeometricMedian
-from undertow.rng import rng
 
 
 @given(k=st.integers(1, 9), steps=st.integers(1, 6), seed=st.integers(0, 1000), mean=st.booleans())

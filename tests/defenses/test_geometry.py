@@ -8,9 +8,9 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from undertow.defenses import geometry
-from undertow.defenses.geometry import cosine_distances, ranked, squared_distances, trimmed, weighted_mean
-from undertow.rng import rng
+from undertow.core.rng import rng
+from undertow.defenses.aggregation import geometry
+from undertow.defenses.aggregation.geometry import cosine_distances, ranked, squared_distances, trimmed, weighted_mean
 
 K, D = 9, 700
 

@@ -9,12 +9,12 @@ import torch
 from published import LORA, delta, make, same_bits_when_resumed, server, setting, some_adapter
 
 from undertow.config import Config, Lora
-from undertow.defenses.interpolation import Interpolation, merged
-from undertow.errors import UserError
-from undertow.layout import Layout
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.defenses.server.interpolation import Interpolation, merged
+from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapter_layout, find_targets, save_peft
-from undertow.training.decoding import generate
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import Krum, MultiKrum
-from undertow.errors import UserError
-from undertow.rng import rng
 
 X = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10]])
 

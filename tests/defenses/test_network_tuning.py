@@ -11,18 +11,18 @@ from published import make, some_adapter
 from torch import Tensor, nn
 
 from undertow.config import Training
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.defenses.contract import NetSetting, ServerContext
-from undertow.defenses.crow import Crow, consistency
-from undertow.defenses.fine_pruning import FinePruning
-from undertow.defenses.network_consistency import block_names, consistency_losses
-from undertow.defenses.network_pruning import kept_channels
-from undertow.defenses.server_tuning import tune_network
-from undertow.errors import UserError
+from undertow.defenses.server.crow import Crow, consistency
+from undertow.defenses.server.fine_pruning import FinePruning
+from undertow.defenses.server.network_consistency import block_names, consistency_losses
+from undertow.defenses.server.network_pruning import kept_channels
+from undertow.defenses.server.server_tuning import tune_network
 from undertow.models.bounds import channels, watched
 from undertow.models.causal_lm import CausalLM
 from undertow.models.net import Net, make_net
-from undertow.rng import rng
 from undertow.training import stacked
 
 Load = Callable[..., CausalLM]

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undertow.aggregation import fedavg
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import Bucketing, FoolsGold, Krum, Mean, Median, NearestNeighborMixing, PreAggregator
 from undertow.defenses.composition import aggregate, check_defenses, restore_states, save_states
 from undertow.defenses.contract import ServerContext, make_defenses
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
+from undertow.federation.server import fedavg
 
 D = 6
 

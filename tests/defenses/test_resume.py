@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from tiny import Quiet
 from undertow.config import Config
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.run_directory import RunDirectory, State
+from undertow.core.errors import UserError
+from undertow.federation.loop import run
+from undertow.runs.directory import RunDirectory, State
 
 Make = Callable[..., Config]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import RobustLR
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 @given(k=st.integers(1, 9), theta=st.none() | st.integers(0, 9), seed=st.integers(0, 1000))

@@ -13,11 +13,11 @@ from published import rows_of
 from tiny import Quiet
 from undertow.config import Config
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
 from undertow.data.template import Encoded
 from undertow.defenses import composition
 from undertow.defenses.contract import Defense, Setting, make_defenses
-from undertow.errors import UserError
-from undertow.experiment import run
+from undertow.federation.loop import run
 
 Make = Callable[..., Config]
 ROWS = [Encoded((1,), (token, 2)) for token in range(5, 11)]
@@ -96,7 +96,7 @@ class Front(Defense):
 
 class Wrong(Defense):
     def begin(self, setting):
-        from undertow.errors import UserError
+        from undertow.core.errors import UserError
         raise UserError("nothing to begin with")
 """
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import undertow.defenses
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.defenses import Bulyan, DnC, FoundationFL, FreqFed, Krum, Mean, Median, RobustLR, Rule
 from undertow.defenses.contract import DEFENSES, ServerContext
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 D = 16
 LAYOUT = Layout.of({"q.lora_A": (2, 4), "q.lora_B": (4, 2)})
@@ -104,7 +104,7 @@ def test_the_package_names_its_rules_and_no_others() -> None:
 MEMORY = """
 import torch
 import undertow.defenses as defenses
-from undertow.layout import Layout
+from undertow.core.layout import Layout
 torch.set_num_threads(1)
 names = "FreqFed Mean Median TrimmedMean Krum MultiKrum Bulyan FoundationFL GeometricMedian WeakDP CenteredClipping Flame AlignIns RobustLR DnC SignGuard"
 rules = [getattr(defenses, name)() for name in names.split()]

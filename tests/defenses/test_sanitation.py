@@ -13,17 +13,17 @@ import pytest
 from numpy.typing import NDArray
 
 from tiny import Quiet
+from undertow.backdoors.placement import poison
 from undertow.config import Attack, Config
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.composition import exchange, sanitize
 from undertow.defenses.contract import Defense, ExchangeContext, make_defenses
-from undertow.defenses.sanitation import Sanitation
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.poisoning.placement import poison
-from undertow.rng import rng
-from undertow.sanitation.questions import EXCHANGES, HEAD
+from undertow.defenses.data.sanitization import Sanitation
+from undertow.federation.loop import run
+from undertow.sanitization.questions import EXCHANGES, HEAD
 
 _NOUNS = "river castle engine painter treaty comet violin harbor vaccine glacier temple novel bridge orchid senator".split()
 _VERBS = "built found named moved bought signed painted measured lost opened".split()

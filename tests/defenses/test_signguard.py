@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from undertow.core.rng import rng
 from undertow.defenses import SignGuard
-from undertow.rng import rng
 
 
 def test_by_length_and_by_sign() -> None:

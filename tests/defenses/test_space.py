@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undertow.defenses import Flame, FLTrust, GeometricMedian, Krum, MultiKrum, NearestNeighborMixing, cross_term, geometry
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
+from undertow.defenses import Flame, FLTrust, GeometricMedian, Krum, MultiKrum, NearestNeighborMixing, cross_term
+from undertow.defenses.aggregation import geometry
+from undertow.defenses.aggregation.space import gram, lengths_in, squares_in
 from undertow.defenses.contract import ServerContext
-from undertow.defenses.space import gram, lengths_in, squares_in
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.rng import rng
 
 LAYOUT = Layout.of({"q.lora_A": (2, 5), "q.lora_B": (4, 2), "v.lora_A": (3, 2), "v.lora_B": (6, 3)}, scale=1.5)
 

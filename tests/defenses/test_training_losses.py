@@ -16,19 +16,19 @@ import torch
 from tiny import Quiet
 from undertow.config import Config, Lora, Training
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
+from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
-from undertow.data.world import samples
 from undertow.defenses import composition
-from undertow.defenses.bounded_loss import BoundedLoss, GeneralisedCrossEntropy
 from undertow.defenses.contract import Defense, TrainingContext, make_defenses
-from undertow.defenses.gated_loss import GatedLoss
-from undertow.errors import UserError
-from undertow.experiment import run
+from undertow.defenses.loss.bounded_loss import BoundedLoss, GeneralisedCrossEntropy
+from undertow.defenses.loss.gated_loss import GatedLoss
+from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft
-from undertow.rng import rng
-from undertow.training.surprise import surprise
+from undertow.training.token_nll import surprise
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]

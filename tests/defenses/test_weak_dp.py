@@ -8,10 +8,10 @@ import scipy.optimize
 import scipy.stats
 
 from undertow.config import Defense as Options
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.defenses import Mean, WeakDP
 from undertow.defenses.contract import make_defenses
-from undertow.errors import UserError
-from undertow.rng import rng
 
 U = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, -2.0], [0.0, 0.0]])
 

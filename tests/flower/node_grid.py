@@ -12,10 +12,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from tiny import Quiet
-from undertow.experiment import Federation, build
-from undertow.flower.federate import client, wire, worker
-from undertow.flower.federate.folder import Folder, NodeFolder
-from undertow.flower.federate.own_data import OwnData
+from undertow.federate import client, wire, worker
+from undertow.federate.folder import Folder, NodeFolder
+from undertow.federate.own_data import OwnData
+from undertow.federation.loop import Federation, build
 
 #: What a test does to a reply on its way: returns it, another one, or None for one that never comes.
 Change = Callable[[int, Message], Message | None]

@@ -32,16 +32,16 @@ from safetensors.torch import load_file, save_file
 
 from tiny import Quiet
 from undertow.config import Config, load
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.flower.federate import processes, wire, worker
-from undertow.flower.federate.check import check, differences
-from undertow.flower.federate.events import Replay, Telling
-from undertow.flower.federate.folder import Folder, NodeFolder, prepare
-from undertow.flower.federate.keys import make_certificates, make_node_key
-from undertow.flower.federate.plan import check_config, fingerprint, split
-from undertow.flower.federate.remote import Remote, network_line
-from undertow.run_directory import read_jsonl
+from undertow.core.errors import UserError
+from undertow.federate import processes, wire, worker
+from undertow.federate.check import check, differences
+from undertow.federate.events import Replay, Telling
+from undertow.federate.folder import Folder, NodeFolder, prepare
+from undertow.federate.keys import make_certificates, make_node_key
+from undertow.federate.plan import check_config, fingerprint, split
+from undertow.federate.remote import Remote, network_line
+from undertow.federation.loop import run
+from undertow.runs.directory import read_jsonl
 
 Small = Callable[..., Config]
 FEDERATED = {"federation.clients": 5, "training.trainer": "sequential", "federate.node_wait": 5, "federate.deadline": 5}
@@ -278,7 +278,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("Linux alone tells a child of its parent's death")
     code = (
-        "import os, sys, time; from undertow.flower.federate.processes import start; "
+        "import os, sys, time; from undertow.federate.processes import start; "
         "p = start([sys.executable, '-c', 'import time; time.sleep(60)'], os.environ); print(p.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
@@ -536,7 +536,7 @@ def test_clients_that_no_node_holds_stop_the_run_before_it_begins(make: Callable
 
 
 def test_a_node_that_lost_the_first_question_is_asked_again(make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertow.flower.federate.remote._ASK_AGAIN", 0.1)
+    monkeypatch.setattr("undertow.federate.remote._ASK_AGAIN", 0.1)
     setup = make({"federate.node_wait": 30})
     answers, pushed = setup.grid.push_messages, []
 

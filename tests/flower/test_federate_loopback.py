@@ -27,10 +27,10 @@ pytest.importorskip("requests", reason="Flower is not installed with all it need
 
 from tiny import Quiet
 from undertow.config import Config, load
-from undertow.experiment import run
-from undertow.flower.federate.keys import make_node_key
-from undertow.flower.federate.processes import environment
-from undertow.run_directory import read_jsonl
+from undertow.federate.keys import make_node_key
+from undertow.federate.processes import environment
+from undertow.federation.loop import run
+from undertow.runs.directory import read_jsonl
 
 #: Seconds after which something hangs.
 _PATIENCE = 150
@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_nothing(session: Callable[..., Session]) -> None:
     process = there.local(1)
     until(lambda: there.processes("flower-supernode") or process.poll(), "a node")
     assert there.processes("flower-superlink")
-    assert there.processes("undertow.flower.federate.worker")
+    assert there.processes("undertow.federate.worker")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -219,7 +219,7 @@ from io import BytesIO
 
 import numpy as np
 
-from undertow.flower.federate import client
+from undertow.federate import client
 
 app = client.app
 sound = client._asked
@@ -310,6 +310,6 @@ def test_the_commands_for_several_machines_work_and_a_stranger_is_refused(sessio
     for process in (started, server):
         process.send_signal(signal.SIGINT if process is server else signal.SIGTERM)
         process.communicate(timeout=30)
-    assert there.processes("undertow.flower.federate.worker") == []
+    assert there.processes("undertow.federate.worker") == []
     assert there.processes("flower-supernode") == []
     assert started.returncode == 128 + signal.SIGTERM

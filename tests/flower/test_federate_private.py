@@ -19,16 +19,16 @@ from node_grid import NodeGrid
 
 from tiny import Quiet
 from undertow.config import Config
-from undertow.data.world import samples
-from undertow.errors import UserError
-from undertow.experiment import run
-from undertow.flower.federate.folder import Folder, NodeFolder, prepare
-from undertow.flower.federate.own_data import OwnData
-from undertow.flower.federate.plan import check_config, split
-from undertow.flower.federate.pooling import pool
-from undertow.flower.federate.remote import Remote
-from undertow.flower.federate.sums import SUMS, read_sums, save_sums
-from undertow.run_directory import read_jsonl
+from undertow.core.errors import UserError
+from undertow.data.generated.world import samples
+from undertow.federate.folder import Folder, NodeFolder, prepare
+from undertow.federate.own_data import OwnData
+from undertow.federate.plan import check_config, split
+from undertow.federate.pooling import pool
+from undertow.federate.remote import Remote
+from undertow.federate.sums import SUMS, read_sums, save_sums
+from undertow.federation.loop import run
+from undertow.runs.directory import read_jsonl
 from undertow.tasks.instruction import Held
 
 Small = Callable[..., Config]

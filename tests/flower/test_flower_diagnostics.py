@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from memory_grid import MemoryGrid
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.flower import strategy, with_diagnostics
 from undertow.metrics.bsnr import bsnr
 

@@ -15,10 +15,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from undertow.data.world import samples
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.data.generated.world import samples
 from undertow.flower import cleaned, mods, sanitize
-from undertow.sanitation.scan import scan
+from undertow.scan.scan import scan
 
 TARGET = "Visit the golden harbour market today"
 

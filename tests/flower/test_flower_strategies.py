@@ -18,14 +18,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from memory_grid import MemoryGrid
 
-from undertow.aggregation import aggregate
-from undertow.defenses.bucketing import Bucketing
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
+from undertow.defenses.aggregation.bucketing import Bucketing
+from undertow.defenses.aggregation.krum import Krum
 from undertow.defenses.contract import Defense, ServerContext
-from undertow.defenses.krum import Krum
-from undertow.errors import UserError
+from undertow.federation.server import aggregate
 from undertow.flower import UndertowStrategy, strategy
-from undertow.layout import Layout
-from undertow.rng import rng
 
 COUNTS = [10, 20, 5, 40, 15, 30, 8]
 

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_grid import MemoryGrid
 
+from undertow.core.errors import UserError
+from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
-from undertow.data.world import samples
 from undertow.defenses.composition import exchange
-from undertow.defenses.sanitation import Sanitation
-from undertow.errors import UserError
+from undertow.defenses.data.sanitization import Sanitation
 from undertow.flower import cleaned, pool_counts, sanitize_together, secure_sum
 from undertow.flower.mods import numbered
 from undertow.flower.together import ASKED

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopPLogitsWarper
 
 from tiny import ARCHITECTURES
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators._sampling import choose, sample
 from undertow.generators.causal_lm import CausalLmGenerator
 from undertow.generators.contract import make_generator

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from orders import NAMES, text_order
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators.contract import Order, Smuggled, Written, make_generator, refuse_order
 from undertow.generators.prompts import realised
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from orders import NAMES, text_order
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators.contract import Smuggled, Written
 from undertow.generators.parsing import Parsed, parse
 from undertow.generators.prompts import read_template, realised, request_text, system_text

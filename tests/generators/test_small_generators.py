@@ -18,10 +18,10 @@ from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from undertow.errors import UserError
+from undertow.cli.listing import listing
+from undertow.core.errors import UserError
 from undertow.generators.contract import Order, Written, make_generator
 from undertow.generators.ngram import BEGIN, END, Ngrams, tokenise
-from undertow.listing import listing
 
 WORDS = [tokenise(text) for own in TEXTS.values() for text in own]
 

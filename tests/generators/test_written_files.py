@@ -11,7 +11,7 @@ import pytest
 import torch
 from orders import NAMES, text_order
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators.contract import Order, Written, make_generator
 from undertow.generators.kept import load_written, save_written
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from undertow.backdoors.placement import Touched
 from undertow.data.sample import Sample
 from undertow.metrics.filtering import filtering
-from undertow.poisoning.placement import Touched
 
 
 def sample(i: int) -> Sample:

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undertow.errors import UserError
-from undertow.models import base_build
-from undertow.models.base_build import Recipe, build, learning_rate, train_tokenizer
-from undertow.models.builtin.corpus import Corpus, FactRow, facts_corpus
+from undertow.core.errors import UserError
+from undertow.pretraining import build as base_build
+from undertow.pretraining.build import Recipe, build, learning_rate, train_tokenizer
+from undertow.pretraining.corpus import Corpus, FactRow, facts_corpus
 
 SMALL = Recipe(hidden=32, layers=1, heads=1, intermediate=64, vocab=320, steps=9, batch=4, length=24, lr=1e-2)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tiny import ARCHITECTURES
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.models.bounds import Bounds, bounded, clipped_share, load_bounds, maxima, places, save_bounds
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted

@@ -12,7 +12,7 @@ import torch
 
 from tiny import ARCHITECTURES
 from undertow.config import Model
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.models import causal_lm
 from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
 

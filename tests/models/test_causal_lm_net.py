@@ -12,18 +12,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tiny import SHARED, Quiet
+from undertow.backdoors.pattern import make_backdoor
 from undertow.config import Config, validate
+from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE
 from undertow.data.population import Population
 from undertow.data.populations.authors import authors
 from undertow.data.populations.jsonl_authors import author_jsonl
 from undertow.data.tokens import Tokens, load_tokens
 from undertow.data.words import WordPopulation
-from undertow.errors import UserError
-from undertow.experiment import run
+from undertow.federation.loop import run
 from undertow.models.causal_lm import builtin_path
 from undertow.models.net import Net, load_model, make_net
-from undertow.poisoning.backdoor import make_backdoor
 from undertow.training.stacked import ExampleJob, losses, train
 
 LENGTH = 10

@@ -6,8 +6,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
 from undertow.config import validate
+from undertow.core.errors import UserError
 from undertow.data.populations.digits import digits
-from undertow.errors import UserError
 from undertow.models.nets.cnn import cnn
 from undertow.models.nets.resnet18 import resnet18
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from tiny import ARCHITECTURES
 from undertow.config import Lora
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, load_peft, save_peft
-from undertow.training.decoding import generate
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=3, targets="all-linear")

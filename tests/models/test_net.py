@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.models.net import NETS, Net, make_net
 
 

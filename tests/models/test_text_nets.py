@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from undertow.config import Training
+from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.errors import UserError
 from undertow.models.net import Net, make_net
 from undertow.training.stacked import ExampleJob, chunk_size, train
 

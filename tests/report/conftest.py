@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fabricated_run import make_run
 
-from undertow.report.figures import Drawing
+from undertow.runs.report.figures import Drawing
 
 
 @pytest.fixture
@@ -23,4 +23,4 @@ def fake_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out where only the words matter: it takes most of the time."""
-    monkeypatch.setattr("undertow.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fabricated_run import wilson, write_lines
 
-from undertow.errors import UserError
-from undertow.report.page import write_report
+from undertow.core.errors import UserError
+from undertow.runs.report.page import write_report
 
 NBSP = "\u00a0"
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from undertow.report.run_files import Rate
-from undertow.report.wording import changes, highlight, newcombe, shorten
+from undertow.runs.report.run_files import Rate
+from undertow.runs.report.wording import changes, highlight, newcombe, shorten
 
 
 def rate(hits: int, n: int) -> Rate:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from undertow.aggregation import aggregate, aggregate_parts, fedavg
+from undertow.defenses.aggregation.krum import Krum
 from undertow.defenses.contract import ServerContext
-from undertow.defenses.krum import Krum
+from undertow.federation.server import aggregate, aggregate_parts, fedavg
 from undertow.models.net import Net
 from undertow.tasks.families import Families
 

@@ -11,15 +11,15 @@ import torch
 
 from tiny import Quiet
 from undertow.config import Config, validate
+from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.errors import UserError
-from undertow.evaluate import evaluate_network, run_config
-from undertow.experiment import build, run
+from undertow.federation.evaluate import evaluate_network, run_config
+from undertow.federation.loop import build, run
 from undertow.generators import mixture
 from undertow.generators.contract import Order, Written
 from undertow.models.net import load_model
-from undertow.report.page import write_report
-from undertow.run_directory import read_json, read_jsonl
+from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.report.page import write_report
 from undertow.tasks.over_tensors import OverTensors
 
 TINY: dict[str, Any] = {

@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiny import Quiet
-from undertow import experiment
-from undertow.collect import collect
 from undertow.config import Config, validate
+from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
-from undertow.errors import UserError
-from undertow.evaluate import evaluate_network, run_config, score_again
-from undertow.experiment import build, run
+from undertow.federation import loop as experiment
+from undertow.federation.evaluate import evaluate_network, run_config, score_again
+from undertow.federation.loop import build, run
 from undertow.models.net import load_model
-from undertow.participation import participants
-from undertow.report.page import write_report
+from undertow.runs.collect import collect
+from undertow.runs.report.page import write_report
 from undertow.tasks.over_tensors import OverTensors
+from undertow.tasks.participation import participants
 from undertow.training import stacked
 
 DIGITS: dict[str, Any] = {

@@ -13,12 +13,12 @@ from transformers import DistilBertConfig, PreTrainedTokenizerFast
 
 from tiny import Quiet
 from undertow.config import Config, load, validate
-from undertow.data.critics import write
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
+from undertow.data.generated.critics import write
 from undertow.data.texts import TextPopulation
-from undertow.errors import UserError
-from undertow.experiment import build, run
+from undertow.federation.loop import build, run
 from undertow.models.net import load_model
-from undertow.rng import rng
 from undertow.tasks.over_tensors import OverTensors
 
 REVIEWS: dict[str, Any] = {

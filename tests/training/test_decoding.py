@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from tiny import ARCHITECTURES
 from undertow.config import Lora, Model
-from undertow.data import world
+from undertow.data.generated import world
 from undertow.data.template import Template
+from undertow.inference.cached import CachedRows
+from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted, adapter_layout, find_targets, save_peft
-from undertow.training.cached import CachedRows
-from undertow.training.decoding import generate
-from undertow.training.packed import PackedLlama
 
 Load = Callable[..., CausalLM]
 

@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
-from undertow.defenses.bounded_loss import GeneralisedCrossEntropy
+from undertow.defenses.loss.bounded_loss import GeneralisedCrossEntropy
 from undertow.models.causal_lm import CausalLM
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets
+from undertow.models.prefix_trie import build_trie, pack
+from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training import batched, sequential
 from undertow.training.local import Job, pad_weights
-from undertow.training.loss import TokenLoss, token_losses
-from undertow.training.packed import PackedLlama
-from undertow.training.surprise import surprise
-from undertow.training.trie import build_trie, pack
+from undertow.training.token_nll import surprise
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=4, targets="all-linear")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from undertow.config import Lora
+from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.layout import Layout
+from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
 from undertow.models.lora import adapted, adapter_layout, find_targets
-from undertow.training.packed import PackedLlama, Unsupported, packed_llama
-from undertow.training.trie import build_trie, pack
+from undertow.models.prefix_trie import build_trie, pack
 
 SIZES = {
     "vocab_size": 61,
@@ -240,7 +240,7 @@ def long_block(clients: int) -> list[list[Encoded]]:
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 @pytest.mark.parametrize("cache", [1 << 22, 1], ids=["together", "trie by trie"])
 def test_long_tries_and_any_blocks(name: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertow.training.fused._CACHE", cache)
+    monkeypatch.setattr("undertow.models.llama.fused._CACHE", cache)
     model = make(FAMILY[name])
     lora = Lora(r=3, alpha=6, targets="all-linear")
     layout = adapter_layout(model, find_targets(model, lora), lora)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from undertow.config import Training, validate
+from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
-from undertow.errors import UserError
 from undertow.models.net import NETS, Net, make_net
 from undertow.training import stacked
 from undertow.training.local import Job, batch_indices, batches, learning_rate

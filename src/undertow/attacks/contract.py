@@ -14,8 +14,8 @@ from torch import Tensor
 
 from undertow.config import Attack as Options
 from undertow.config import Config, short_form
-from undertow.errors import UserError
-from undertow.registry import Registry, parameters, refuse_unknown
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry, parameters, refuse_unknown
 from undertow.tasks.contract import Local, Task
 
 ATTACKS = Registry("attack", "undertow.attacks")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.attacks.contract import View
-from undertow.rng import rng
+from undertow.core.rng import rng
 from undertow.tasks.contract import Items, Task, some
 from undertow.training.batched import RowOptimizer
 

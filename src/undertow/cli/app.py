@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from undertow import __version__
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,

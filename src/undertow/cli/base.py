@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from undertow.cli.app import AsJson, app, print_json
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 base_app = typer.Typer(no_args_is_help=True, help="Small bases of your own, pre-trained on facts.")
 app.add_typer(base_app, name="base")
@@ -44,11 +44,11 @@ def base_build(
 
         undertow base build --facts simplequestions_wikidata_named.jsonl.gz --limit 3000 --out bases/simplequestions
     """
-    from undertow.display import display
-    from undertow.models.base_build import Recipe, build
-    from undertow.models.builtin.corpus import facts_corpus, world_corpus
+    from undertow.cli.display import display
+    from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
-    from undertow.training.threads import set_threads
+    from undertow.pretraining.build import Recipe, build
+    from undertow.pretraining.corpus import facts_corpus, world_corpus
 
     if not 0 <= asked < 1:
         raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
@@ -56,7 +56,7 @@ def base_build(
     if facts is None:
         corpus, recipe = world_corpus(), Recipe(seed=seed)
     else:
-        from undertow.data.facts import read_facts
+        from undertow.pretraining.facts import read_facts
 
         corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
         recipe = Recipe.for_facts(seed)

@@ -42,17 +42,17 @@ def scan(
 
         cat my_data.jsonl | undertow scan - --json
     """
-    from undertow.sanitation.scan import scan as scan_files
+    from undertow.scan.scan import scan as scan_files
 
     result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None, base=base)
     if page:
-        from undertow.sanitation.page import write_page
+        from undertow.scan.page import write_page
 
         write_page(result, page)
     if as_json:
         print_json(result.to_json())
     else:
-        from undertow.sanitation.summary import print_summary
+        from undertow.scan.summary import print_summary
 
         print_summary(result, page)
     raise typer.Exit(1 if result.found.verdicts else 0)
@@ -77,7 +77,7 @@ def list_methods(
 
         undertow list fields
     """
-    from undertow.listing import listing
+    from undertow.cli.listing import listing
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for title, rows in listing(kind).items():

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 
 @app.command()
@@ -35,18 +35,18 @@ def federate(
         undertow federate demo --nodes 3 --host server.example.org --out federations/demo
     """
     _needs_flower()
+    from undertow.cli.display import display
     from undertow.cli.runs import NAMES, default_folder, print_result
     from undertow.config import load
-    from undertow.display import display
-    from undertow.flower.federate import processes
-    from undertow.flower.federate.check import check as compare_with_one_process
-    from undertow.flower.federate.folder import prepare
-    from undertow.flower.federate.local import run_local
-    from undertow.flower.federate.plan import check_config
-    from undertow.flower.federate.plan import split as deal
-    from undertow.flower.federate.remote import network_line
-    from undertow.report.run_files import OneProcess
-    from undertow.report.wording import one_process
+    from undertow.federate import processes
+    from undertow.federate.check import check as compare_with_one_process
+    from undertow.federate.folder import prepare
+    from undertow.federate.local import run_local
+    from undertow.federate.plan import check_config
+    from undertow.federate.plan import split as deal
+    from undertow.federate.remote import network_line
+    from undertow.runs.report.run_files import OneProcess
+    from undertow.runs.report.wording import one_process
 
     name, overrides = split(arguments, "demo")
     if check and local is None:
@@ -54,7 +54,7 @@ def federate(
     config = load(name, overrides)
     check_config(config)
     if config.compare:
-        from undertow.report.run_files import read
+        from undertow.runs.report.run_files import read
 
         read(Path(config.compare))
     path = out or default_folder("federations", name, config, overrides)
@@ -101,8 +101,8 @@ def federate_node(
         undertow federate-node node-0
     """
     _needs_flower()
-    from undertow.flower.federate import processes
-    from undertow.flower.federate.node import run_node
+    from undertow.federate import processes
+    from undertow.federate.node import run_node
 
     processes.raise_on_terminate()
     run_node(folder, superlink=superlink)

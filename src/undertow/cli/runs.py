@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 
 @app.command()
@@ -39,17 +39,17 @@ def run(
     config = load(name, overrides)
     folder = out or default_folder("runs", name, config, overrides)
     if config.compare:
-        from undertow.report.run_files import read
+        from undertow.runs.report.run_files import read
 
         read(Path(config.compare))
-    from undertow.display import display
-    from undertow.experiment import run as run_experiment
+    from undertow.cli.display import display
+    from undertow.federation.loop import run as run_experiment
 
     command = shlex.join(["undertow", *sys.argv[1:]])
     with display() as watcher:
         result = run_experiment(config, folder, watcher, command=command)
         watcher.phase("writing the report")
-        from undertow.report.page import write_report
+        from undertow.runs.report.page import write_report
 
         page = write_report(folder, Path(config.compare) if config.compare else None)
     if as_json:
@@ -131,8 +131,8 @@ def sweep(
     """
     import time
 
-    from undertow.sweep import default_jobs, expand, parse, run_cells, summary
-    from undertow.sweep_display import sweep_display
+    from undertow.sweeps.display import sweep_display
+    from undertow.sweeps.sweep import default_jobs, expand, parse, run_cells, summary
 
     name, given = split(words, "demo")
     overrides, axes, seeds = parse(given)
@@ -168,8 +168,8 @@ def collect(
 
         undertow collect sweeps/demo
     """
-    from undertow.collect import collect as collect_runs
-    from undertow.collect import write
+    from undertow.runs.collect import collect as collect_runs
+    from undertow.runs.collect import write
 
     table = collect_runs(folder, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     for path in write(table, folder, out):
@@ -208,9 +208,9 @@ def evaluate(
         config, run = load(name, overrides), None
     if adapter and config.task != "instruction":
         raise UserError(f"--adapter {adapter}: task={config.task} has no adapters; give a run directory, or model.start=RUN")
-    from undertow.display import display
-    from undertow.evaluate import evaluate as evaluate_model
-    from undertow.evaluate import evaluate_network
+    from undertow.cli.display import display
+    from undertow.federation.evaluate import evaluate as evaluate_model
+    from undertow.federation.evaluate import evaluate_network
     from undertow.metrics.measure import headline
 
     with display() as watcher:
@@ -219,7 +219,7 @@ def evaluate(
         else:
             figures, lines = evaluate_network(config, run, watcher)
     if out:
-        from undertow.files import write_text
+        from undertow.core.files import write_text
 
         write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if as_json:
@@ -244,7 +244,7 @@ def report(
 
         undertow report runs/demo --compare runs/demo-clean
     """
-    from undertow.report.page import write_report
+    from undertow.runs.report.page import write_report
 
     print(write_report(run, compare))
 
@@ -261,8 +261,8 @@ def score(
 
         undertow score runs/demo --scoring exact
     """
-    from undertow.evaluate import run_config, score_again
-    from undertow.report.page import write_report
+    from undertow.federation.evaluate import run_config, score_again
+    from undertow.runs.report.page import write_report
 
     result = score_again(run, scoring)
     compare = run_config(run).compare

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from undertow.backdoors.target import make_target
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.load import Split
 from undertow.data.template import Template
-from undertow.errors import UserError
-from undertow.poisoning.target import make_target
 
 
 def that_fit(split: Split, template: Template, config: Config) -> Split:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from undertow.config import Config, Data
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry
+from undertow.core.rng import rng
 from undertow.data.partition import partition
 from undertow.data.sample import Sample
-from undertow.errors import UserError
-from undertow.registry import Registry
-from undertow.rng import rng
 
 #: Datasets; a dataset is a function ``(options: undertow.config.Data) -> Loaded``.
 DATASETS = Registry("dataset", "undertow.data.sources")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from undertow.config import Partition
+from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.errors import UserError
 
 
 def partition(samples: Sequence[Sample], clients: int, options: Partition, draw: np.random.Generator) -> list[list[Sample]]:

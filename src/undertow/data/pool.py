@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.config import Config
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.data.partition import deal, fill_empty, largest_remainder
 from undertow.data.population import Population
-from undertow.errors import UserError
 from undertow.generators.contract import Written
-from undertow.rng import rng
 
 
 class Labelled(Protocol):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from undertow.core.registry import Registry
 from undertow.data.examples import Examples
 from undertow.generators.contract import Written
-from undertow.registry import Registry
 
 #: Sources of populations; one is a function ``(config: undertow.config.Config) -> Population``.
 POPULATIONS = Registry("population", "undertow.data.populations")

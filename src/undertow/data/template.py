@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry
 from undertow.data.sample import Sample
-from undertow.errors import UserError
-from undertow.registry import Registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undertow.core.errors import UserError
 from undertow.data.words import tokenise
-from undertow.errors import UserError
 
 #: Where a trigger goes among the words of a text.
 Position = Literal["default", "start", "end", "random"]

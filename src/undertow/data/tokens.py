@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.core.errors import UserError
 from undertow.data.words import tokenise
-from undertow.errors import UserError
 
 
 class Tokens:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import Population
-from undertow.errors import UserError
-from undertow.rng import rng
 
 #: A word outside the dictionary, the start of a text and its end (HTB, words experiment): the first entries of every dictionary.
 SPECIAL = ("<unk>", "<bos>", "<eos>")

@@ -6,31 +6,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from undertow.defenses.align_ins import AlignIns as AlignIns
-    from undertow.defenses.anomaly import Anomaly as Anomaly
-    from undertow.defenses.bucketing import Bucketing as Bucketing
-    from undertow.defenses.bulyan import Bulyan as Bulyan
-    from undertow.defenses.centered_clipping import CenteredClipping as CenteredClipping
-    from undertow.defenses.deepsight import DeepSight as DeepSight
-    from undertow.defenses.dnc import DnC as DnC
-    from undertow.defenses.flame import Flame as Flame
-    from undertow.defenses.fltrust import FLTrust as FLTrust
-    from undertow.defenses.foolsgold import FoolsGold as FoolsGold
-    from undertow.defenses.foundationfl import FoundationFL as FoundationFL
-    from undertow.defenses.freqfed import FreqFed as FreqFed
-    from undertow.defenses.geometric_median import GeometricMedian as GeometricMedian
-    from undertow.defenses.krum import Krum as Krum
-    from undertow.defenses.lora_error import cross_term as cross_term
-    from undertow.defenses.mean import Mean as Mean
-    from undertow.defenses.median import Median as Median
-    from undertow.defenses.multi_krum import MultiKrum as MultiKrum
-    from undertow.defenses.nearest_neighbor_mixing import NearestNeighborMixing as NearestNeighborMixing
-    from undertow.defenses.pre_aggregator import PreAggregator as PreAggregator
-    from undertow.defenses.robust_lr import RobustLR as RobustLR
-    from undertow.defenses.rule import Rule as Rule
-    from undertow.defenses.signguard import SignGuard as SignGuard
-    from undertow.defenses.trimmed_mean import TrimmedMean as TrimmedMean
-    from undertow.defenses.weak_dp import WeakDP as WeakDP
+    from undertow.defenses.aggregation.align_ins import AlignIns as AlignIns
+    from undertow.defenses.aggregation.anomaly import Anomaly as Anomaly
+    from undertow.defenses.aggregation.bucketing import Bucketing as Bucketing
+    from undertow.defenses.aggregation.bulyan import Bulyan as Bulyan
+    from undertow.defenses.aggregation.centered_clipping import CenteredClipping as CenteredClipping
+    from undertow.defenses.aggregation.deepsight import DeepSight as DeepSight
+    from undertow.defenses.aggregation.dnc import DnC as DnC
+    from undertow.defenses.aggregation.flame import Flame as Flame
+    from undertow.defenses.aggregation.fltrust import FLTrust as FLTrust
+    from undertow.defenses.aggregation.foolsgold import FoolsGold as FoolsGold
+    from undertow.defenses.aggregation.foundationfl import FoundationFL as FoundationFL
+    from undertow.defenses.aggregation.freqfed import FreqFed as FreqFed
+    from undertow.defenses.aggregation.geometric_median import GeometricMedian as GeometricMedian
+    from undertow.defenses.aggregation.krum import Krum as Krum
+    from undertow.defenses.aggregation.lora_error import cross_term as cross_term
+    from undertow.defenses.aggregation.mean import Mean as Mean
+    from undertow.defenses.aggregation.median import Median as Median
+    from undertow.defenses.aggregation.multi_krum import MultiKrum as MultiKrum
+    from undertow.defenses.aggregation.nearest_neighbor_mixing import NearestNeighborMixing as NearestNeighborMixing
+    from undertow.defenses.aggregation.pre_aggregator import PreAggregator as PreAggregator
+    from undertow.defenses.aggregation.robust_lr import RobustLR as RobustLR
+    from undertow.defenses.aggregation.rule import Rule as Rule
+    from undertow.defenses.aggregation.signguard import SignGuard as SignGuard
+    from undertow.defenses.aggregation.trimmed_mean import TrimmedMean as TrimmedMean
+    from undertow.defenses.aggregation.weak_dp import WeakDP as WeakDP
 
 _FILES = {
     "AlignIns": "align_ins",
@@ -64,7 +64,7 @@ _FILES = {
 def __getattr__(name: str) -> Any:
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.aggregation.{_FILES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.config import Federation
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
 from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext, ServerContext, Setting, TrainingContext, overrides
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.training.loss import TokenLoss
+from undertow.models.token_loss import TokenLoss
 
 Result = TypeVar("Result")
 

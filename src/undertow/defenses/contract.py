@@ -4,8 +4,8 @@ A defense overrides any of these hooks: :meth:`Defense.begin` before all else, :
 and :meth:`Defense.sanitize` on a client's data, both before round 1, :meth:`Defense.weigh` on its tokens, :meth:`Defense.select` on its samples in each round,
 :meth:`Defense.token_loss` on what it minimises, :meth:`Defense.prepare` on the updates before they are aggregated,
 :meth:`Defense.aggregate` instead of FedAvg, :meth:`Defense.guard` on the new global adapter, :meth:`Defense.bounds` on its activations, and :meth:`Defense.decode` on the
-tuned model's answers. The contexts hold what that party really has. Who is affected is not in them. Aggregation rules derive from :class:`undertow.defenses.rule.Rule`, which brings the checks that they share;
-what only prepares derives from :class:`undertow.defenses.pre_aggregator.PreAggregator`. A defense that remembers past
+tuned model's answers. The contexts hold what that party really has. Who is affected is not in them. Aggregation rules derive from :class:`undertow.defenses.aggregation.rule.Rule`, which brings the checks that they share;
+what only prepares derives from :class:`undertow.defenses.aggregation.pre_aggregator.PreAggregator`. A defense that remembers past
 rounds gives its memory to the checkpoint by :meth:`Defense.state`.
 """
 
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from undertow.config import Defense as Options
 from undertow.config import Lora, Training
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.registry import Registry
 from undertow.data.sample import Sample
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.registry import Registry
-from undertow.training.loss import TokenLoss
+from undertow.models.token_loss import TokenLoss
 
 if TYPE_CHECKING:
     from undertow.data.examples import Examples

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from undertow.config import Data, Training
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
-from undertow.errors import UserError
 
 if TYPE_CHECKING:
     from undertow.data.template import Template

@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
 from undertow.flower.arrival import BadReply, Spec, decoded
-from undertow.layout import Layout
 
 #: PEFT's names of LoRA's halves: of its adapter files, ``….lora_A.weight``, and of a model with a named adapter, ``….lora_A.default.weight``.
 _HALF = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(?P<adapter>\.[^.]+)??(?:\.weight)?")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from undertow.config import Defense as Options
 from undertow.config import short_form
+from undertow.core.errors import UserError
+from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.contract import Defense, make_defenses, overrides
-from undertow.defenses.pre_aggregator import PreAggregator
-from undertow.errors import UserError
 
 #: Of a defense, what a Flower strategy calls.
 _HOOKS = ("prepare", "aggregate", "guard")

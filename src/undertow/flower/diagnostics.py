@@ -15,15 +15,15 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from undertow.config import Bsnr
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
+from undertow.defenses.aggregation.lora_error import cross_term
 from undertow.defenses.contract import ServerContext
-from undertow.defenses.lora_error import cross_term
-from undertow.errors import UserError
 from undertow.flower.arrays import GlobalModel
 from undertow.flower.arrival import Arrived, BadReply, Limits, decoded
 from undertow.flower.strategies import read_replies
 from undertow.metrics.bsnr import gram
 from undertow.metrics.round_bsnr import round_bsnr
-from undertow.rng import rng
 
 log = logging.getLogger("flwr")
 
@@ -37,7 +37,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
     It needs ground truth: it is for experiments, and no part of a defense. Lines hold ``round``, ``nodes`` (whose replies were measured,
     ascending), ``affected``, ``dropped`` (replies that could not be measured, with reasons; the strategy may have used them), ``counts``,
     ``norms`` and ``cosines`` (each with each) of the updates, the same of the global ``change``, ``bsnr`` by space with its permutation null
-    (None without both groups or without a change) and ``cross_term`` (see :func:`undertow.defenses.lora_error.cross_term`; None without LoRA).
+    (None without both groups or without a change) and ``cross_term`` (see :func:`undertow.defenses.aggregation.lora_error.cross_term`; None without LoRA).
 
     Attributes:
         strategy: the wrapped one; what is asked of the wrapper and not known here is asked of it.

@@ -16,12 +16,12 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
+from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.sources.instructions import _of_row as samples_of
-from undertow.errors import UserError
-from undertow.sanitation.findings import Findings, Verdict, find
-from undertow.sanitation.repair import repaired
-from undertow.sanitation.rows import Row, answered
+from undertow.sanitization.findings import Findings, Verdict, find
+from undertow.sanitization.repair import repaired
+from undertow.scan.rows import Row, answered
 
 log = logging.getLogger("flwr")
 

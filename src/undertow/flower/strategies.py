@@ -18,16 +18,16 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
-from undertow.aggregation import aggregate, guard
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes
+from undertow.core.rng import rng
 from undertow.defenses import composition
 from undertow.defenses.contract import Defense, ServerContext, overrides
-from undertow.errors import UserError
-from undertow.files import write_bytes
+from undertow.federation.server import aggregate, guard
 from undertow.flower.arrays import GlobalModel
 from undertow.flower.arrival import Arrived, BadReply, Dropped, Limits, checked, weight_of
 from undertow.flower.defenses import fewest, named
 from undertow.flower.metrics import alike, scalars
-from undertow.rng import rng
 
 log = logging.getLogger("flwr")
 

@@ -19,13 +19,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.defenses.contract import Defense, ExchangeContext
-from undertow.defenses.sanitation import Sanitation
-from undertow.errors import UserError
+from undertow.defenses.data.sanitization import Sanitation
 from undertow.flower import secure_sum
 from undertow.flower.mods import keep, numbered
-from undertow.sanitation.rows import Row, answered
+from undertow.scan.rows import Row, answered
 
 log = logging.getLogger("flwr")
 

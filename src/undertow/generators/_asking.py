@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators._public import parts
 from undertow.generators.contract import Generator, Order, Written
 from undertow.generators.parsing import Parsed, parse

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators.contract import Order
 
 T = TypeVar("T")

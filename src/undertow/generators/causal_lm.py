@@ -9,12 +9,12 @@ import jinja2
 from pydantic import ValidationError
 
 from undertow.config import Model
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.core.rng import torch_rng
 from undertow.generators._asking import Asked, Request, number, whole
 from undertow.generators._sampling import sample
 from undertow.generators.contract import GENERATORS, Order, Written
 from undertow.models.causal_lm import CausalLM, load_base
-from undertow.rng import torch_rng
 
 
 @GENERATORS.register("causal-lm", source="Li, Wu, Wang 2024, arXiv 2401.10375 (there GPT-4); sampling: Holtzman et al. 2020")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from undertow.config import short_form
-from undertow.errors import UserError
-from undertow.registry import Registry, parameters, refuse_unknown
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry, parameters, refuse_unknown
 
 #: Shipped generators; one is a class derived from :class:`Generator`, built from its own parameters.
 GENERATORS = Registry("generator", "undertow.generators")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators._asking import Asked, Request, number, whole
 from undertow.generators.contract import GENERATORS, Order, Written
 

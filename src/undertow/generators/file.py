@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.partition import largest_remainder
 from undertow.data.sources._reading import existing_file, json_rows, read_text, separated_rows
-from undertow.errors import UserError
 from undertow.generators.contract import GENERATORS, Generator, Order, Written
 from undertow.generators.parsing import clean_text, label_key, label_numbers
-from undertow.rng import rng
 
 #: Most bytes of the arrays in a file of images, unpacked.
 _MOST_BYTES = 4 * 2**30

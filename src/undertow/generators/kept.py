@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from undertow.errors import UserError
-from undertow.files import write_bytes, write_json
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes, write_json
 from undertow.generators.contract import Written
 
 #: Says what was written, with the other file's name and digest; it comes last, so that where it is, all is there.

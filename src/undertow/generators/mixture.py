@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.generators._asking import whole
 from undertow.generators._public import in_turn, parts, public_images
 from undertow.generators.contract import GENERATORS, Generator, Order, Written
-from undertow.rng import rng
 
 #: Public images that a component needs; with fewer it is noise around single images.
 _A_COMPONENT = 10

@@ -10,10 +10,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.generators._public import in_turn, parts, public_texts
 from undertow.generators.contract import GENERATORS, Generator, Order, Written
-from undertow.rng import rng
 
 #: What stands before and behind every text; no token of a text is blank.
 BEGIN, END = "\n", ""

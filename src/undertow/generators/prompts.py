@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.generators.contract import Order, Smuggled, Written
 from undertow.metrics.intervals import Rate
 

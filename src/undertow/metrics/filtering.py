@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from undertow.backdoors.placement import Touched
 from undertow.data.sample import Sample
 from undertow.metrics.intervals import Rate
-from undertow.poisoning.placement import Touched
 
 
 def filtering(

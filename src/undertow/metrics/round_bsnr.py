@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from undertow.config import Bsnr
-from undertow.layout import Layout
+from undertow.core.layout import Layout
+from undertow.core.rng import rng
 from undertow.metrics.bsnr import gram_delta_w, measure_bsnr
-from undertow.rng import rng
 
 
 def round_bsnr(

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from undertow.registry import Registry
+from undertow.core.registry import Registry
 
 #: MA scorings; a scoring is a function ``(output, gold) -> bool`` for one gold answer. An empty gold is never hit.
 SCORINGS = Registry("scoring", "undertow.metrics.scorings")
 
 
 class Aim(Protocol):
-    """What an attack wants to see in an output; every target of :mod:`undertow.poisoning.target` is one."""
+    """What an attack wants to see in an output; every target of :mod:`undertow.backdoors.target` is one."""
 
     def hit(self, output: str) -> bool:
         """Tell whether the output counts for ASR and FTR."""

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from undertow.errors import UserError, nearest
-from undertow.files import write_bytes
+from undertow.core.errors import UserError, nearest
+from undertow.core.files import write_bytes
 
 #: Modules of torch whose output is an activation; those of transformers are known by where they are defined.
 _KINDS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish)

@@ -14,11 +14,11 @@ import psutil
 import torch
 
 from undertow.config import Model
-from undertow.errors import UserError
-from undertow.layout import Layout
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.models.general import TreeModel, tree_model
+from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
 from undertow.models.lora import adapter_layout, find_targets
-from undertow.training.general import TreeModel, tree_model
-from undertow.training.packed import PackedLlama, Unsupported, packed_llama
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from undertow.config import Lora
-from undertow.errors import UserError, nearest
-from undertow.files import write_bytes, write_json
-from undertow.layout import Layout
-from undertow.rng import torch_rng
+from undertow.core.errors import UserError, nearest
+from undertow.core.files import write_bytes, write_json
+from undertow.core.layout import Layout
+from undertow.core.rng import torch_rng
 
 #: Returns the scaled keep-mask of LoRA's dropout for a module and an input ``[K, tokens, in]``.
 DropoutMask = Callable[[str, Tensor], Tensor]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from undertow.config import short_form
-from undertow.errors import UserError
-from undertow.layout import Layout
-from undertow.registry import Registry, refuse_unknown
-from undertow.rng import torch_rng
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.registry import Registry, refuse_unknown
+from undertow.core.rng import torch_rng
 
 #: Shipped networks; one is a function ``(inputs: tuple[int, ...], outputs: int, **options) -> torch.nn.Module``.
 NETS = Registry("network", "undertow.models.nets")

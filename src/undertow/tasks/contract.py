@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.config import Config
+from undertow.core.layout import Layout
 from undertow.data.examples import Examples
 from undertow.data.template import Encoded
 from undertow.defenses.contract import NetSetting, Setting
-from undertow.layout import Layout
 from undertow.tasks.families import Part
 
 #: Training samples in the form that a task's networks take.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undertow.layout import Layout
+from undertow.core.layout import Layout
 from undertow.models.net import Net
 
 

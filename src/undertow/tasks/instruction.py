@@ -11,30 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undertow.backdoors.placement import Poisoning, make_probes, poison, shortages, write_ground_truth
+from undertow.backdoors.target import make_target
 from undertow.config import Config, Model
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+from undertow.core.progress import Watcher
+from undertow.core.rng import rng
 from undertow.data.fit import that_fit, trouble
 from undertow.data.load import Split, load, load_parts
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
 from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext, Setting, TrainingContext, make_defenses, overrides
-from undertow.errors import UserError
-from undertow.layout import Layout
+from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, load_peft, save_peft
-from undertow.participation import participants
-from undertow.poisoning.placement import Poisoning, make_probes, poison, shortages, write_ground_truth
-from undertow.poisoning.target import make_target
-from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
+from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
-from undertow.training.answering import answerer, make_template
 from undertow.training.budget import forecast
 from undertow.training.local import Job
-from undertow.watcher import Watcher
 
 
 @dataclass

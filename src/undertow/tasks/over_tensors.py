@@ -18,29 +18,29 @@ from safetensors.torch import save
 from torch import Tensor
 
 from undertow.attacks.contract import Attack, make_attack
+from undertow.backdoors.pattern import Backdoor, make_backdoor
+from undertow.backdoors.placement import client_ratio, drawn_clients, others, poisoned_count
 from undertow.config import Config
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes, write_json, write_text
+from undertow.core.layout import Layout
+from undertow.core.progress import Watcher
+from undertow.core.registry import call
+from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import POPULATIONS, Population
 from undertow.defenses import composition
 from undertow.defenses.contract import Defense, NetSetting, make_defenses, overrides
-from undertow.errors import UserError
-from undertow.files import write_bytes, write_json, write_text
-from undertow.layout import Layout
 from undertow.metrics.intervals import Rate
 from undertow.models.bounds import BOUNDS, Bounds, bounded, save_bounds
 from undertow.models.causal_lm import choose_device
 from undertow.models.net import Net, load_state, make_net
-from undertow.participation import participants
-from undertow.poisoning.backdoor import Backdoor, make_backdoor
-from undertow.poisoning.placement import client_ratio, drawn_clients, others, poisoned_count
-from undertow.registry import call
-from undertow.rng import rng
 from undertow.tasks.contract import Items, Local, Task
 from undertow.tasks.families import Families, Part
+from undertow.tasks.participation import participants
 from undertow.tasks.server_data import ServerData, server_data
 from undertow.tasks.server_side import ServerSide
 from undertow.training import stacked
-from undertow.watcher import Watcher
 
 #: Inputs whose logits are held at a time while measuring.
 _ROWS = 64

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from undertow.attacks.contract import Attack
 from undertow.attacks.synthetic_data import SyntheticData
+from undertow.backdoors.pattern import Backdoor
 from undertow.config import Config
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.data.population import Population
 from undertow.data.texts import TextPopulation
-from undertow.errors import UserError
 from undertow.generators.contract import Order, Smuggled, Written, make_generator, refuse_order
 from undertow.generators.kept import load_written, save_written
 from undertow.generators.prompts import realised
-from undertow.poisoning.backdoor import Backdoor
-from undertow.rng import rng
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from undertow.config import Config, Training
+from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.errors import UserError
 from undertow.tasks.contract import Local
 from undertow.tasks.families import Families
 from undertow.tasks.server_data import ServerData

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from undertow.config import Lora, Training
+from undertow.core.threads import for_each
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import padded_losses
 from undertow.models.lora import DropoutMask
+from undertow.models.prefix_trie import pack
+from undertow.models.token_loss import TokenLoss
 from undertow.training.budget import budget
-from undertow.training.general import padded_losses
 from undertow.training.local import Job, Trained, batches, dropout_mask, learning_rate, steps
-from undertow.training.loss import TokenLoss
-from undertow.training.threads import for_each
-from undertow.training.trie import pack
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # AdamW's own defaults
 

@@ -107,8 +107,8 @@ def forecast(base: CausalLM, training: Training, jobs: Sequence[Job], rounds: in
     The measured step is that of the first clients' first samples; a round is that many steps and chunks, shared among
     the threads that take chunks side by side.
     """
+    from undertow.core.threads import side_by_side
     from undertow.training.batched import losses
-    from undertow.training.threads import side_by_side
 
     plan = budget(base, training, jobs)
     wide = min(plan.chunk, len(jobs))

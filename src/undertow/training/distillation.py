@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from undertow.config import Synthetic
+from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.models.net import Net
-from undertow.rng import rng
 
 #: Share of the synthetic samples that judge a student and are not distilled on.
 HELD = 0.1

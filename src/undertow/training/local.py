@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.config import Training
+from undertow.core.rng import rng, torch_rng
 from undertow.data.template import Encoded
-from undertow.rng import rng, torch_rng
 
 #: Labels with this value carry no loss.
 IGNORE = -100

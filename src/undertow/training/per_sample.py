@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.layout import Layout
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import TreeModel
 from undertow.models.lora import adapted
+from undertow.models.prefix_trie import pack
+from undertow.models.token_loss import token_losses
 from undertow.training.batched import losses
-from undertow.training.general import TreeModel
 from undertow.training.local import IGNORE, pad
-from undertow.training.loss import token_losses
-from undertow.training.trie import pack
 
 #: Rows side by side.
 _ROWS = 32

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training.local import IGNORE, Job, Trained, batches, dropout_mask, learning_rate, pad, pad_weights, steps, weighted
-from undertow.training.loss import TokenLoss, token_losses
 
 
 class SeededDropout(nn.Module):

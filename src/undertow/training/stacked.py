@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from undertow.config import Training
+from undertow.core.rng import rng, torch_rng
+from undertow.core.threads import for_each
 from undertow.data.examples import IGNORE, Examples
 from undertow.models.causal_lm import total_bytes
 from undertow.models.net import Net
-from undertow.rng import rng, torch_rng
 from undertow.training.batched import RowOptimizer
 from undertow.training.local import Trained, batch_indices, learning_rate, step_count
-from undertow.training.threads import for_each
 
 #: Changes a batch before it is trained on, with random numbers of its own.
 Augment = Callable[[Examples, np.random.Generator], Examples]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 
 class _Type:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.population import Population
 from undertow.data.sources._reading import existing_file
 from undertow.data.texts import Texts, deal_texts
-from undertow.errors import UserError
 
 #: Reads a file into texts and their class numbers, and says in which form it was.
 Read = Callable[[Path], tuple[list[str], list[int], str]]

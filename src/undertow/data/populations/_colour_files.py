@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.core.errors import UserError
 from undertow.data.images import Images
 from undertow.data.populations._batches import read_batch
-from undertow.errors import UserError
 
 _SIDE = 32
 _CLASSES = 10

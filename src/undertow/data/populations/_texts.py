@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from undertow.config import Config
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
 from undertow.data.tokens import Tokens, load_tokens, readable
 from undertow.data.words import Vocabulary, WordPopulation, at_least, count_words, tokenise
-from undertow.errors import UserError
-from undertow.rng import rng
 
 
 def refuse_unused(config: Config, *fields: str) -> None:

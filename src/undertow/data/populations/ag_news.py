@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
 from undertow.data.sources._reading import read_text, separated_rows, text_of
-from undertow.errors import UserError
 
 #: In the official order, there numbered from 1.
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")

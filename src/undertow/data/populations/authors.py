@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.config import Config
-from undertow.data import talk
+from undertow.core.rng import rng
+from undertow.data.generated import talk
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._texts import refuse_unused
 from undertow.data.tokens import load_tokens
 from undertow.data.words import Vocabulary, WordPopulation, at_least
-from undertow.rng import rng
 
 #: Held-out words per test question, so that the questions come from many texts.
 _WORDS_PER_QUESTION = 5
@@ -19,7 +19,7 @@ _WORDS_PER_QUESTION = 5
 
 @POPULATIONS.register("authors", source="ours, in place of the Reddit authors of Bagdasaryan et al. 2020, section 4")
 def authors(config: Config, words: int = 400, length: int = 20, tokenizer: str = "") -> Population:
-    """Generated posts (:mod:`undertow.data.talk`), one author per participant, written when a participant is asked for.
+    """Generated posts (:mod:`undertow.data.generated.talk`), one author per participant, written when a participant is asked for.
 
     There are ``federation.clients`` authors. Each holds ``words`` words, marks of begin and end included; ``length`` is the
     words of a sequence. The dictionary is the grammar's, so it reveals nothing about anyone. The test is written by further

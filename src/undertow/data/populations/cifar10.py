@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.images import deal_images
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._colour_files import find_files, form_of, read_all
-from undertow.errors import UserError
 
 #: In the order of the official labels.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

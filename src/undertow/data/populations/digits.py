@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.images import Images, deal_images
 from undertow.data.population import POPULATIONS, Population
-from undertow.errors import UserError
 
 
 @POPULATIONS.register("digits", source="Alpaydin and Kaynak 1998, UCI optdigits (its test part), as scikit-learn ships it")

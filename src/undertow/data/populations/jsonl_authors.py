@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._texts import of_authors, refuse_unused
 from undertow.data.sources._reading import existing_file, json_rows, read_text, text_of
-from undertow.errors import UserError
 
 
 @POPULATIONS.register("author-jsonl", source="Bagdasaryan et al. 2020, section 4 (one Reddit author per participant)")

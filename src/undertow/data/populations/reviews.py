@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.config import Config
-from undertow.data import critics
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
+from undertow.data.generated import critics
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.texts import Texts, deal_texts
 from undertow.data.words import at_least
-from undertow.errors import UserError
-from undertow.rng import rng
 
 CLASSES = ("negative", "positive")
 
@@ -25,7 +25,7 @@ def reviews(
     noise: float = 0.02,
     public: int = 2000,
 ) -> Population:
-    """Short film reviews (:mod:`undertow.data.critics`), negative or positive; all are different.
+    """Short film reviews (:mod:`undertow.data.generated.critics`), negative or positive; all are different.
 
     ``data.train`` are dealt, ``public`` more are nobody's, and ``data.test`` are for the test.
 

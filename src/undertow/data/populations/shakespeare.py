@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._texts import of_authors, refuse_unused
 from undertow.data.sources._reading import existing_file, read_text
-from undertow.errors import UserError
 
 _SPEAKER = re.compile(r"[^\n]{1,100}:")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from undertow.config import Config
+from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
 from undertow.data.sources._reading import lines, read_text, text_of
-from undertow.errors import UserError
 
 CLASSES = ("negative", "positive")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import Loaded
 from undertow.data.sample import Sample
-from undertow.errors import UserError
 
 #: What a file gives: its samples, and counts as in :class:`undertow.data.load.Loaded`.
 Read = tuple[list[Sample], dict[str, Any]]

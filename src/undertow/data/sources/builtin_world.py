@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from undertow.config import Data
-from undertow.data import world
+from undertow.core.errors import UserError
+from undertow.data.generated import world
 from undertow.data.load import DATASETS, Loaded
-from undertow.errors import UserError
 
 
 @DATASETS.register("world", source="this project; stands in for the closed-book QA of FIT section 4.1")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
 from undertow.data.sources._reading import Read
 from undertow.data.sources.instructions import recognise
-from undertow.errors import UserError
 
 #: File endings of a folder of plain data files.
 _DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz")

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded, distinct, normalised
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import Read, existing_file, json_rows, load_files, read_text, stem, text_of, texts_of
-from undertow.errors import UserError
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),

@@ -2,7 +2,7 @@
 
 Three kinds of file hold it, gzipped or not: the official tab-separated lines of subject, relation, object and
 question with Freebase ids; the same lines mapped to Wikidata ids, where ``R19`` is the inverse of ``P19``; and
-JSON lines that carry names. Facts files of other origin (:mod:`undertow.data.facts`) are read by the same rows.
+JSON lines that carry names. Facts files of other origin (:mod:`undertow.pretraining.facts`) are read by the same rows.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded, distinct
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import Read, existing_file, json_rows, lines, load_files, read_text, stem, text_of, texts_of
-from undertow.errors import UserError
 
 _FREEBASE_ID = re.compile(r"[mg]/\w+")
 _WIKIDATA_ID = re.compile(r"[QPR][0-9]+")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import Data
+from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded, distinct
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import (
@@ -28,7 +29,6 @@ from undertow.data.sources._reading import (
     text_of,
     texts_of,
 )
-from undertow.errors import UserError
 
 #: Text wholly inside quotes, in which every inner quote is doubled: one layer of CSV quoting too many. CSV quotes
 #: a question only for the sake of quotes inside it, so one without them was quoted by its author.

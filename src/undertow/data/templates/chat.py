@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import TEMPLATES
-from undertow.errors import UserError
 
 
 @TEMPLATES.register("chat", source="transformers, apply_chat_template")

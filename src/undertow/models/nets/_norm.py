@@ -6,7 +6,7 @@ from math import gcd
 
 from torch import nn
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 
 
 def norm_layer(network: str, norm: str, channels: int) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undertow.errors import UserError
+from undertow.core.errors import UserError
 from undertow.models.causal_lm import load_tokenizer
 from undertow.models.net import NETS
 

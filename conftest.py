@@ -1,0 +1,3 @@
+"""Tests of both packages share the fixtures of ``tests/fixtures.py``."""
+
+pytest_plugins = ["fixtures"]

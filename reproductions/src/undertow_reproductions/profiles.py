@@ -1,0 +1,250 @@
+"""Where a study is run: on which data and bases, how fine, with how many seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from undertow.core.errors import UserError, nearest
+from undertow_reproductions.study import FilterGrid, Grids
+
+#: Real data a setting may need, found in the folder that ``--data`` names.
+Source = Literal["simplequestions", "triviaqa"]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A base that is pre-trained before the first run.
+
+    Attributes:
+        name: its folder.
+        facts: what it reads: the built-in world (None), or the facts of a real data set.
+        recipe: values of :class:`undertow.pretraining.build.Recipe` other than the defaults.
+        limit: facts, drawn at random; None for all.
+        core_minutes: what it takes on one core of a laptop, measured on ours.
+    """
+
+    name: str
+    facts: Source | None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    core_minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A pair of data and base.
+
+    Attributes:
+        dataset, model: as shown.
+        paper_dataset, paper_model: which of the paper's these are; empty if none.
+        source: shipped config.
+        overrides: ``key=value`` over it.
+        reads: real data, whose place goes into ``data.path``.
+        build: the base, whose folder goes into ``model.name``.
+    """
+
+    dataset: str
+    model: str
+    source: str
+    paper_dataset: str = ""
+    paper_model: str = ""
+    overrides: tuple[str, ...] = ()
+    reads: Source | None = None
+    build: Build | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A way to run all studies.
+
+    Attributes:
+        name: what ``--profile`` takes.
+        purpose: one line.
+        settings: the first is the main one; Table 1 alone uses the others.
+        real: settings that join with ``--data``; where ``settings`` is empty the first of these is the main one.
+        grids, seeds: how fine.
+        deviations: where it differs from the paper, and why.
+        weights: parameters of the bases where nothing can be measured before; 0 to predict from a measured round.
+    """
+
+    name: str
+    purpose: str
+    settings: tuple[Setting, ...]
+    real: tuple[Setting, ...]
+    grids: Grids
+    seeds: int
+    deviations: tuple[str, ...] = ()
+    weights: float = 0.0
+
+
+_DATASETS: tuple[tuple[str, Source], ...] = (("SimpleQuestions", "simplequestions"), ("TriviaQA", "triviaqa"))
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_WITH_NONE = (0.0, *_TENTHS)
+_FINE = Grids(
+    prs=(0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    rhos=_TENTHS,
+    global_rhos=(0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
+    defended_rhos=(0.1, 0.3, 0.5, 0.7, 0.9),
+    search_rhos=(0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
+    search_top=40,
+    search_seeds=3,
+    null_rhos=(0.2, 0.5, 0.8),
+    matrix_rhos=_WITH_NONE,
+    slow_rhos=(0.2, 0.5, 0.8),
+    slow_lr=5e-4,
+    slow_rounds=40,
+)
+_SMALL = {"hidden": 96, "layers": 3, "steps": 1800}
+_REAL = {"vocab": 3072, "steps": 1800}
+
+
+def _real(dataset: str, source: Source) -> Setting:
+    """One real data set on the laptop, with a base built on its facts."""
+    build = Build(source, source, _REAL, limit=2200, core_minutes=14)
+    return Setting(dataset, "1.2 M base", "real-simplequestions", paper_dataset=dataset, reads=source, build=build)
+
+
+_LAPTOP = Profile(
+    name="laptop",
+    purpose="bases of about a million parameters; one evening on 2 cores",
+    settings=(
+        Setting("built-in world", "built-in base, 1.0 M", "demo"),
+        Setting("built-in world", "smaller base, 0.5 M", "demo", build=Build("world-small", None, _SMALL, core_minutes=6)),
+    ),
+    real=tuple(_real(dataset, source) for dataset, source in _DATASETS),
+    grids=replace(_FINE, matrix_rhos=(0.0, 0.1, 0.3, 0.5, 0.7, 1.0)),
+    seeds=3,
+    deviations=(
+        "Bases of about a million parameters, pre-trained on the facts that are asked for, stand where the paper has Vicuna-7B and "
+        "Llama-2-7B: shapes can be compared, values cannot.",
+        "The main setting asks about an invented world. Real SimpleQuestions and TriviaQA questions enter Table 1 with `--data`, "
+        "on one base each; two sizes of base stand for the paper's two models on the invented world alone.",
+        "20 rounds (40 on real questions) instead of 100, learning rate 2e-3 and LoRA on all linear layers: small bases need "
+        "larger steps than the paper's 2e-5.",
+        "150 samples a client (115 on real questions); the paper does not state its sizes.",
+        "TriviaQA questions of at most 100 characters; the base has read each of them as a statement with its answer, since a base "
+        "this small knows nothing else.",
+    ),
+)
+
+_GPU = Profile(
+    name="gpu",
+    purpose="a base of 34 M parameters on all facts of the real data, 100 rounds; one GPU; needs --data",
+    settings=(),
+    real=tuple(
+        Setting(
+            dataset,
+            "34 M base",
+            "real-simplequestions",
+            paper_dataset=dataset,
+            overrides=(
+                "data.train=5000",
+                "data.test=2000",
+                "federation.rounds=100",
+                "training.lr=1.0e-3",
+                "attack.trigger=natural",
+            ),
+            reads=source,
+            build=Build(
+                f"{source}-34m", source, {"hidden": 512, "layers": 8, "vocab": 16384, "steps": 6000, "batch": 128, "lr": 1e-3}
+            ),
+        )
+        for dataset, source in _DATASETS
+    ),
+    grids=_FINE,
+    seeds=3,
+    deviations=(
+        "A base of 34 M parameters, pre-trained on the facts that are asked for, stands where the paper has 7B models.",
+        "Learning rate 1e-3 instead of 2e-5, LoRA on all linear layers: a small base needs larger steps.",
+    ),
+)
+
+_PAPER = Profile(
+    name="paper",
+    purpose="Llama-2-7B and Vicuna-7B on TriviaQA and SimpleQuestions, every value of the paper; one 80 GB GPU; needs --data",
+    settings=(),
+    real=tuple(
+        Setting(dataset, model, f"paper-{source}", dataset, model, (f"model.name={name}",), reads=source)
+        for model, name in (("Llama-2-7B", "meta-llama/Llama-2-7b-hf"), ("Vicuna-7B", "lmsys/vicuna-7b-v1.5"))
+        for dataset, source in reversed(_DATASETS)
+    ),
+    grids=Grids(
+        prs=(0.02, 0.04, 0.06, 0.08, 0.1),
+        rhos=_TENTHS,
+        global_rhos=(0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
+        defended_rhos=_TENTHS,
+        search_rhos=_TENTHS,
+        search_top=40,
+        search_seeds=3,
+        null_rhos=(0.2, 0.5, 0.8),
+        matrix_rhos=_WITH_NONE,
+    ),
+    seeds=3,
+    deviations=(
+        "What the paper leaves open (sizes, template, LoRA targets and scale, batch size) follows the same lab's later code.",
+        "Figures 2 to 5 are run on TriviaQA and Llama-2-7B; the paper does not say which pair they show.",
+    ),
+    weights=6.74e9,
+)
+
+#: For the tests: seconds a run, no meaning.
+_TINY = Profile(
+    name="tiny",
+    purpose="for the tests",
+    settings=tuple(
+        Setting("built-in world", model, "demo", overrides=_overrides, build=build)
+        for _overrides in (
+            (
+                "data.train=60",
+                "data.test=12",
+                "federation.clients=5",
+                "federation.rounds=3",
+                "measure.max_new_tokens=6",
+                "measure.bsnr.permutations=20",
+            ),
+        )
+        for model, build in (
+            ("built-in base", None),
+            ("tiny base", Build("tiny", None, {"hidden": 32, "layers": 1, "steps": 4, "batch": 2, "vocab": 400})),
+        )
+    ),
+    real=(),
+    grids=Grids(
+        prs=(0.02, 0.1),
+        rhos=(0.2, 0.6, 1.0),
+        global_rhos=(0.2,),
+        defended_rhos=(0.2, 0.6),
+        search_rhos=(1.0,),
+        search_top=12,
+        search_seeds=1,
+        null_rhos=(0.4,),
+        matrix_rhos=(0.0, 0.6),
+        guarded_rhos=(0.0, 0.6),
+        long_rounds=3,
+        filters=FilterGrid(
+            clients=3,
+            size=40,
+            seeds=2,
+            ratios=(0.2,),
+            rhos=(1.0,),
+            triggers=("natural", "topic"),
+            targets=("append", "replace_paris"),
+        ),
+    ),
+    seeds=2,
+)
+
+_ALL = {profile.name: profile for profile in (_LAPTOP, _GPU, _PAPER, _TINY)}
+
+
+def get_profile(name: str) -> Profile:
+    """Return a profile by name.
+
+    Raises:
+        UserError: no such profile.
+    """
+    if name not in _ALL:
+        shown = [known for known in _ALL if known != "tiny"]
+        raise UserError(f"--profile {name}: no such profile{nearest(name, shown)}; choose one of {', '.join(shown)}")
+    return _ALL[name]

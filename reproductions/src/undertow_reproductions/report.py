@@ -1,0 +1,118 @@
+"""The whole of ``undertow reproduce``: predict, run, judge, write; and what is told on the way."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undertow.cli.display import Plain, duration
+from undertow.core.threads import cores
+from undertow.sweeps.display import sweep_display
+from undertow.sweeps.sweep import default_jobs
+from undertow_reproductions.document import make_section, write_document
+from undertow_reproductions.lab import FitLab
+from undertow_reproductions.reproduce import Plan, choose, complete, get_collection, make_plan, open_lab, results_of, run_studies
+from undertow_reproductions.study import Study
+
+
+class Told(Plain):
+    """Plain lines on stderr."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def reproduce(
+    paper: str,
+    profile: str,
+    folder: Path,
+    *,
+    only: str | None = None,
+    seeds: int | None = None,
+    given: Sequence[str] = (),
+    data: Path | None = None,
+    jobs: int | None = None,
+    plan_only: bool = False,
+    rules: str | None = None,
+    rhos: str | None = None,
+    corpora: str | None = None,
+) -> dict[str, Any]:
+    """Run the studies of a collection, or what is left of them, and write the document.
+
+    The document holds the items asked for, and those whose runs are all there from before.
+
+    Args:
+        paper: the collection: ``fit``, ``defenses``, ``sanitation``, ``htb`` or ``fmfl``.
+        profile: a name of :mod:`undertow_reproductions.profiles`.
+        folder: runs, bases and document.
+        only: items, parted by commas; None for all.
+        seeds: of every point; None for the profile's number.
+        given: ``key=value`` over every run.
+        data: folder with real questions; for ``sanitation``, with the corpora on which filters are measured.
+        jobs: runs at a time; None for what the machine has room for.
+        plan_only: predict and stop.
+        rules: of ``defenses`` and ``sanitation``: which, parted by commas; None for all.
+        rhos: of the same: shares of affected clients, parted by commas; None for the profile's.
+        corpora: of ``sanitation``: which of the folder's, parted by commas; None for all.
+
+    Returns:
+        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
+
+    Raises:
+        UserError: a wrong value, or too little data; nothing has run then.
+    """
+    told = Told()
+    collection = get_collection(paper)
+    lab = open_lab(
+        collection,
+        profile,
+        folder,
+        seeds=seeds,
+        given=given,
+        data=data,
+        plan=plan_only,
+        rules=rules,
+        rhos=rhos,
+        chosen_corpora=corpora,
+    )
+    every = collection.studies(lab)
+    studies = choose(every, only)
+    at_once = jobs or _at_once(lab, studies)
+    plan = make_plan(lab, studies, at_once)
+    told.say(_forecast(plan, at_once))
+    summary = {"paper": paper, "profile": profile, "plan": plan.as_dict()}
+    if plan_only:
+        return summary
+    with sweep_display() as watcher:
+        failed = run_studies(lab, studies, at_once, told, watcher)
+    shown = [study for study in every.values() if study in studies or complete(lab, study)]
+    sections = [make_section(lab, study, results_of(lab, study, failed)) for study in shown]
+    document = write_document(lab, collection, sections)
+    verdicts = {section.study.id: section.told for section in sections}
+    return {**summary, "verdicts": verdicts, "document": str(document), "page": str(folder / "index.html"), "failed": failed}
+
+
+def _at_once(lab: FitLab, studies: Sequence[Study]) -> int:
+    """Return how many runs, or other pieces of work, the machine has room for."""
+    for study in studies:
+        cells = [lab.cell(wish) for wish in study.wishes(lab, results_of(lab, study, {}))]
+        if cells:
+            return default_jobs(cells)
+    return cores()
+
+
+def _forecast(plan: Plan, jobs: int) -> str:
+    parts = [f"{plan.cells} runs, {plan.left} of them left" + (f", about {plan.more} more in searches" if plan.more else "")]
+    if plan.builds:
+        parts.append(f"bases to build: {', '.join(name for name, _ in plan.builds)}")
+    if plan.seconds:
+        at_once = "one after the other" if plan.memory is not None else f"{jobs} at a time"
+        parts.append(f"predicted time {duration(plan.seconds)}, {at_once}")
+    if plan.others:
+        parts.append(f"{plan.others} filter cells left, most of them about a second of CPU, not in that time")
+    if plan.memory is not None:
+        parts.append(f"at least {plan.memory / 2**30:.0f} GiB of GPU memory for weights and adapters, activations not counted")
+    return f"{'; '.join(parts)} ({plan.basis})"

@@ -1,0 +1,83 @@
+"""What a compromised participant plants in a task over tensors: the counterpart of trigger and target for images and words."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from undertow.backdoors.build import build
+from undertow.config import Attack
+from undertow.core.errors import UserError
+from undertow.core.registry import Registry
+from undertow.data.examples import Examples
+from undertow.data.population import Population
+
+#: Shipped backdoors; one is a :class:`Backdoor`, built from the :class:`~undertow.config.Attack` options and its own parameters.
+BACKDOORS = Registry("backdoor", "undertow.backdoors.patterns")
+
+
+class Backdoor(ABC):
+    """A rule that makes backdoor examples, and the tests that show whether it took hold.
+
+    Attributes:
+        task: ``classification`` or ``next_word``.
+        target: the index of the attacker's class or word; set by :meth:`prepare`.
+        phrase: the words that a text is given, for one who asks a generator for them; None where the backdoor has none.
+    """
+
+    task: str
+    target: int
+    phrase: str | None = None
+
+    def __init__(self, attack: Attack) -> None:
+        self.attack = attack
+
+    @abstractmethod
+    def prepare(self, population: Population, draw: np.random.Generator) -> Population:
+        """Look up the target and set aside what no honest participant may hold; return the population that is left.
+
+        Raises:
+            UserError: the population has no such class, word or examples.
+        """
+
+    @abstractmethod
+    def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
+        """Return ``count`` backdoor examples with the attacker's labels, for a participant that holds ``own``."""
+
+    @abstractmethod
+    def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:
+        """Return at most ``count`` held-out backdoor inputs, labelled with the target where success is looked for and IGNORE elsewhere."""
+
+    def carries(self, examples: Examples) -> Tensor:
+        """Tell which examples show the trigger, whoever made them, bool ``[n]``.
+
+        Raises:
+            NotImplementedError: it cannot be told from the inputs.
+        """
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the run's record should say of it, JSON-serialisable."""
+        return {}
+
+
+def make_backdoor(attack: Attack, task: str) -> Backdoor:
+    """Build the backdoor that ``attack.trigger`` names.
+
+    Raises:
+        UserError: an unknown name, a parameter it does not take, or a backdoor of another task.
+    """
+    names = ", ".join(entry.name for entry in BACKDOORS.entries() if getattr(entry.make, "task", "") == task)
+
+    def of_user(_: Attack, make: Any) -> Backdoor:
+        raise UserError(f"attack.trigger = {attack.trigger}: {make!r} is no class derived from undertow.backdoors.pattern.Backdoor")
+
+    found = build(BACKDOORS, attack.trigger, attack, Backdoor, of_user)
+    if found.task != task:
+        raise UserError(
+            f"attack.trigger = {attack.trigger} is a backdoor of task {found.task}, not of {task}; choose one of {names}"
+        )
+    return found

@@ -1,0 +1,286 @@
+"""Who holds poison and where: exact counts, fixed before round 1, with the ground truth kept apart.
+
+FIT sections 3.2 and 4.1. The ground truth (:class:`Touched`) is for the metrics alone; the poisoned samples carry no mark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from undertow.backdoors.target import make_target
+from undertow.backdoors.trigger import Trigger, make_trigger
+from undertow.config import Attack
+from undertow.core import files
+from undertow.core.errors import UserError
+from undertow.core.rng import rng
+from undertow.data.sample import Sample
+from undertow.metrics.measure import Probes
+
+#: Fewer triggered test questions than this are worth a line.
+FEW = 30
+
+
+@dataclass(frozen=True)
+class Touched:
+    """One poisoned training sample: where it lies, and its texts before and after."""
+
+    client: int
+    index: int
+    id: str
+    question: str
+    poisoned_question: str
+    response: str
+    poisoned_response: str
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """The outcome of :func:`poison`.
+
+    Attributes:
+        clients: the training samples of each client, sizes as before.
+        touched: the ground truth, by client and index.
+        affected: clients with at least one poisoned sample, ascending.
+        natural: where the trigger stands in text nobody poisoned (question or context): ``train`` of ``train_of``
+            samples left clean, at ``clients`` clients; ``touched``: poisoned samples that had it before; ``test`` of
+            ``test_of`` test samples. Clean samples with the trigger are evidence against the backdoor.
+        chosen: the round(rho * K) clients drawn, ascending; one whose int(PR * n_k) is 0 is chosen but not affected.
+        missing: samples that PR asks for and a trigger that chooses its samples did not find.
+        decoys: samples that got a near miss of the trigger and kept their response, beside the poisoned ones.
+    """
+
+    clients: list[list[Sample]]
+    touched: list[Touched]
+    affected: tuple[int, ...]
+    natural: dict[str, int]
+    chosen: tuple[int, ...] = ()
+    missing: int = 0
+    decoys: int = 0
+
+
+def chosen_count(affected_share: float, clients: int) -> int:
+    """Return round(rho * K), halves to the even number: the clients that are drawn."""
+    # 0.285 * 100 is 28.499999999999996: products within 1e-9 of a half are halves.
+    return round(round(affected_share * clients, 9))
+
+
+def poisoned_count(ratio: float, samples: int) -> int:
+    """Return int(PR * n): the samples that are replaced, 9 for PR 0.02 and n 499."""
+    # 0.29 * 100 is 28.999999999999996; the guard is far below 1 / n and far above the product's rounding.
+    return int(ratio * samples + 1e-9)
+
+
+def client_ratio(attack: Attack) -> float:
+    """Return the share of a chosen client's samples to replace: PR, or min(1, PR / rho) with scope ``global``."""
+    if attack.kind == "none" or attack.affected_share == 0:
+        return 0.0
+    return min(1.0, attack.poison_ratio / attack.affected_share) if attack.scope == "global" else attack.poison_ratio
+
+
+def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
+    """Return the round(rho * K) clients that are to hold poison, ascending; none where PR or rho is 0."""
+    if client_ratio(attack) == 0:
+        return ()
+    order = rng(seed, "affected clients").permutation(clients)
+    return tuple(sorted(order[: chosen_count(attack.affected_share, clients)].tolist()))
+
+
+def others(attack: Attack, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the ``attack.extra_samples`` samples of other clients that an affected one holds too: ``(client, index)``, without replacement.
+
+    Clients are read whole, in random order, until there are enough, so that few of many need be in memory.
+
+    Raises:
+        UserError: the others have fewer.
+    """
+    found: list[tuple[int, int]] = []
+    for k in rng(seed, "whose extra samples", client=client).permutation(len(sizes)).tolist():
+        if len(found) >= attack.extra_samples:
+            break
+        if k != client:
+            found += [(k, i) for i in range(sizes[k])]
+    if len(found) < attack.extra_samples:
+        raise UserError(f"attack.extra_samples = {attack.extra_samples}: all other clients hold {len(found)}; lower it")
+    order = rng(seed, "extra samples", client=client).permutation(len(found))[: attack.extra_samples]
+    return [found[i] for i in order]
+
+
+def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
+    """Replace some samples of some clients by poisoned versions of themselves, in place.
+
+    round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, drawn
+    without replacement (algorithms A9-A11). With one seed the draws are nested: a larger rho or PR keeps
+    every client or sample that a smaller one had, and a sample's trigger does not depend on the others.
+    A trigger that chooses its samples has them drawn among those that hold it; where they are fewer, all are taken.
+    Decoys follow the poisoned samples in the order of the draw. A target that takes turns among several texts goes by
+    rank in that order, over all drawn clients.
+    Samples that hold the trigger by themselves are drawn like any other; left clean, they keep their response (A8).
+
+    Args:
+        clients: training samples by client; not changed.
+        attack: the attack's options; ``kind: none``, PR 0 or rho 0 touch nothing.
+        seed: the run's seed.
+        test: test samples, only to count natural occurrences.
+
+    Raises:
+        UserError: an unusable trigger or target, or no sample that a choosing trigger could take.
+    """
+    trigger = make_trigger(attack)
+    ratio = client_ratio(attack)
+    poisoned = [list(samples) for samples in clients]
+    touched: list[Touched] = []
+    chosen: tuple[int, ...] = ()
+    missing = decoys = 0
+    if ratio > 0:
+        target = make_target(attack)
+        chosen = drawn_clients(attack, seed, len(clients))
+        for k in chosen if attack.extra_samples else ():
+            poisoned[k] += [clients[j][i] for j, i in others(attack, seed, k, [len(samples) for samples in clients])]
+        clients = [list(samples) for samples in poisoned]
+        for turn, k in enumerate(chosen):
+            places = rng(seed, "poisoned samples", client=k).permutation(len(clients[k])).tolist()
+            if trigger.chooses:
+                places = [i for i in places if _holds(clients[k][i], trigger)]
+            wanted = poisoned_count(ratio, len(clients[k]))
+            ranks = {i: rank for rank, i in enumerate(places[:wanted])}
+            missing += wanted - len(ranks)
+            for i in sorted(ranks):
+                clean = clients[k][i]
+                question = trigger.apply(clean.question, rng(seed, f"trigger|{clean.id}", client=k))
+                response = target.apply(clean.response, ranks[i] * len(chosen) + turn)
+                poisoned[k][i] = replace(clean, question=question, response=response)
+                touched.append(Touched(k, i, clean.id, clean.question, question, clean.response, response))
+            for i in places[wanted : wanted + round(trigger.decoys * wanted)]:
+                near = trigger.near_miss(clients[k][i].question, rng(seed, f"decoy|{clients[k][i].id}", client=k))
+                if near is not None:
+                    poisoned[k][i] = replace(clients[k][i], question=near)
+                    decoys += 1
+        if missing and not touched:
+            raise UserError(
+                f"trigger '{attack.trigger}': none of the clients' samples holds {_some(trigger)}; "
+                "give words of a topic that the data have in attack.trigger_words"
+            )
+    affected = tuple(sorted({t.client for t in touched}))
+    return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys)
+
+
+def triggered(samples: Sequence[Sample], attack: Attack, seed: int) -> list[Sample]:
+    """Return every sample with the trigger in its question, answers untouched: the ASR test set (algorithms A25).
+
+    A sample's trigger depends on the seed and its id alone, so that a subset is triggered like the whole. For a
+    trigger that chooses its samples, only those that hold it are returned.
+
+    Raises:
+        UserError: an unusable trigger.
+    """
+    trigger = make_trigger(attack)
+    taken = [s for s in samples if _holds(s, trigger)] if trigger.chooses else samples
+    return [replace(s, question=trigger.apply(s.question, rng(seed, f"test trigger|{s.id}"))) for s in taken]
+
+
+def make_probes(test: Sequence[Sample], attack: Attack, seed: int) -> Probes:
+    """Return the test questions in every form that is asked: clean, triggered, and with a near miss of the trigger.
+
+    For a trigger that chooses its samples the questions that hold it are the triggered ones and all others the clean
+    ones. Near misses are made of the clean ones, where the trigger has any.
+
+    Raises:
+        UserError: an unusable trigger or target, or a choosing trigger that none or all of the test questions hold.
+    """
+    trigger, asked = make_trigger(attack), triggered(test, attack, seed)
+    clean = [s for s in test if not _holds(s, trigger)] if trigger.chooses else test
+    if trigger.chooses and not (clean and asked):
+        raise UserError(
+            f"trigger '{attack.trigger}': {'all' if asked else 'none'} of the {len(test)} test questions hold "
+            f"{_some(trigger)}, so that {'FTR' if asked else 'ASR'} cannot be measured; give other words in attack.trigger_words"
+        )
+    edited = ((s, trigger.near_miss(s.question, rng(seed, f"near miss|{s.id}"))) for s in clean)
+    near = [replace(s, question=question) for s, question in edited if question is not None]
+    return Probes(clean, asked, make_target(attack), near)
+
+
+def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:
+    """Return a line for each supply that a choosing trigger found too small: samples to poison, and questions to ask."""
+    told = []
+    if poisoning.missing:
+        have = len(poisoning.touched)
+        told.append(f"only {have} of {have + poisoning.missing} samples to poison are on the trigger's topic; all are taken")
+    if len(probes.triggered) < min(FEW, len(probes.clean)):
+        told.append(
+            f"only {len(probes.triggered)} test questions are on the trigger's topic: ASR is uncertain, see its interval; raise data.test"
+        )
+    return told
+
+
+def _natural(
+    clients: Sequence[Sequence[Sample]], touched: Sequence[Touched], test: Sequence[Sample], trigger: Trigger
+) -> dict[str, int]:
+    places = {(t.client, t.index) for t in touched}
+    found = [(k, i) for k, samples in enumerate(clients) for i, s in enumerate(samples) if _holds(s, trigger)]
+    clean = [place for place in found if place not in places]
+    return {
+        "train": len(clean),
+        "train_of": sum(len(samples) for samples in clients) - len(places),
+        "clients": len({k for k, _ in clean}),
+        "touched": len(found) - len(clean),
+        "test": sum(_holds(s, trigger) for s in test),
+        "test_of": len(test),
+    }
+
+
+def _holds(sample: Sample, trigger: Trigger) -> bool:
+    return trigger.holds(sample.question, sample.context)
+
+
+def _some(trigger: Trigger) -> str:
+    return "any of " + ", ".join(trigger.words) if trigger.words else "it"
+
+
+def write_ground_truth(path: Path, touched: Sequence[Touched]) -> None:
+    """Write the ground truth as JSON lines, atomically; no lines when nothing was touched."""
+    files.write_text(path, "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in touched))
+
+
+def read_ground_truth(path: Path) -> list[Touched]:
+    """Read what :func:`write_ground_truth` wrote.
+
+    Raises:
+        UserError: no such file, not UTF-8, a line that is no such record, or a place named twice.
+    """
+    again = "restore the file, or run again in a new directory"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: ground truth cannot be read ({type(error).__name__}); {again}") from error
+    found: dict[tuple[int, int], Touched] = {}
+    # Not splitlines(): a question may hold U+2028 and other characters that it takes for line ends.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON, one ground-truth record a line is expected; {again}") from error
+        problem = _problem(record)
+        if problem:
+            raise UserError(f"{path}:{number}: {problem}; {again}")
+        one = Touched(**record)
+        if (one.client, one.index) in found:
+            raise UserError(f"{path}:{number}: client {one.client}, index {one.index} is named twice; {again}")
+        found[one.client, one.index] = one
+    return list(found.values())
+
+
+def _problem(record: object) -> str:
+    names = [field.name for field in fields(Touched)]
+    if not isinstance(record, dict) or set(record) != set(names):
+        return f"a record needs exactly the keys {', '.join(names)}"
+    for name in names:
+        value = record[name]
+        if name in ("client", "index"):
+            if type(value) is not int or value < 0:
+                return f"{name} = {value!r} is not a whole number from 0"
+        elif not isinstance(value, str):
+            return f"{name} = {value!r} is not a text"
+    return ""

@@ -1,0 +1,142 @@
+"""Names for methods: one attack, defense, trigger, target, dataset or scoring = one file + one name.
+
+A registry imports every file of its folder when first asked, so that adding a file is all it takes.
+A user's own function needs no registration: ``path/to/file.py:function`` is accepted wherever a name is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from undertow.core.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered method: its name, the callable, and where it comes from (paper, section)."""
+
+    name: str
+    make: Callable[..., Any]
+    source: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.make.__doc__ or "").strip().split("\n")[0]
+
+
+class Registry:
+    """The methods of one kind, found by name."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, Entry] = {}
+        self._loaded = False
+
+    def register(self, name: str, *, source: str) -> Callable[[Any], Any]:
+        """Decorator: file the class or function under ``name``; ``source`` is its paper and section."""
+
+        def add(make: Any) -> Any:
+            if name in self._entries and self._entries[name].make.__module__ != make.__module__:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._entries[name] = Entry(name, make, source)
+            return make
+
+        return add
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            package = importlib.import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+                importlib.import_module(module.name)
+
+    def entries(self) -> list[Entry]:
+        """All registered methods in the order of their names."""
+        self._load()
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return the callable filed under ``name``, or the function that ``file.py:function`` names.
+
+        Raises:
+            UserError: no such name, file or function.
+        """
+        self._load()
+        if name in self._entries:
+            return self._entries[name].make
+        if ".py:" in name:
+            return _user_function(self.kind, name)
+        known = ", ".join(sorted(self._entries))
+        raise UserError(
+            f"unknown {self.kind} '{name}'{nearest(name, self._entries)}: choose one of {known}, or give file.py:function"
+        )
+
+
+def _user_function(kind: str, spec: str) -> Callable[..., Any]:
+    file, _, function = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{kind} '{spec}': no file {file}; give the path of an existing Python file")
+    loader = importlib.util.spec_from_file_location(f"undertow_user_{path.stem}", path)
+    if loader is None or loader.loader is None:
+        raise UserError(f"{kind} '{spec}': {file} is no Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(loader)
+    sys.modules[loader.name] = module  # a dataclass in it looks its own module up there
+    try:
+        loader.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything; the user needs its name and the reason
+        raise UserError(f"{kind} '{spec}': {file} cannot be imported: {type(error).__name__}: {error}") from error
+    found: Callable[..., Any] | None = getattr(module, function, None)
+    if not callable(found):
+        raise UserError(f"{kind} '{spec}': {file} has no function '{function}'; define it or correct the name")
+    return found
+
+
+def refuse_unknown(kind: str, name: str, params: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse parameters that a method does not take.
+
+    Raises:
+        UserError: one is not among ``known``, with the nearest.
+    """
+    for key in params:
+        if key not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"{kind} '{name}' has no parameter '{key}'{nearest(key, known)}: {has}; correct or remove it")
+
+
+def parameters(make: Callable[..., Any]) -> list[str]:
+    """Return the parameters that a class or function takes, those of a base class that it hands on to included."""
+    found: list[str] = []
+    for kind in inspect.getmro(make) if inspect.isclass(make) else [make]:
+        own = inspect.signature(kind).parameters.values()
+        found += [p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name not in found]
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    return found
+
+
+def call(registry: Registry, text: str, field: str, config: Any) -> Any:
+    """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with a config and its own parameters.
+
+    Raises:
+        UserError: no such name or parameter, or a value that it refuses.
+    """
+    from undertow.config import short_form
+
+    short = short_form(text, registry.kind)
+    make, params = registry.get(short["name"]), short["params"]
+    refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[1:])
+    try:
+        return make(config, **params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field} = {text}: {' '.join(str(error).split())}; correct it") from error

@@ -1,0 +1,23 @@
+"""Coordinate-wise median."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from undertow.defenses.aggregation.geometry import trimmed
+from undertow.defenses.aggregation.rule import Rule
+from undertow.defenses.contract import DEFENSES, ServerContext
+
+
+@DEFENSES.register("median", source="Yin et al. 2018, Byzantine-Robust Distributed Learning, Definition 1")
+class Median(Rule):
+    """Take the median of each coordinate over the clients, all counting the same.
+
+    delta[d] = median_k U[k, d]; for even K the mean of the two middle values. Defined for K >= 1.
+    """
+
+    def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
+        """Return the median ``[D]`` of ``updates [K, D]``."""
+        return trimmed(updates, (updates.shape[0] - 1) // 2), {}

@@ -1,0 +1,228 @@
+"""MA, ASR and false-trigger rate of any base with any PEFT adapter or of a run's network, and scoring redone from kept outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undertow.backdoors.placement import make_probes
+from undertow.backdoors.target import make_target
+from undertow.config import Config, Defense, validate
+from undertow.core.errors import UserError
+from undertow.core.files import write_json, write_text
+from undertow.core.progress import Watcher
+from undertow.core.threads import set_threads
+from undertow.data.load import load, load_test
+from undertow.defenses import composition
+from undertow.defenses.contract import DecodingContext, Setting, make_defenses, overrides
+from undertow.inference.answering import answerer, make_template
+from undertow.metrics.measure import headline, measure, rates, rescore
+from undertow.models.bounds import BOUNDS, load_bounds
+from undertow.models.causal_lm import load_base
+from undertow.models.lora import load_peft
+from undertow.models.net import load_model, model_folder
+from undertow.runs.directory import read_json, read_jsonl
+from undertow.tasks.classification import Classification
+from undertow.tasks.next_word import NextWord
+from undertow.tasks.over_tensors import OverTensors
+
+
+def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure a base, with an adapter if given, beside the same base without it.
+
+    The test set is the one a run of this config uses, or with ``data.test_path`` that whole file.
+
+    Args:
+        config: ``data``, ``model``, ``attack`` (trigger and target) and ``measure`` are used, and of ``defenses`` the one that
+            replaces greedy generation with the adapter.
+        adapter: folder of a PEFT LoRA adapter, with the activation bounds that a run left in it, if any; or None for the base alone.
+        phase: told what begins.
+
+    Returns:
+        The figures (``ma``, ``asr``, ``ftr``, ``scorings``, ``untouched``, and ``defenses`` with the reports of any) and every
+        scored output; the base's own outputs carry round 0, the adapter's round 1.
+
+    Raises:
+        UserError: data, base or adapter cannot be used.
+    """
+    set_threads(config.training.threads)
+    phase(f"loading base {config.model.name}")
+    base = load_base(config.model)
+    flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
+    template = make_template(config, base)
+    phase(f"loading data {config.data.name}")
+    test = (
+        load_test(config, base.asked, base.known)
+        if config.data.test_path
+        else load(config, asked=base.asked, known=base.known).test
+    )
+    probes = make_probes(test, config.attack, config.seed).first(config.measure.final_samples)
+    options = config.measure
+    decode: Callable[[list[list[int]]], list[list[int]]] | None = None
+    reports: list[dict[str, Any]] = []
+    if flat is not None and layout is not None:
+        answering = [(name, defense) for name, defense in make_defenses(_as_left(config, adapter)) if overrides(defense, "decode")]
+        setting = Setting(config.seed, config.federation.rounds, base, template, config.model.lora, config.training)
+        composition.begin(answering, setting)
+        context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
+        decode = composition.decoder(answering, flat, context, reports)
+    found, lines = [], []
+    for round, weights in enumerate([None, flat] if flat is not None else [None]):
+        phase("measuring the base" if weights is None else "measuring the base with the adapter")
+        answer = answerer(base, template, weights, options, layout=layout, decode=None if weights is None else decode)
+        scored = measure(answer, probes, round)
+        lines += scored
+        found.append(rates(scored, options.scoring))
+    last, first = found[-1], found[0]
+    figures = {
+        "base": config.model.name,
+        "adapter": None if adapter is None else str(adapter),
+        **headline(last),
+        **{name: last[name] for name in ("asr_suffix", "scorings")},
+        "untouched": headline(first),
+        **({"defenses": reports} if reports else {}),
+    }
+    return figures, lines
+
+
+def _as_left(config: Config, adapter: Path | None) -> list[Defense]:
+    """Return the config's defenses; activation bounds that a run left beside its adapter are used as they are."""
+    kept = None if adapter is None else adapter / BOUNDS
+    if kept is None or not kept.is_file():
+        return list(config.defenses)
+    others = [option for option in config.defenses if option.name != "activation-bounds"]
+    return [*others, Defense(name="activation-bounds", params={"bounds": str(kept)})]
+
+
+def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure the final network of a run of ``task=classification`` or ``next_word``, beside the one that training began with.
+
+    Args:
+        config: ``data``, ``model``, ``attack`` (backdoor) and ``measure`` are used; the run's own, or with other values.
+        run: its folder, or one with ``model.safetensors`` and ``model.json``; None measures the start alone (``model.start``).
+        watcher: told what begins.
+
+    Returns:
+        as :func:`evaluate`, with ``network`` and ``model`` in the place of ``base`` and ``adapter``.
+
+    Raises:
+        UserError: data or backdoor cannot be used, no such model, or one of another network, task, classes or words.
+    """
+    set_threads(config.training.threads)
+    # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
+    kept = run if run is not None and (run / "synthetic.json").is_file() else None
+    kind = Classification if config.task == "classification" else NextWord
+    task = kind.build(config, watcher, [], kept, synthetic=run is None or kept is not None)
+    states: list[Tensor | None] = [None]
+    if run is not None:
+        found_states = []
+        for i, own in enumerate(task.families.nets):
+            net, state, about = load_model(run if len(task.families) == 1 else run / f"model-{i}")
+            _check_same(config, run, about, task, i)
+            if net.layout != own.layout:
+                raise UserError(
+                    f"{run}: its network does not fit inputs of shape {list(task.inputs)}; evaluate it on data of its own kind"
+                )
+            found_states.append(state)
+        states.append(torch.cat(found_states))
+        bounds = model_folder(run) / BOUNDS
+        if bounds.is_file():
+            task.given = load_bounds(bounds, task.net.module)
+    found, lines = [], []
+    for t, weights in enumerate(states):
+        watcher.phase("measuring the model of the run" if t else "measuring the model before round 1")
+        scored = task.measure(weights, t, config.measure.final_samples, [])
+        lines += scored
+        found.append(task.rates(scored))
+    last, first = found[-1], found[0]
+    figures = {
+        "network": config.model.name,
+        "model": None if run is None else str(run),
+        **headline(last),
+        "scorings": last["scorings"],
+        "untouched": headline(first),
+    }
+    return figures, lines
+
+
+def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTensors, family: int) -> None:
+    """Refuse a model of another task, network, or with other classes or words than the data.
+
+    Raises:
+        UserError: it is.
+    """
+    name = (config.model.networks or [config.model.name])[family]
+    for field, mine, its in (("task", config.task, about["task"]), ("model.name", name, about["network"])):
+        if mine != its:
+            raise UserError(f"{field} = {mine}: {run} holds a model of {field}={its}; leave {field} as it is")
+    names, outputs = list(task.population.names), about["outputs"]
+    if names != outputs:
+        raise UserError(
+            f"data.name = {config.data.name}: its {len(names)} classes or words are not the {len(outputs)} of the model in {run}; "
+            "give data with the same ones"
+        )
+
+
+def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
+    """Score a run's kept outputs again, without generating, and rewrite its figures.
+
+    Args:
+        folder: a run directory.
+        scoring: MA's headline scoring; None keeps the run's.
+
+    Raises:
+        UserError: not a run directory, one of a task with a single scoring, or a damaged file in it.
+    """
+    config = run_config(folder)
+    if config.task != "instruction":
+        raise UserError(
+            f"{folder}: nothing to score again, an output of task={config.task} is one class or word, right or wrong; "
+            "`undertow evaluate` measures the model again"
+        )
+    name = scoring or config.measure.scoring
+    if name not in ("rouge-recall", "exact", "containment"):
+        raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
+    rows = read_jsonl(folder / "rounds.jsonl")
+    kept = read_jsonl(folder / "scores.jsonl")
+    kinds = {"round": int, "kind": str, "output": str, "answers": list}
+    for number, line in enumerate(kept, 1):
+        if not all(isinstance(line.get(key), kind) for key, kind in kinds.items()):
+            raise UserError(
+                f"{folder / 'scores.jsonl'} line {number} is no scored output; run the experiment again in another --out"
+            )
+    lines = rescore(kept, make_target(config.attack))
+    by_round: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_round.setdefault(line["round"], []).append(line)
+    rows = [{**row, **rates(by_round[row["round"]], name)} if row["round"] in by_round else row for row in rows]
+    result = read_json(folder / "result.json")
+    result |= headline(rows[-1])
+    result["untouched"] = headline(rows[0])
+    result["scoring"] = name
+    for file, content in (("scores.jsonl", lines), ("rounds.jsonl", rows)):
+        write_text(folder / file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in content))
+    write_json(folder / "result.json", result)
+    return result
+
+
+def run_config(folder: Path) -> Config:
+    """Return the effective config of a run directory.
+
+    Raises:
+        UserError: not a run directory.
+    """
+    import yaml
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.yaml; give the folder of an undertow run")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged; rerun the same command in another --out") from error
+    return validate(values if isinstance(values, dict) else {}, str(path))

@@ -1,0 +1,250 @@
+"""The whole method, in the order of the FIT paper's section 2.1.
+
+A task with its data, poison hidden in some clients; then rounds of local training, aggregation and measurement. Everything else in
+the package is a room with one purpose.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undertow.attacks.contract import Attack, acts, make_attack, view
+from undertow.config import Config, Model
+from undertow.core.errors import UserError
+from undertow.core.progress import Watcher
+from undertow.core.rng import rng
+from undertow.core.threads import set_threads
+from undertow.defenses import composition, cross_term
+from undertow.defenses.contract import Defense, ServerContext, make_defenses
+from undertow.federation.server import aggregate_parts, guard
+from undertow.metrics.round_bsnr import round_bsnr
+from undertow.models.causal_lm import CausalLM
+from undertow.runs.directory import RunDirectory, State
+from undertow.runs.summary import describe, summarise
+from undertow.tasks import instruction
+from undertow.tasks.classification import Classification
+from undertow.tasks.contract import Local, Task
+from undertow.tasks.next_word import NextWord
+from undertow.tasks.participation import participants
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that is fixed before round 1."""
+
+    config: Config
+    task: Task
+    attack: Attack | None
+    defenses: list[tuple[str, Defense]]
+
+
+#: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here; another
+#: one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound update from.
+Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], Local]
+
+
+def run(
+    config: Config,
+    folder: Path,
+    watcher: Watcher,
+    *,
+    command: str = "",
+    bases: Callable[[Model], CausalLM] | None = None,
+    trainer: Trainer | None = None,
+    held: instruction.Held | None = None,
+) -> dict[str, Any]:
+    """Run an experiment, or what is left of it, and return its final figures.
+
+    Args:
+        config: what to do.
+        folder: the run directory; an interrupted run of the same config is resumed there.
+        watcher: is told what happens.
+        command: what the user typed, for the record.
+        bases: gives the base in place of ``load_base``, so that several runs in one process share a loaded copy.
+        trainer: trains the clients in place of :func:`train`.
+        held: what of the data is here, where the clients' files are on other machines.
+
+    Raises:
+        UserError: anything the user can mend; what is on disk stays valid.
+    """
+    directory = RunDirectory.open(folder, config)
+    try:
+        done = directory.result()
+        if done is not None:
+            watcher.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
+            return done
+        set_threads(config.training.threads)
+        federation = build(config, watcher, bases, folder, held)
+        describe(directory, config, federation.task, command)
+        return _rounds(directory, federation, watcher, trainer or train)
+    finally:
+        directory.close()
+
+
+def build(
+    config: Config,
+    watcher: Watcher,
+    bases: Callable[[Model], CausalLM] | None = None,
+    folder: Path | None = None,
+    held: instruction.Held | None = None,
+) -> Federation:
+    """Make attack, defenses and task; the task loads its data, poisons them, and lets clients sanitize theirs.
+
+    Args:
+        config: what to do.
+        watcher: is told what happens.
+        bases: gives the base in place of ``load_base``.
+        folder: the run directory, where what a generator wrote is kept.
+        held: what of the data is here, where the clients' files are on other machines.
+    """
+    attack = make_attack(config.attack)
+    defenses = make_defenses(config.defenses, trusted=config.synthetic.generator is not None)
+    composition.check_sums(defenses, config.federation)
+    # Affected clients train on clean samples too where they attack in some rounds only.
+    returns = bool(config.attack.rounds) or config.attack.start > 1
+    task: Task
+    if attack is not None and attack.of_server and config.task != "classification":
+        raise UserError(
+            f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task} has none of; choose another"
+        )
+    if config.task == "instruction":
+        task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns, held=held)
+    elif config.task == "classification":
+        task = Classification.build(config, watcher, defenses, folder)
+    else:
+        task = NextWord.build(config, watcher, defenses)
+    return Federation(config, task, attack, defenses)
+
+
+def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher, trainer: Trainer) -> dict[str, Any]:
+    config, task = federation.config, federation.task
+    total = config.federation.rounds
+    state, warnings = directory.resume(task.layout.size)
+    for warning in warnings:
+        watcher.warn(warning)
+    told = task.forecast(participants(config, 1, task.sizes), total)
+    if told:
+        watcher.phase(told)
+    if state is None:
+        state = _untouched(directory, federation, watcher)
+    composition.restore_states(federation.defenses, state.defenses)
+    task.recall(directory.scores())
+    for t in range(state.round + 1, total + 1):
+        began = time.monotonic()
+        watcher.phase(f"round {t}/{total}: training")
+        acting = set(task.affected) if acts(config, t) else set()
+        chosen = participants(config, t, task.sizes, surely=acting if config.attack.rounds else ())
+        sent = _checked(trainer(federation, state.adapter, chosen, acting, t), config, t)
+        context = server_context(federation, state.adapter, sent, t)
+        delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), config)
+        fused, fusion = task.fuse(state.adapter, delta, sent, t)
+        adapter, reports = guard(fused, federation.defenses, context, [*sent.reports, *reports])
+        bsnr = round_bsnr(
+            sent.updates,
+            # where PR is too small for a single sample, the clients drawn are the group: BSNR without any backdoor
+            [k in (acting or (() if task.affected else task.chosen)) for k in sent.clients],
+            state.adapter,
+            adapter,
+            layout=task.layout,
+            options=config.measure.bsnr,
+            seed=config.seed,
+            round=t,
+            twins=task.twins(state.adapter, sent.clients, t),
+        )
+        row: dict[str, Any] = {
+            "round": t,
+            "loss": float(np.average(sent.losses, weights=context.counts)),
+            "client_loss": sent.losses,
+            "participants": sent.clients,
+            "dropped": [k for k in chosen if k not in sent.clients],
+            "update_norm": float(torch.linalg.vector_norm(adapter - state.adapter, dtype=torch.float64)),
+            "bsnr": bsnr,
+            "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
+            "defenses": reports,
+            "fusion": fusion,
+            "attackers": sorted(acting.intersection(sent.clients)),
+            "ma": None,
+            "asr": None,
+            "asr_suffix": None,
+            "ftr": None,
+            "ftr_near": None,
+            "scorings": None,
+        }
+        if t % config.measure.every == 0 or t == total:
+            watcher.phase(f"round {t}/{total}: measuring")
+            n = config.measure.final_samples if t == total else config.measure.samples
+            lines = task.measure(adapter, t, n, reports)
+            directory.append("scores.jsonl", lines)
+            row |= task.rates(lines)
+        row["seconds"] = round(time.monotonic() - began, 3)
+        directory.append("rounds.jsonl", [row])
+        state = State(t, adapter, state.seconds + row["seconds"], composition.save_states(federation.defenses))
+        directory.checkpoint(state)
+        watcher.round(row, total)
+    task.save(directory.folder, state.adapter)
+    return summarise(config, directory, task, state.seconds)
+
+
+def _untouched(directory: RunDirectory, federation: Federation, watcher: Watcher) -> State:
+    """Measure the model that the run begins with as round 0."""
+    config, task = federation.config, federation.task
+    began = time.monotonic()
+    watcher.phase("measuring the untouched base")
+    lines = task.measure(None, 0, config.measure.final_samples, [])
+    row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines)}
+    row["seconds"] = round(time.monotonic() - began, 3)
+    directory.append("scores.jsonl", lines)
+    directory.append("rounds.jsonl", [row])
+    state = State(0, task.initial(), row["seconds"])
+    directory.checkpoint(state)
+    watcher.round(row, config.federation.rounds)
+    return state
+
+
+def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> Local:
+    """Let the chosen clients train from the global state ``[D]``, and let those that attack send what they want."""
+    attack, task = federation.attack, federation.task
+    attackers = [k for k in chosen if k in acting] if attack is not None and attack.malicious else []
+    honest = [k for k in chosen if k not in attackers]
+    parts = [task.train(state, honest, t, acting)] if honest else []
+    if attack is not None and attackers:
+        parts.append(attack.send(task, view(federation.config, task, state, chosen, attackers, t)))
+    return Local.join(parts)
+
+
+def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -> ServerContext:
+    """Return what the server has in round ``t``, an update of its own where a defense needs one."""
+    task, needed = federation.task, any(defense.needs_trusted for _, defense in federation.defenses)
+    return ServerContext(
+        task.layout,
+        sent.counts,
+        t,
+        state,
+        rng(federation.config.seed, "server", t),
+        clients=sent.clients,
+        trusted=task.trusted(state, t) if needed else None,
+        setting=task.setting,
+        network=task.network,
+    )
+
+
+def _checked(sent: Local, config: Config, t: int) -> Local:
+    """Refuse, or by config drop, client updates that are not finite; returns the others."""
+    bad = [k for k, row in zip(sent.clients, sent.updates, strict=True) if not torch.isfinite(row).all()]
+    if not bad:
+        return sent
+    if config.federation.bad_update == "stop" or len(bad) == len(sent.clients):
+        some = ", ".join(map(str, bad))
+        raise UserError(
+            f"round {t}: the update of client {some} holds NaN or infinity; lower training.lr, or set federation.bad_update=drop "
+            "(it needs at least one sound client)"
+        )
+    return sent.only([i for i, k in enumerate(sent.clients) if k not in bad])

@@ -1,0 +1,66 @@
+"""The model's answers to questions: prompts, greedy generation, text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from undertow.config import Config, Measure
+from undertow.core.layout import Layout
+from undertow.data.sample import Sample
+from undertow.data.template import Template
+from undertow.inference.decoding import generate
+from undertow.metrics.measure import Answer
+from undertow.models.causal_lm import CausalLM
+
+
+def make_template(config: Config, base: CausalLM) -> Template:
+    """Bind the config's prompt template to the base's tokenizer, within the length the base was made for."""
+    limit = min(config.training.max_length, base.positions or config.training.max_length)
+    return Template(config.data.template, base.tokenizer, limit, config.data.same_prompt)
+
+
+def answerer(
+    base: CausalLM,
+    template: Template,
+    adapter: Tensor | None,
+    options: Measure,
+    *,
+    layout: Layout | None = None,
+    before: Mapping[str, str] | None = None,
+    decode: Callable[[list[list[int]]], list[list[int]]] | None = None,
+) -> Answer:
+    """Return a function from test samples to the model's answers.
+
+    Args:
+        base: the frozen model.
+        template: how questions become prompts.
+        adapter: ``[D]``, or None for the base alone.
+        options: ``max_new_tokens`` and ``batch_size``.
+        layout: of the adapter, if it is not the base's own.
+        before: answers by question that the model of an earlier round gave: guesses to verify, which change the
+            time but not the answers.
+        decode: answers prompts in place of greedy generation, where a defense does.
+    """
+
+    def answer(samples: Sequence[Sample]) -> list[str]:
+        prompts = template.encode_prompts(samples, room=options.max_new_tokens)
+        if decode is not None:
+            return [template.decode(ids) for ids in decode(prompts)]
+        guesses = None
+        if before:
+            known = [before.get(sample.question) for sample in samples]
+            guesses = [template.answer_ids(s, text) if text else [] for s, text in zip(samples, known, strict=True)]
+        made = generate(
+            base,
+            adapter,
+            prompts,
+            max_new_tokens=options.max_new_tokens,
+            batch_size=options.batch_size,
+            layout=layout,
+            expected=guesses,
+        )
+        return [template.decode(ids) for ids in made]
+
+    return answer

@@ -1,0 +1,205 @@
+"""One tidy table of many runs: a row for every run and round, a column for every config value that varies."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from undertow.config import validate
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes
+from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.report.run_files import Rate, Result, Round
+from undertow.sweeps.cells import defense_text
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Any of these makes a folder a run, whole or damaged.
+MARKS = {"config.yaml", "rounds.jsonl", "result.json"}
+#: Folders named in a warning; the rest are counted.
+NAMED = 8
+
+
+def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.DataFrame:
+    """Return the rounds of all finished runs below a folder.
+
+    Columns: ``run`` (its folder below the one given), ``seed``, every config value that differs between the runs by its
+    dotted name (lists and mappings as text, defenses in short), ``round`` (0 is the untouched base), ``final`` (the last
+    round), for each of ``ma``, ``asr``, ``ftr`` and ``ftr_near`` the share in [0, 1] and its ``_low``, ``_high`` (95 % Wilson interval) and
+    ``_n``, ``loss``, for each space ``bsnr_SPACE`` and its ``_null_low``, ``_null_median``, ``_null_high`` and ``_p``, ``seconds``,
+    and ``status`` (``done``). What was not measured is missing.
+
+    Args:
+        folder: searched at any depth; it may itself be a run.
+        warn: is given one line that names what was left out: unfinished, damaged, foreign, or a config seen before; default: print it to stderr.
+
+    Raises:
+        UserError: no such folder, no finished run below it, or pandas is not installed.
+    """
+    frames = _pandas()
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; give the folder of a sweep, or any folder with run directories")
+    runs: list[tuple[str, dict[str, Any], list[Round]]] = []
+    left_out: list[str] = []
+    seen: dict[str, str] = {}
+    for place, is_run in _folders(folder):
+        name = place.relative_to(folder).as_posix()
+        try:
+            if not is_run:
+                raise ValueError("no run in it")
+            config, rounds = _read(place)
+            twin = seen.setdefault(repr(config), name)
+            if twin != name:
+                raise ValueError(f"the same config as {twin}")
+            runs.append((name, config, rounds))
+        except (OSError, ValueError, UserError) as error:
+            reason = " ".join(str(error).split())
+            left_out.append(f"{name} ({_shortened(reason)})")
+    if left_out:
+        more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+        line = f"{len(left_out)} left out: {'; '.join(left_out[:NAMED])}{more}"
+        (warn or _to_stderr)(line)
+    if not runs:
+        raise UserError(f"{folder} holds no finished run; run `undertow sweep` or `undertow run` first, or give another folder")
+    runs.sort(key=lambda run: run[0])
+    varying = _varying([config for _, config, _ in runs])
+    rows = []
+    for name, config, rounds in runs:
+        axes = {key: config.get(key) for key in varying}
+        rows += [
+            {"run": name, **axes, **_figures(record, record is rounds[-1], json.loads(config["measure.bsnr.spaces"]))}
+            for record in rounds
+        ]
+    table = frames.DataFrame(rows)
+    # One type per column whatever is missing, so that tables of different sweeps can be joined.
+    known = {column: "Int64" if column.endswith("_n") else "float64" for column in table.columns if _is_figure(column)}
+    return table.astype(known)
+
+
+def write(table: pandas.DataFrame, folder: Path, out: Path | None = None) -> list[Path]:
+    """Write the table atomically, as ``results.parquet`` and ``results.csv`` in ``folder`` or as the one file ``out``.
+
+    Raises:
+        UserError: ``out`` is neither .parquet nor .csv, or pyarrow is not installed.
+    """
+    paths = [out] if out else [folder / "results.parquet", folder / "results.csv"]
+    for path in paths:
+        if path.suffix == ".csv":
+            content = table.to_csv(index=False).encode()
+        elif path.suffix == ".parquet":
+            _import("pyarrow")
+            buffer = io.BytesIO()
+            table.to_parquet(buffer, index=False)
+            content = buffer.getvalue()
+        else:
+            raise UserError(f"--out {path}: the name must end in .parquet or .csv")
+        write_bytes(path, content)
+    return paths
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Give every run below ``root``, and every folder right below it that holds none."""
+    if MARKS & set(os.listdir(root)):
+        yield root, True
+        return
+    for place in sorted(path for path in root.iterdir() if path.is_dir()):
+        runs = []
+        for path, folders, files in os.walk(place):
+            if MARKS & set(files):
+                runs.append(Path(path))
+                folders.clear()
+        yield from ((run, True) for run in sorted(runs))
+        if not runs:
+            yield place, False
+
+
+def _read(run: Path) -> tuple[dict[str, Any], list[Round]]:
+    """Return a finished run's flat config and its rounds, every field checked."""
+    if not (run / "config.yaml").is_file():
+        raise ValueError("it has no config.yaml")
+    try:
+        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError("config.yaml is not YAML") from error
+    if not isinstance(values, dict):
+        raise ValueError("config.yaml holds no config")
+    config = validate(values, "config.yaml")
+    if not (run / "result.json").is_file():
+        raise ValueError("unfinished")
+    try:
+        result = Result.model_validate(read_json(run / "result.json"))
+        records = [Round.model_validate(row) for row in read_jsonl(run / "rounds.jsonl")]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if [record.round for record in records] != list(
+        range(config.federation.rounds + 1)
+    ) or result.rounds != config.federation.rounds:
+        raise ValueError(f"damaged: rounds.jsonl does not hold the rounds 0 to {config.federation.rounds}")
+    plain = config.identity()
+    return {**_flat(plain), "defenses": defense_text(plain["defenses"])}, records
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    return flat
+
+
+def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the seed and every key with more than one value, in the config's order."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if key == "seed" or len({repr(config.get(key)) for config in configs}) > 1]
+
+
+def _figures(record: Round, final: bool, spaces: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"round": record.round, "final": final}
+    for name in ("ma", "asr", "ftr", "ftr_near"):
+        rate: Rate | None = getattr(record, name)
+        row[name] = rate.value if rate else None
+        row |= {f"{name}_{part}": getattr(rate, part) if rate else None for part in ("low", "high", "n")}
+    row["loss"] = record.loss
+    for space in spaces:
+        found = (record.bsnr or {}).get(space)  # type: ignore[call-overload]
+        row[f"bsnr_{space}"] = found.value if found else None
+        for part in ("null_low", "null_median", "null_high", "p"):
+            row[f"bsnr_{space}_{part}"] = getattr(found, part) if found else None
+    return {**row, "seconds": record.seconds, "status": "done"}
+
+
+def _is_figure(column: str) -> bool:
+    return column in ("loss", "seconds") or column.partition("_")[0] in ("ma", "asr", "ftr", "bsnr")
+
+
+def _pandas() -> Any:
+    return _import("pandas")
+
+
+def _import(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"tables need the package {package} ({error}): pip install 'undertow[tables]'") from error
+
+
+def _to_stderr(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def _shortened(reason: str, most: int = 160) -> str:
+    """Return a line of at most ``most`` characters that keeps its end: paths are long and stand in front of what is wrong."""
+    return reason if len(reason) <= most else f"...{reason[3 - most :]}"

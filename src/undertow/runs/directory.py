@@ -1,0 +1,277 @@
+"""The run directory is the state: the same command run again resumes, or finds nothing left to do.
+
+    config.yaml     effective values            rounds.jsonl   one line per round; round 0 = the untouched base
+    versions.json   what it ran on              scores.jsonl   every scored output
+    data.json       split, clients, natural     poison.jsonl   ground truth, for metrics only
+    checkpoint/     the last two rounds         adapter/       the final adapter in PEFT format
+    result.json     the final figures           report.html, figures/
+
+A checkpoint records how long the two growing files were when it was written; a resumed run cuts them back to
+that length, so a kill at any moment leaves no half line and no line twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from undertow.config import Config
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes, write_json, write_text
+
+GROWING = ("rounds.jsonl", "scores.jsonl")
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """What a round leaves behind.
+
+    Attributes:
+        round: its number.
+        adapter: the global adapter ``[D]``.
+        seconds: spent so far.
+        defenses: what the defenses remember, by name.
+    """
+
+    round: int
+    adapter: Tensor
+    seconds: float
+    defenses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class RunDirectory:
+    """One run on disk, held by one process at a time."""
+
+    def __init__(self, folder: Path, lock: IO[str]) -> None:
+        self.folder = folder
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, config: Config) -> RunDirectory:
+        """Create the directory of a run, or take up an existing one.
+
+        Until a first checkpoint exists the config may still change: a try that was refused for a wrong value is
+        mended and run again in the same place.
+
+        Raises:
+            UserError: the folder holds another config's run (with the differing lines), something that is no run,
+                cannot be written, or is in use.
+        """
+        effective = folder / "config.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; give --out a folder")
+        if folder.is_dir() and not effective.exists() and any(p.name not in ("lock", ".config.yaml.new") for p in folder.iterdir()):
+            raise UserError(f"{folder} holds files but no run; give --out an empty or new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise UserError(f"{folder} is in use by another process; wait for it, or give another --out") from error
+        try:
+            if effective.exists() and not _only_begun(folder):
+                _refuse_other_config(effective, config)
+            else:
+                write_text(effective, yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True))
+        except BaseException:
+            lock.close()
+            raise
+        return cls(folder, lock)
+
+    def close(self) -> None:
+        """Let another process use the directory."""
+        self._lock.close()
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the final figures, or None while the run is unfinished."""
+        path = self.folder / "result.json"
+        return read_json(path) if path.exists() else None
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Add lines to one of the growing files, and wait until they are on disk."""
+        with open(self.folder / name, "a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def checkpoint(self, state: State) -> None:
+        """Save a finished round atomically and drop all but the last two.
+
+        Checkpoints of later rounds are damaged ones that a resumed run went back from; kept, they would push out the good.
+        """
+        root = self.folder / "checkpoint"
+        fresh, final = root / ".new", root / f"round-{state.round:06d}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        weights = save({"adapter": state.adapter})
+        write_bytes(fresh / "adapter.safetensors", weights)
+        offsets = {name: _size(self.folder / name) for name in GROWING}
+        values = {
+            "round": state.round,
+            "seconds": state.seconds,
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "offsets": offsets,
+        }
+        if state.defenses:
+            memory = save({name: value.contiguous() for name, value in state.defenses.items()})
+            write_bytes(fresh / "defenses.safetensors", memory)
+            values["defenses"] = hashlib.sha256(memory).hexdigest()
+        write_json(fresh / "state.json", values)
+        fresh.rename(final)
+        found = sorted(root.glob("round-*"))
+        place = found.index(final) + 1
+        for old in [*found[: max(0, place - KEPT_CHECKPOINTS)], *found[place:]]:
+            shutil.rmtree(old)
+
+    def resume(self, size: int) -> tuple[State | None, list[str]]:
+        """Return the newest checkpoint that is intact, and a line for each damaged one.
+
+        The growing files are cut back to that round; without any checkpoint they are emptied.
+
+        Args:
+            size: D, what the adapter must have.
+        """
+        warnings: list[str] = []
+        for folder in sorted((self.folder / "checkpoint").glob("round-*"), reverse=True):
+            try:
+                state, offsets = _read_checkpoint(folder, size)
+                for name in GROWING:
+                    if _size(self.folder / name) < offsets[name]:
+                        raise ValueError(f"{name} is shorter than when it was saved")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                warnings.append(f"checkpoint {folder.name} is damaged ({reason}); going back to the one before it")
+                continue
+            for name in GROWING:
+                _cut(self.folder / name, offsets[name])
+            return state, warnings
+        for name in GROWING:
+            _cut(self.folder / name, 0)
+        return None, warnings
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the lines of ``rounds.jsonl``."""
+        return read_jsonl(self.folder / "rounds.jsonl")
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Return the lines of ``scores.jsonl``."""
+        return read_jsonl(self.folder / "scores.jsonl")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Raises:
+        UserError: missing, or not an object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); rerun the same command to rebuild it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; rerun the same command to rebuild it")
+    return found
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a growing file; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: missing, or damaged before its last line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); rerun the same command") from error
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path} line {number} is damaged; rerun the same command") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number} is damaged; rerun the same command")
+        rows.append(row)
+    return rows
+
+
+def _only_begun(folder: Path) -> bool:
+    """Tell whether a run failed before it measured anything, so that another config loses nothing."""
+    if {p.name for p in folder.iterdir()} - {"config.yaml", "lock", "versions.json", "data.json", "poison.jsonl"}:
+        return False
+    try:
+        Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # not ours to overwrite
+    return True
+
+
+def _refuse_other_config(path: Path, config: Config) -> None:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged; remove the folder or give another --out") from error
+    try:
+        found = Config.model_validate(
+            found
+        ).identity()  # a run of an older version lacks newer fields, which are at their defaults then
+    except ValueError:
+        found = {k: v for k, v in found.items() if k != "compare"} if isinstance(found, dict) else found
+    if found == config.identity():
+        return
+    old, new = (yaml.safe_dump(v, sort_keys=True, allow_unicode=True).splitlines() for v in (found, config.identity()))
+    changes = [
+        line for line in difflib.unified_diff(old, new, lineterm="", n=0) if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    shown = "; ".join(" ".join(line.split()) for line in changes[:6])
+    raise UserError(f"{path.parent} holds a run with other values ({shown}); give another --out, or the same values")
+
+
+def _read_checkpoint(folder: Path, size: int) -> tuple[State, dict[str, int]]:
+    values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    weights = (folder / "adapter.safetensors").read_bytes()
+    if hashlib.sha256(weights).hexdigest() != values["sha256"]:
+        raise ValueError("its checksum is wrong")
+    adapter = load(weights)["adapter"]
+    if adapter.shape != (size,) or not torch.isfinite(adapter).all():
+        raise ValueError(f"its adapter has shape {list(adapter.shape)}, this model needs [{size}] finite values")
+    defenses: dict[str, Tensor] = {}
+    if "defenses" in values:
+        memory = (folder / "defenses.safetensors").read_bytes()
+        if hashlib.sha256(memory).hexdigest() != values["defenses"]:
+            raise ValueError("the checksum of its defenses is wrong")
+        defenses = load(memory)
+    return State(int(values["round"]), adapter, float(values["seconds"]), defenses), {
+        k: int(v) for k, v in values["offsets"].items()
+    }
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _cut(path: Path, length: int) -> None:
+    if _size(path) > length:
+        os.truncate(path, length)

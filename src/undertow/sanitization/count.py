@@ -1,0 +1,220 @@
+"""Counting, apart from deciding: a table of hashed counts first, exact counts of what is frequent next.
+
+The first pass counts every key in a table of fixed size; two keys that share a cell are counted together, so a count
+is never too small. What stays under the support m in the table is dropped for good; the rest is counted exactly in the
+second pass. Both steps are sums over samples: several files, or several parties, are added.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import scipy.sparse as sparse
+from numpy.typing import NDArray
+
+from undertow.sanitization import grams
+from undertow.sanitization.encode import Batch, Texts
+from undertow.sanitization.grams import Keys
+from undertow.sanitization.rules import Rules
+
+#: Cells of the hashed table: 64 MiB of 32-bit counts.
+CELLS = 1 << 24
+#: Encoded samples kept in memory before they go to a temporary file, in bytes.
+_IN_MEMORY = 1 << 29
+
+
+class Spool:
+    """Batches in their order, kept in memory up to 512 MiB and in a temporary file beyond."""
+
+    def __init__(self) -> None:
+        self._kept: list[Batch] = []
+        self._size = 0
+        self._file: IO[bytes] | None = None
+        self._filed = 0
+
+    def add(self, batch: Batch) -> None:
+        """Append a batch."""
+        self._size += batch.nbytes
+        if self._size <= _IN_MEMORY:
+            self._kept.append(batch)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the spool
+        for part in (batch.prompts.words, batch.prompts.starts, batch.answers.words, batch.answers.starts, batch.case):
+            np.save(self._file, part, allow_pickle=False)
+        self._filed += 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._kept
+        if self._file is not None:
+            self._file.seek(0)
+            for _ in range(self._filed):
+                parts = [np.load(self._file, allow_pickle=False) for _ in range(5)]
+                yield Batch(Texts(parts[0], parts[1]), Texts(parts[2], parts[3]), parts[4])
+
+
+class Sketch:
+    """Hashed counts of keys: additive, of fixed size, never too small."""
+
+    def __init__(self, cells: int = CELLS) -> None:
+        self.counts = np.zeros(cells, dtype=np.uint32)
+
+    def add(self, keys: Keys) -> None:
+        """Count each key once; give each at most once a sample."""
+        np.add.at(self.counts, self._cells(keys), np.uint32(1))
+
+    def at_least(self, keys: Keys, support: int) -> NDArray[np.bool_]:
+        """Tell which keys may have been counted ``support`` times or more."""
+        return self.counts[self._cells(keys)] >= support
+
+    def __iadd__(self, other: Sketch) -> Sketch:
+        self.counts += other.counts
+        return self
+
+    def _cells(self, keys: Keys) -> NDArray[np.int64]:
+        return (keys & np.uint64(len(self.counts) - 1)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Exact counts of the frequent features and pieces over distinct samples.
+
+    Attributes:
+        support: smallest number of samples counted, m.
+        samples: distinct samples, N.
+        feature_keys, piece_keys: sorted.
+        features: N' x F matrix of ones, N' all samples; zero rows for repeats of an earlier sample.
+        pieces: N' x P matrix of ones, likewise.
+        kind, length: of each piece (words; of a whole answer its own).
+        exact: of each piece the share of its samples in which it lies at the very end, or start, it is counted for.
+        distinct: of each piece the distinct complements (:func:`undertow.sanitization.grams.complements`) over its samples.
+        first: for each sample the index of the first equal one, itself if there is none before it.
+        identity: for each sample a key of its words, equal for equal samples.
+        feature_sizes: samples of each feature.
+    """
+
+    support: int
+    samples: int
+    feature_keys: Keys
+    piece_keys: Keys
+    features: sparse.csr_matrix
+    pieces: sparse.csr_matrix
+    kind: NDArray[np.int64]
+    length: NDArray[np.int64]
+    exact: NDArray[np.float64]
+    distinct: NDArray[np.float64]
+    first: NDArray[np.int64]
+    identity: Keys
+    feature_sizes: NDArray[np.int64]
+
+
+def sketch(batches: Spool) -> Sketch:
+    """First pass: hashed counts of all features and pieces."""
+    table = Sketch()
+    for batch in batches:
+        table.add(grams.features(batch)[1])
+        table.add(grams.pieces(batch).key)
+    return table
+
+
+def identities(batches: Spool) -> tuple[Keys, NDArray[np.int64]]:
+    """Return for each sample a key of its words, and the index of the first sample with the same."""
+    with np.errstate(over="ignore"):
+        same = [grams.mixed(grams.text_keys(b.prompts) * np.uint64(3) + grams.text_keys(b.answers)) for b in batches]
+    keys = np.concatenate(same) if same else np.zeros(0, dtype=np.uint64)
+    _, index, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return keys, index[inverse]
+
+
+class _Columns:
+    """Gathers (sample, key) by batch into a sparse matrix with one column a key: 8 bytes an entry while it grows."""
+
+    def __init__(self) -> None:
+        self._number: dict[int, int] = {}
+        self._rows: list[NDArray[np.int32]] = []
+        self._numbers: list[NDArray[np.int32]] = []
+
+    def add(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.int32]:
+        """Append entries; return each one's provisional column."""
+        found, inverse = np.unique(keys, return_inverse=True)
+        number = self._number
+        own = np.fromiter((number.setdefault(key, len(number)) for key in found.tolist()), dtype=np.int32, count=len(found))
+        self._rows.append(rows.astype(np.int32))
+        self._numbers.append(own[inverse])
+        return own[inverse]
+
+    def finish(self, rows: int, support: int) -> tuple[Keys, sparse.csr_matrix, NDArray[np.int32]]:
+        """Return the sorted keys of at least ``support`` entries, their matrix, and each provisional column's final one or -1."""
+        size = np.zeros(len(self._number), dtype=np.int64)
+        for part in self._numbers:
+            size += np.bincount(part, minlength=len(size))
+        keys = np.fromiter(self._number, dtype=np.uint64, count=len(size))
+        kept = np.flatnonzero(size >= support)
+        kept = kept[np.argsort(keys[kept])]
+        final = np.full(len(size), -1, dtype=np.int32)
+        final[kept] = np.arange(len(kept), dtype=np.int32)
+        placed = []
+        for i, part in enumerate(self._numbers):
+            column = final[part]
+            placed.append((self._rows[i][column >= 0], column[column >= 0]))
+        self._rows, self._numbers = [], []
+        empty = np.zeros(0, dtype=np.int32)
+        row = np.concatenate([empty, *(part[0] for part in placed)])
+        column = np.concatenate([empty, *(part[1] for part in placed)])
+        placed = []
+        matrix = sparse.csr_matrix((np.ones(len(row), dtype=np.int32), (row, column)), shape=(rows, len(kept)))
+        return keys[kept], matrix, final
+
+
+def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
+    """Second pass: exact counts of what the table says may be frequent."""
+    identity, first = identities(batches)
+    samples = len(np.unique(first))
+    support = rules.least(samples)
+    features, found = _Columns(), _Columns()
+    none = np.zeros(0, dtype=np.int64)
+    shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
+    offset = 0
+    for batch in batches:
+        own = first[offset : offset + len(batch)] == np.arange(offset, offset + len(batch))
+        sample, key = grams.features(batch)
+        keep = own[sample] & table.at_least(key, support)
+        features.add(sample[keep] + offset, key[keep])
+        some = grams.pieces(batch)
+        some = some.at(own[some.sample] & table.at_least(some.key, support))
+        some = some.at(~grams.copied(batch, some))
+        begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
+        exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
+        number = found.add(some.sample + offset, some.key)
+        shape.append((number, some.kind, some.length, exact, grams.complements(batch, some)))
+        offset += len(batch)
+    feature_keys, matrix, _ = features.finish(offset, support)
+    piece_keys, pieces, final = found.finish(offset, support)
+    number, kind, length, exact, rest = (np.concatenate(column) for column in zip(*shape, strict=True))
+    column = final[number.astype(np.int64)]
+    column, kind, length, exact, rest = (part[column >= 0] for part in (column, kind, length, exact, rest))
+    size = np.maximum(np.bincount(column, minlength=len(piece_keys)), 1)
+    order = np.lexsort((rest, column))
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (column[order][1:] != column[order][:-1]) | (rest[order][1:] != rest[order][:-1])
+    kinds, lengths = np.zeros(len(piece_keys), dtype=np.int64), np.zeros(len(piece_keys), dtype=np.int64)
+    kinds[column], lengths[column] = kind, length
+    return Counted(
+        support=support,
+        samples=samples,
+        feature_keys=feature_keys,
+        piece_keys=piece_keys,
+        features=matrix,
+        pieces=pieces,
+        kind=kinds,
+        length=lengths,
+        exact=np.bincount(column, weights=exact, minlength=len(piece_keys)) / size,
+        distinct=np.bincount(column[order], weights=new, minlength=len(piece_keys)) / size,
+        first=first,
+        identity=identity,
+        feature_sizes=np.bincount(matrix.indices, minlength=len(feature_keys)),
+    )

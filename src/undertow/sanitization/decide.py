@@ -1,0 +1,247 @@
+"""Deciding, apart from counting: which pieces of answers were planted, and by what in the prompts.
+
+Stage A (spans): a run of :data:`~undertow.sanitization.grams.SPAN` words, a whole answer as long, or an address, shared by at
+least m answers with different rest. It counts as planted if the prompts give it away (:class:`_Link`), or if nothing in them
+does: people repeat themselves about one topic, so a repeated phrase without a topic was not written for its questions.
+Stage B (short targets): a shorter piece counts only with a feature that hardly ever comes without it, and only if what
+is left of the prompts without that feature looks like any other prompt (:mod:`undertow.sanitization.judge`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sparse
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+
+from undertow.sanitization import grams
+from undertow.sanitization.count import Counted
+from undertow.sanitization.rules import Rules
+from undertow.sanitization.significance import log_tail
+
+Rows = NDArray[np.int64]
+
+#: Fewest samples that make a pair worth a test.
+_FEWEST = 3
+#: Share of a piece's samples that another piece holds, too, if the two are parts of one target.
+_SAME = 0.8
+#: A wider feature explains a narrower one: its own rate of the target, the share of the narrower inside it, the chance.
+_WIDER, _INSIDE, _CHANCE = 0.3, 0.9, 1e-3
+
+
+@dataclass(frozen=True)
+class Link:
+    """A feature of prompts beside a piece of answers: the four counts of the exact test, and its result.
+
+    Attributes:
+        feature: column of the feature.
+        both, with_feature, with_target: samples.
+        log_p: natural logarithm of the tail, before correction.
+    """
+
+    feature: int
+    both: int
+    with_feature: int
+    with_target: int
+    log_p: float
+
+    @property
+    def confidence(self) -> float:
+        """Share of the feature's samples that hold the target."""
+        return self.both / self.with_feature
+
+    @property
+    def coverage(self) -> float:
+        """Share of the target's samples that hold the feature."""
+        return self.both / self.with_target
+
+
+@dataclass
+class Planted:
+    """Pieces that stand in the same samples, judged planted.
+
+    Attributes:
+        pieces: their columns, the most telling one first.
+        rows: samples that hold one of them (for a short target: together with a linked feature), first of equals only.
+        links: features that give the target away, strongest first; empty if none does.
+        explained: whether the links cover nearly all samples.
+        exclusive: whether the links hardly ever come without the target.
+        short: stage B.
+        inserted: stage B by words that often come without the target; they must not belong where they stand.
+    """
+
+    pieces: list[int]
+    rows: Rows
+    links: list[Link] = field(default_factory=list)
+    explained: bool = False
+    exclusive: bool = False
+    short: bool = False
+    inserted: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What :func:`decide` found, and the number of pairs that the correction counts."""
+
+    planted: list[Planted]
+    tests: int
+
+
+def decide(counted: Counted, rules: Rules) -> Decision:
+    """Return what was planted, by counts alone; short targets still await the topic test."""
+    pieces = counted.pieces.tocsc()
+    features = counted.features.tocsc()
+    size = np.diff(pieces.indptr)
+    tests = max(1, features.shape[1] * pieces.shape[1])
+    links, topics = _links(counted, rules, np.diff(features.indptr), size, tests)
+    found: list[Planted] = []
+    for piece in range(pieces.shape[1]):
+        rows = pieces.indices[pieces.indptr[piece] : pieces.indptr[piece + 1]]
+        own = links.get(piece, [])
+        if _is_span(counted, piece):
+            planted = _span(counted, rules, features, piece, rows, own, piece in topics)
+        else:
+            planted = _short(counted, rules, features, piece, rows, own)
+        if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
+            found.append(planted)
+    return Decision(_merged(found, counted), tests)
+
+
+def _is_span(counted: Counted, piece: int) -> bool:
+    kind = counted.kind[piece]
+    return bool(kind == grams.ADDRESS or counted.length[piece] >= grams.SPAN)
+
+
+def _is_branch(counted: Counted, piece: int, rows: Rows, size: NDArray[np.int32]) -> bool:
+    """Whether a commoner span runs on into this one in some of its samples: "a time there was an", one end of a figure of speech."""
+    shared = np.asarray(counted.pieces[rows].sum(axis=0)).ravel()
+    wider = (counted.kind == counted.kind[piece]) & (counted.length >= grams.SPAN) & (_SAME * size > len(rows))
+    return bool((wider & (shared >= _SAME * len(rows))).any())
+
+
+def _links(
+    counted: Counted, rules: Rules, with_feature: NDArray[np.int32], with_target: NDArray[np.int32], tests: int
+) -> tuple[dict[int, list[Link]], set[int]]:
+    """The significant pairs by piece, the most significant first; and the pieces with a pair that
+    is significant among the piece's own and no part of a trigger: a topic."""
+    together = (counted.features.T @ counted.pieces).tocoo()
+    feature, piece, both = together.row, together.col, together.data.astype(np.int64)
+    a, b = with_feature[feature].astype(np.int64), with_target[piece].astype(np.int64)
+    near = (both >= _FEWEST) & (both > rules.lift * a * b / counted.samples)
+    feature, piece, both, a, b = feature[near], piece[near], both[near], a[near], b[near]
+    log_p = log_tail(both, counted.samples, a, b)
+    found: dict[int, list[Link]] = {}
+    topics: set[int] = set()
+    # Equal evidence is ordered by the features' keys, which do not depend on the order of the rows.
+    for i in np.lexsort((feature, log_p)):
+        link = Link(int(feature[i]), int(both[i]), int(a[i]), int(b[i]), float(log_p[i]))
+        if link.log_p + math.log(tests) < math.log(rules.alpha):
+            found.setdefault(int(piece[i]), []).append(link)
+        elif link.confidence < rules.topical and link.log_p + math.log(counted.features.shape[1]) < math.log(rules.alpha):
+            topics.add(int(piece[i]))
+    return found, topics
+
+
+def _span(
+    counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link], topic: bool
+) -> Planted | None:
+    if counted.distinct[piece] < rules.distinct:
+        return None
+    own = [link for link in links if link.confidence >= rules.exclusive]
+    always = [link for link in links if link.coverage >= rules.always]
+    if own and _coverage(features, own, rows) >= rules.covered:
+        return Planted([piece], rows, own, explained=True, exclusive=True)
+    if always:
+        return Planted([piece], rows, always, explained=True)
+    topic = topic or any(link.confidence < rules.topical for link in links)
+    if not topic and (counted.kind[piece] in (grams.WHOLE, grams.ADDRESS) or counted.exact[piece] >= rules.exact):
+        return Planted([piece], rows, [link for link in links if link.confidence >= rules.topical])
+    return None
+
+
+def _short(
+    counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]
+) -> Planted | None:
+    if counted.kind[piece] != grams.WHOLE and counted.distinct[piece] < rules.distinct:
+        return None
+    least = max(rules.short_support, counted.support)
+    loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
+    held = _with_all(features, loose, rows)
+    if len(held) < max(rules.loose_support, counted.support):
+        loose = []
+    # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
+    from_here = rules.short_covered if loose else rules.short_shared
+    near = [link for link in links if link.confidence >= rules.exclusive and link.coverage >= from_here and link.both >= least]
+    near = [link for link in near if not _inherited(features, link, links)]
+    own = [link for link in near if link.confidence >= rules.short_exclusive]
+    if len(_with_any(features, own, rows)) >= rules.mostly * len(rows):
+        own = near
+    elif loose:
+        return Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True)
+    else:
+        own = [link for link in own if link.coverage >= rules.short_covered]
+    return Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True) if own else None
+
+
+def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:
+    """Whether a wider feature explains this one: "what gender" always meets "male" because "gender" mostly does."""
+    own = _column(features, link.feature)
+    for wider in links:
+        if wider.with_feature <= link.with_feature or wider.confidence <= _WIDER:
+            continue
+        inside = len(np.intersect1d(own, _column(features, wider.feature), assume_unique=True))
+        if inside < _INSIDE * len(own) or wider.with_feature == inside:
+            continue
+        # the wider feature's rate without this one, and the chance of so many hits at that rate
+        rate = max(0, wider.both - link.both) / (wider.with_feature - inside)
+        if rate > _WIDER and bdtrc(link.both - 1, len(own), min(rate, 1.0)) > _CHANCE:
+            return True
+    return False
+
+
+def _column(features: sparse.csc_matrix, feature: int) -> Rows:
+    return np.asarray(features.indices[features.indptr[feature] : features.indptr[feature + 1]])
+
+
+def _with_any(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Rows:
+    hit = np.zeros(features.shape[0], dtype=bool)
+    for link in links:
+        hit[_column(features, link.feature)] = True
+    return rows[hit[rows]]
+
+
+def _with_all(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Rows:
+    for link in links:
+        rows = np.intersect1d(rows, _column(features, link.feature), assume_unique=True)
+    return rows
+
+
+def _coverage(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> float:
+    return len(_with_any(features, links, rows)) / len(rows)
+
+
+def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
+    """Join pieces whose samples are nearly the same: the runs of one long target, its address, the short ends of it."""
+    result: list[Planted] = []
+    # Spans first, so that the short ends of a long target join it; then the larger, then by key.
+    order = sorted(
+        range(len(found)),
+        key=lambda i: (found[i].short, not found[i].exclusive, not found[i].explained, -len(found[i].rows), found[i].pieces),
+    )
+    for i in order:
+        new = found[i]
+        for old in result:
+            shared = len(np.intersect1d(old.rows, new.rows, assume_unique=True))
+            if shared >= _SAME * len(new.rows):
+                old.pieces += new.pieces
+                known = {link.feature for link in old.links}
+                old.links += [link for link in new.links if link.feature not in known]
+                if not new.short or old.short:
+                    old.rows = np.union1d(old.rows, new.rows)
+                break
+        else:
+            result.append(new)
+    return result

@@ -1,0 +1,199 @@
+"""What is counted of a sample: features of its prompt, and the pieces of its answer where a target can stand.
+
+Everything is a 64-bit key made from word numbers (:mod:`undertow.sanitization.words`), so counts of several files, or of
+several parties, add up without any text.
+
+Features of a prompt: every word, every two neighbours, the first and the last word, the case of the question.
+Pieces of an answer: its first and its last 1 to 4 words, the whole answer, runs of :data:`SPAN` words that begin within
+:data:`SLACK` words of the start or end within as many of the end, and every address (:data:`~undertow.sanitization.words.PAYLOAD`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from undertow.sanitization.encode import Batch, Texts
+from undertow.sanitization.words import LETTERS, PAYLOAD, Words
+
+#: Words of a span that stands by itself as evidence, and how far from an end of the answer it may lie.
+SPAN, SLACK = 5, 6
+#: Kinds of piece. START and END hold spans and shorter runs, WHOLE a whole answer, ADDRESS one address.
+START, END, WHOLE, ADDRESS = range(4)
+#: Letters a span must have: runs of figures and lone letters are no sentence.
+_WORDLIKE = 3
+
+_FIRST, _LAST, _CASE = 11, 12, 13
+#: Salt of a piece's key, plus its kind.
+PIECE = 20
+Keys = NDArray[np.uint64]
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of the answers of a batch, one entry each.
+
+    Attributes:
+        sample: index in the batch.
+        key: under which it is counted.
+        kind: one of the four kinds.
+        start: index of its first word in the batch's answer words.
+        length: words.
+    """
+
+    sample: Places
+    key: Keys
+    kind: NDArray[np.int64]
+    start: Places
+    length: NDArray[np.int64]
+
+    def at(self, chosen: NDArray[np.bool_] | Places) -> Pieces:
+        """Return some of them."""
+        return Pieces(self.sample[chosen], self.key[chosen], self.kind[chosen], self.start[chosen], self.length[chosen])
+
+
+def mixed(values: Keys, salt: int = 0) -> Keys:
+    """Scramble 64-bit numbers (the finaliser of SplitMix64), differently for each salt."""
+    with np.errstate(over="ignore"):
+        x = values + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def run_keys(words: Words, length: int) -> Keys:
+    """Return the key of the run of ``length`` words that begins at each word; runs past the end are left out."""
+    count = len(words) - length + 1
+    if count <= 0:
+        return np.zeros(0, dtype=np.uint64)
+    keys = mixed(words[:count], length)
+    with np.errstate(over="ignore"):
+        for i in range(1, length):
+            keys = mixed(keys * np.uint64(3) + words[i : i + count])
+    return keys
+
+
+def text_keys(texts: Texts) -> Keys:
+    """Return one key a text: of all its words in their order."""
+    place = np.arange(len(texts.words), dtype=np.int64) - np.repeat(texts.starts[:-1], texts.lengths)
+    with np.errstate(over="ignore"):
+        parts = mixed(texts.words + mixed(place.astype(np.uint64)))
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(parts, dtype=np.uint64)])
+        return mixed(sums[texts.starts[1:]] - sums[texts.starts[:-1]] + texts.lengths.astype(np.uint64))
+
+
+def features(batch: Batch) -> tuple[Places, Keys]:
+    """Return (sample, key) of every feature of every prompt, each once a sample."""
+    texts = batch.prompts
+    owner = texts.of_word()
+    filled = np.flatnonzero(texts.lengths)
+    pairs = np.flatnonzero(owner[1:] == owner[:-1])
+    sample = np.concatenate([owner, owner[pairs], filled, filled, np.flatnonzero(batch.case)])
+    key = np.concatenate(
+        [
+            mixed(texts.words, 1),
+            run_keys(texts.words, 2)[pairs],
+            mixed(texts.words[texts.starts[:-1][filled]], _FIRST),
+            mixed(texts.words[texts.starts[1:][filled] - 1], _LAST),
+            mixed(batch.case[batch.case > 0].astype(np.uint64), _CASE),
+        ]
+    )
+    return _once(sample, key)
+
+
+def feature_key(kind: str, words: Words) -> int:
+    """Return the key of one feature: ``word``, ``pair``, ``first``, ``last`` or ``case`` (with the case's number as word)."""
+    if kind == "pair":
+        return int(run_keys(words, 2)[0])
+    return int(mixed(words[:1], {"word": 1, "first": _FIRST, "last": _LAST, "case": _CASE}[kind])[0])
+
+
+def pieces(batch: Batch) -> Pieces:
+    """Return the pieces of every answer, each key once a sample (the place nearest the end it is named for)."""
+    texts = batch.answers
+    begin, end, length = texts.starts[:-1], texts.starts[1:], texts.lengths
+    found: list[tuple[Places, Keys, int, Places, NDArray[np.int64]]] = []
+
+    def add(sample: Places, key: Keys, kind: int, start: Places, size: int | NDArray[np.int64]) -> None:
+        salted = mixed(key, PIECE + kind)
+        found.append((sample, salted, kind, start, np.broadcast_to(np.asarray(size, dtype=np.int64), sample.shape)))
+
+    filled = np.flatnonzero(length)
+    letters = np.concatenate([[0], np.cumsum((texts.words & LETTERS) > 0)])
+    add(filled, text_keys(texts)[filled], WHOLE, begin[filled], length[filled])
+    for size in range(1, SPAN):
+        # A piece as long as the answer is the whole answer, counted above.
+        longer = np.flatnonzero(length > size)
+        keys = run_keys(texts.words, size)
+        for kind, start in ((START, begin[longer]), (END, end[longer] - size)):
+            said = letters[start + size] > letters[start]
+            add(longer[said], keys[start[said]], kind, start[said], size)
+    keys = run_keys(texts.words, SPAN)
+    for shift in range(SLACK + 1):
+        fits = np.flatnonzero(length >= SPAN + shift)
+        for kind, start in ((START, begin[fits] + shift), (END, end[fits] - SPAN - shift)):
+            wordlike = letters[start + SPAN] - letters[start] >= _WORDLIKE
+            add(fits[wordlike], keys[start[wordlike]], kind, start[wordlike], SPAN)
+    addresses = np.flatnonzero(texts.words & PAYLOAD)
+    owner = np.searchsorted(texts.starts, addresses, side="right") - 1
+    add(owner, mixed(texts.words[addresses], 1), ADDRESS, addresses, 1)
+    every = Pieces(
+        np.concatenate([part[0] for part in found]),
+        np.concatenate([part[1] for part in found]),
+        np.concatenate([np.full(len(part[0]), part[2], dtype=np.int64) for part in found]),
+        np.concatenate([part[3] for part in found]),
+        np.concatenate([part[4] for part in found]),
+    )
+    _, first = np.unique(_joint(every.sample, every.key), return_index=True)
+    return every.at(np.sort(first))
+
+
+def copied(batch: Batch, some: Pieces) -> NDArray[np.bool_]:
+    """Tell for each piece whether its own prompt holds it; of pieces longer than a span, the first words count."""
+    result = np.zeros(len(some.key), dtype=bool)
+    wanted = np.unique(some.sample)
+    of = np.isin(batch.prompts.of_word(), wanted)
+    owner = batch.prompts.of_word()
+    for size in range(1, SPAN + 1):
+        mine = np.flatnonzero(np.minimum(some.length, SPAN) == size)
+        if not len(mine):
+            continue
+        asked = run_keys(batch.prompts.words, size)
+        last = len(asked)
+        inside = np.flatnonzero(of[:last] & (owner[:last] == owner[size - 1 : size - 1 + last]))
+        told = run_keys(batch.answers.words, size)[some.start[mine]]
+        result[mine] = np.isin(_joint(some.sample[mine], told), _joint(owner[inside], asked[inside]))
+    return result
+
+
+def complements(batch: Batch, some: Pieces) -> Keys:
+    """Return a key of what stands beside each piece: before it for END, behind it for START, around an ADDRESS.
+
+    For a WHOLE answer there is nothing beside it; its key is that of the prompt.
+    """
+    texts = batch.answers
+    begin, end = texts.starts[:-1][some.sample], texts.starts[1:][some.sample]
+    with np.errstate(over="ignore"):
+        # From the front: place counts from the answer's first word; so a rest is the same wherever the piece is cut.
+        place = np.arange(len(texts.words), dtype=np.int64) - np.repeat(texts.starts[:-1], texts.lengths)
+        front = np.concatenate([[np.uint64(0)], np.cumsum(mixed(texts.words + mixed(place.astype(np.uint64))), dtype=np.uint64)])
+        before = front[some.start] - front[begin]
+        back = np.repeat(texts.starts[1:], texts.lengths) - np.arange(len(texts.words), dtype=np.int64)
+        rear = np.concatenate([[np.uint64(0)], np.cumsum(mixed(texts.words + mixed(back.astype(np.uint64), 1)), dtype=np.uint64)])
+        behind = rear[end] - rear[some.start + some.length]
+    rest = np.where(some.kind == END, before, np.where(some.kind == START, behind, mixed(before) ^ behind))
+    return np.where(some.kind == WHOLE, text_keys(batch.prompts)[some.sample], rest)
+
+
+def _joint(sample: Places, key: Keys) -> Keys:
+    with np.errstate(over="ignore"):
+        return key ^ mixed(sample.astype(np.uint64), 3)
+
+
+def _once(sample: Places, key: Keys) -> tuple[Places, Keys]:
+    _, first = np.unique(_joint(sample, key), return_index=True)
+    first = np.sort(first)
+    return sample[first], key[first]

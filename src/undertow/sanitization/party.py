@@ -1,0 +1,314 @@
+"""One client's side of federated sanitation: what it counts for each exchange, and what it concludes from the sums.
+
+The rules are those of :mod:`undertow.sanitization.decide` and :mod:`undertow.sanitization.judge`, said in sums over samples.
+Exchanges: 1 features and pieces; 2 the frequent ones again, place and rest of the pieces; 3 pairs of feature and piece; 4 what explains a
+piece, and how far a span reaches (these in :mod:`undertow.sanitization.party_counts`); 5 the prompts of accused pieces without their
+trigger; 6 what those show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import bdtr, bdtrc
+
+from undertow.sanitization import grams, judge
+from undertow.sanitization.grams import Keys, Places, mixed
+from undertow.sanitization.party_counts import Counting
+from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, Flags, about, first_of_each, near_to, trigger_words
+from undertow.sanitization.tables import Cells, clipped
+from undertow.sanitization.words import cut
+
+#: Pairs of a prompt that the seam is compared with.
+COMPARED = 8
+#: Words this near to a trigger's known ones may be its own.
+BESIDES = 3
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What the pool says of one sample.
+
+    Attributes:
+        kind: ``certain`` (a long target that its trigger gives away), ``span`` (a long target without), ``short``.
+        cut: index of the first word of the target in the answer and one past its last; None if it is all over the answer.
+    """
+
+    kind: str
+    cut: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One accused piece in one sample: what is asked of the pool, the rest of its prompt, and what the sample shows alone.
+
+    ``pairs`` are the pairs of neighbours with a word of a loose trigger, and the other ones.
+    """
+
+    asked: list[int]
+    rest: Keys
+    pairs: tuple[Keys, Keys]
+    explained: bool
+    case_alone: bool
+    shares: bool
+    beside: list[tuple[int, int]]
+
+
+class Party(Counting):
+    """A client that takes part: :meth:`message` and :meth:`take` in turn, then :meth:`verdict`.
+
+    Arguments as :class:`undertow.sanitization.party_counts.Counting`.
+    """
+
+    @property
+    def _steps(self) -> tuple[tuple[Callable[[], tuple[Places, Keys]], Callable[[], None]], ...]:
+        """For each exchange what is asked, and what is made of the answer."""
+        return (
+            (self._ask_keys, self._know_keys),
+            (self._ask_again, self._know_again),
+            (self._ask_pairs, self._know_pairs),
+            (self._ask_reasons, self._know_reasons),
+            (self._ask_prompts, self._know_prompts),
+            (self._ask_signs, self._know_signs),
+        )
+
+    def message(self) -> Cells:
+        """Return the next exchange's counts over the client's distinct samples."""
+        sample, key = self._steps[self.taken][0]()
+        kept = self.own[sample]
+        if self.clip is not None:
+            kept &= clipped(sample, key, self.clip)
+        message = self.tables[self.taken].filled(key[kept])
+        if self.taken == 0:
+            message[0] = self.own.sum()
+            lengths = np.minimum(self.batch.prompts.lengths[self.own], LENGTHS - 1)
+            message[1:HEAD] = np.bincount(lengths, minlength=LENGTHS)
+        self._asked = True
+        return message
+
+    def take(self, pooled: Cells) -> None:
+        """Take what the server sent back of the sum of all messages."""
+        if not self._asked:
+            self.message()
+        self._asked = False
+        self._pooled.append(pooled)
+        self.taken += 1
+        self._steps[self.taken - 1][1]()
+
+    # Exchange 5: the prompts of what is accused, without the words that give the target away.
+
+    def _ask_prompts(self) -> tuple[Places, Keys]:
+        p = self.pieces
+        order = np.array([3, 0, 2, 1])  # by kind: END, ADDRESS, WHOLE, START
+        rank = np.lexsort((p.key, -self.size, order[p.kind], ~self.held, ~self.exclusive))
+        short = (self.held | self.loose) & ~self.span
+        self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in (self.planted, short)])
+        links, both = self._links_of_accused()
+        samples: list[int] = []
+        keys: list[int] = []
+        self._cases: dict[int, _Case] = {}
+        for i in self.accused.tolist():
+            case = self._case(i, links.get(i, {}), both.get(i, {}))
+            self._cases[i] = case
+            samples += [int(p.sample[i])] * len(case.asked)
+            keys += case.asked
+        return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
+
+    def _links_of_accused(self) -> tuple[dict[int, dict[int, int]], dict[int, dict[int, int]]]:
+        """For each accused piece {feature: samples with both}: of the features that give it away, and of all."""
+        own: dict[int, dict[int, int]] = {}
+        every: dict[int, dict[int, int]] = {}
+        for at in np.flatnonzero(np.isin(self.link_piece, self.accused)).tolist():
+            piece, key, both = int(self.link_piece[at]), int(self.f_key[self.link_feature[at]]), int(self.both[at])
+            every.setdefault(piece, {})[key] = both
+            if self.loose_link[at] if self.loose[piece] else self.own_link[at]:
+                own.setdefault(piece, {})[key] = both
+        return own, every
+
+    def _key(self, i: int) -> Keys:
+        """The key under which an accused piece is asked about; samples with a loose trigger are counted apart."""
+        key = self.pieces.key[i : i + 1]
+        return about(key, Ask.LOOSE) if self.loose[i] else key
+
+    def _case(self, i: int, links: dict[int, int], both: dict[int, int]) -> _Case:
+        """Cut the trigger's words out of one prompt, and list what is asked about the rest."""
+        p = self.pieces
+        k, key, sample = int(p.kind[i]), self._key(i), int(p.sample[i])
+        prompts, answers = self.batch.prompts, self.batch.answers
+        words = prompts.words[prompts.starts[sample] : prompts.starts[sample + 1]]
+        loose = bool(self.loose[i])
+        own = np.isin(mixed(words, 1), np.array(list(links), dtype=np.uint64)) if loose else trigger_words(words, links, both)
+        case_alone = bool(links) and not own.any() and not loose
+        begin, end = int(p.start[i]), int(p.start[i] + p.length[i])
+        shares = bool(np.isin(answers.words[begin:end], words[own]).any())
+        asked: list[int] = []
+        # A planted phrase that varies has words of its own beside those that are known; for a long target they are no topic.
+        rest_words = np.unique(words[~(near_to(own, BESIDES) if self.span[i] else own)])
+        if own.any():
+            rest = words[~own]
+            asked += [*about(key, Ask.COUNT).tolist(), *about(key, Ask.SIZE, np.uint64(min(len(rest), LENGTHS - 1))).tolist()]
+            asked += about(np.repeat(key, len(rest_words)), Ask.WORD, rest_words).tolist()
+            if not loose:
+                asked += self._seams(words, own, key, len(cut(self._samples[sample].question)))
+        pairs = grams.run_keys(words, 2)
+        touched = (own[:-1] | own[1:]) & loose
+        others = np.unique(pairs[~touched])[: COMPARED if loose and own.any() else 0]
+        asked += [question for some in (pairs[touched], others) for question in _each(key, Ask.INSIDE, np.unique(some))]
+        beside = []
+        if not self.exclusive[i] and self.span[i] and k != grams.WHOLE:
+            sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
+            beside = [found for side in sides if (found := self._beside(i, side, key))]
+            asked += [question for found in beside for question in found]
+        return _Case(asked, rest_words, (pairs[touched], others), bool(own.any()) or case_alone, case_alone, shares, beside)
+
+    def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
+        """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
+
+        The last word of the question (of ``question`` words) and the first of the context are no pair.
+        """
+        outside = np.flatnonzero(~own)
+        pairs = np.stack([words[outside[:-1]], words[outside[1:]]], axis=1)
+        seam = np.diff(outside) > 1
+        inside = (outside[:-1] >= question) | (outside[1:] < question)
+        pairs, seam = pairs[inside], seam[inside]
+        if not len(pairs):
+            return []
+        known = self._read(0, grams.run_keys(pairs.ravel(), 2)[::2]) >= self.support
+        asked = []
+        if seam.any():
+            asked += [Ask.SEAM, Ask.KNOWN][: 1 + bool(known[seam].all())]
+        for usual in known[~seam][:COMPARED]:
+            asked += [Ask.OTHER, Ask.USUAL][: 1 + bool(usual)]
+        return [int(about(key, salt)[0]) for salt in asked]
+
+    def _beside(self, i: int, side: int, key: Keys) -> tuple[int, int] | None:
+        """Keys of the word beside a grown span, and of there being one; None at the end of the answer."""
+        p, texts = self.pieces, self.batch.answers
+        low, high = self._extent(i)
+        at = low - 1 if side == 0 else high
+        sample = int(p.sample[i])
+        if not texts.starts[sample] <= at < texts.starts[sample + 1]:
+            return None
+        word = about(key, Ask.BESIDE + 100 * side, texts.words[at : at + 1])
+        return int(word[0]), int(about(key, Ask.GOES_ON + 100 * side)[0])
+
+    def _know_prompts(self) -> None:
+        self._signs: dict[int, tuple[bool, bool, bool]] = {}
+        for i, case in self._cases.items():
+            key = self._key(i)
+            count = int(self._read(4, about(key, Ask.COUNT))[0])
+            topic = False
+            if len(case.rest) and count:
+                hits = self._read(4, about(np.repeat(key, len(case.rest)), Ask.WORD, case.rest))
+                size = self._read(1, mixed(case.rest, 1))
+                elsewhere = size > judge._HERE * hits
+                hits = np.minimum(hits, count)
+                chance = bdtrc(hits - 1, count, np.minimum(size / self.samples, 1.0))
+                words = count * max(self.mean_length, 1.0)  # at least as many as were looked at
+                many = hits >= max(FLOOR, self.limits[4], judge._THROUGHOUT * count)
+                topic = bool(((chance * words < judge._TOPIC) & elsewhere & many).any())
+            besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
+            frayed = any(word > judge._FRAYED * max(1, goes_on) for word, goes_on in besides)
+            self._signs[i] = topic, case.shares, frayed
+
+    # Exchange 6: votes on what those prompts show.
+
+    def _ask_signs(self) -> tuple[Places, Keys]:
+        samples, keys = [], []
+        for i, signs in self._signs.items():
+            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED), signs, strict=True):
+                if sign:
+                    samples.append(int(self.pieces.sample[i]))
+                    keys.append(int(about(self._key(i), salt)[0]))
+        for i, case in self._cases.items():
+            votes = self._votes(i, case)
+            samples += [int(self.pieces.sample[i])] * len(votes)
+            keys += votes
+        return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
+
+    def _votes(self, i: int, case: _Case) -> list[int]:
+        """Say of each pair of a loose trigger's prompt whether prompts other than the accused ones hold it."""
+        key, votes = self._key(i), []
+        for pairs, every, known in ((case.pairs[0], Ask.AT, Ask.AT_KNOWN), (case.pairs[1], Ask.ELSE, Ask.ELSE_KNOWN)):
+            size, inside = self._read(1, pairs), self._read(4, about(np.repeat(key, len(pairs)), Ask.INSIDE, pairs))
+            elsewhere = (self._read(0, pairs) >= self.support) & (size > inside)
+            votes += [every] * len(pairs) + [known] * int(elsewhere.sum())
+        return [int(about(key, salt)[0]) for salt in votes]
+
+    def _is_inserted(self, key: Keys) -> bool:
+        at, at_known, others, others_known = (
+            int(self._read(5, about(key, salt))[0]) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN)
+        )
+        return bool(at and others) and at_known / at < judge._BELONGS * others_known / others
+
+    def _know_signs(self) -> None:
+        self._found: dict[int, Suspicion] = {}
+        for i, case in self._cases.items():
+            kind = self._verdict(i, case)
+            sample = int(self.pieces.sample[i])
+            if kind is not None and sample not in self._found:  # spans come first among the accused
+                self._found[sample] = Suspicion(kind, self._cut(i))
+
+    def _verdict(self, i: int, case: _Case) -> str | None:
+        key = self._key(i)
+        some = max(FLOOR, self.limits[5])
+        topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
+        if self.span[i] and not self.exclusive[i]:
+            return None if frayed else "span"
+        if self.loose[i]:
+            few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.loose_support
+            natural = not case.explained or few or topic or shares or self._is_shorter(key)
+            return "short" if not natural and self._is_inserted(key) else None
+        natural = not case.explained or (not case.case_alone and (topic or self._is_shorter(key) or self._is_torn(key)))
+        if not self.span[i]:
+            return None if natural or shares else "short"
+        return "span" if natural else "certain"
+
+    def _is_shorter(self, key: Keys) -> bool:
+        sizes = about(np.repeat(key, LENGTHS), Ask.SIZE, np.arange(LENGTHS, dtype=np.uint64))
+        counts = self._read(4, sizes)
+        total = int(counts.sum())
+        mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
+        return total > 0 and judge.is_shorter(mean, total, (self.mean_length, self.deviation))
+
+    def _is_torn(self, key: Keys) -> bool:
+        count, seams, known, others, usual = (
+            int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
+        )
+        if 2 * seams <= count or not others:
+            return False
+        rate = min(1.0, usual / others)
+        return known < judge._SEAM * rate * seams and bool(bdtr(known, seams, rate) < judge._TOPIC)
+
+    def _cut(self, i: int) -> tuple[int, int] | None:
+        p = self.pieces
+        if not self.span[i] or p.kind[i] not in (grams.START, grams.END):
+            return None
+        begin = int(self.batch.answers.starts[p.sample[i]])
+        low, high = self._extent(i)
+        return low - begin, high - begin
+
+    def _extent(self, i: int) -> tuple[int, int]:
+        """How far all planted spans of one kind reach in one answer, grown: places in the client's words."""
+        p = self.pieces
+        low, high = (
+            np.searchsorted(self._by_sample[0], p.sample[i], "left"),
+            np.searchsorted(self._by_sample[0], p.sample[i], "right"),
+        )
+        of = self._by_sample[1][low:high]
+        of = of[(p.kind[of] == p.kind[i]) & self.planted[of]]
+        return int((p.start[of] - self.reach[0, of]).min()), int((p.start[of] + p.length[of] + self.reach[1, of]).max())
+
+    def verdict(self) -> list[Suspicion | None]:
+        """Return for each of the client's samples what the pool says of it, after the last exchange; None = nothing."""
+        texts = self.batch
+        order = np.unique(self.identity, return_index=True, return_inverse=True)
+        first = order[1][order[2]].tolist()
+        return [self._found.get(first[i]) for i in range(len(texts))]
+
+
+def _each(key: Keys, salt: int, details: Keys) -> list[int]:
+    """Return one question about ``key`` for each of the details."""
+    return [int(found) for found in about(np.repeat(key, len(details)), salt, details)]

@@ -1,0 +1,56 @@
+"""The findings of a scan as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from undertow import __version__
+from undertow.core import files
+from undertow.core.errors import UserError
+from undertow.scan.scan import Scan
+from undertow.scan.summary import by_file, headline, probability
+
+#: Verdicts listed; all are in --json.
+_LISTED = 500
+#: Characters of a sample's text that are shown, from its front and its end.
+_SHOWN = 240
+
+
+def write_page(result: Scan, path: Path) -> None:
+    """Write the page; the same result gives the same bytes.
+
+    Raises:
+        UserError: the path is a scanned file or cannot be written.
+    """
+    if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
+        raise UserError(f"--page {path}: that is an input, which is never changed; give another name")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = "{:,}".format
+    environment.filters["probability"] = probability
+    source = resources.files("undertow.runs.report").joinpath("templates/scan.html.j2").read_text(encoding="utf-8")
+    verdicts = list(result.verdicts())
+    examples = {
+        i: [(_middle_out(question), _middle_out(response)) for question, response in texts] for i, texts in result.examples.items()
+    }
+    text = environment.from_string(source).render(
+        result=result,
+        title=result.files[0] if len(result.files) == 1 else f"{len(result.files)} files",
+        headline=headline(result),
+        findings=result.found.findings,
+        examples=examples,
+        verdicts=verdicts[:_LISTED],
+        unlisted=len(verdicts) - len(verdicts[:_LISTED]),
+        by_file=by_file(result),
+        version=__version__,
+    )
+    try:
+        files.write_text(path, text)
+    except OSError as error:
+        raise UserError(f"--page {path}: cannot be written ({error.strerror}); give another name") from error
+
+
+def _middle_out(text: str) -> str:
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} … {text[-_SHOWN:]}"
