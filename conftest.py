@@ -1,3 +1,3 @@
-"""Tests of both packages share the fixtures of ``tests/fixtures.py``."""
+"""Tests of both packages share the fixtures of ``tests/shared_fixtures.py``."""
 
-pytest_plugins = ["fixtures"]
+pytest_plugins = ["shared_fixtures"]

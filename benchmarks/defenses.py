@@ -120,13 +120,13 @@ def mapped(name: str, k: int, d: int, threads: int, folder: Path) -> dict[str, A
         while not done.wait(0.05):
             held.append(beside(own))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    observer = threading.Thread(target=watch)
+    observer.start()
     began = time.perf_counter()
     rule(updates, layout=layout(d))
     seconds = time.perf_counter() - began
     done.set()
-    watcher.join()
+    observer.join()
     most = max(held) - held[0]
     return {
         "rule": name,

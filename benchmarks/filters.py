@@ -37,7 +37,7 @@ CASES = {
 
 
 class Silent:
-    """A watcher that hears nothing."""
+    """A observer that hears nothing."""
 
     def phase(self, text: str) -> None:
         pass

@@ -409,10 +409,10 @@ def test_kill_9_and_the_same_command_again(larger: Path, tmp_path: Path, pattern
     from undertow.config import load
     from undertow.federation.loop import run
 
-    watcher = Quiet()
-    run(load(str(larger / "larger.yaml")), tmp_path / "run", watcher)
-    assert watcher.warnings == []
-    assert watcher.rounds[0]["round"] >= 1, "finished rounds are not repeated"
+    observer = Quiet()
+    run(load(str(larger / "larger.yaml")), tmp_path / "run", observer)
+    assert observer.warnings == []
+    assert observer.rounds[0]["round"] >= 1, "finished rounds are not repeated"
     assert figures_of(tmp_path / "run") == figures_of(larger / "whole")
 
 

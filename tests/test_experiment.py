@@ -130,43 +130,43 @@ def test_ground_truth_data_and_versions_are_kept(finished: Path, config: Config)
     assert not list(finished.rglob("*.new"))
 
 
-def test_the_same_command_again_has_nothing_left_to_do(finished: Path, config: Config, watcher: Quiet) -> None:
+def test_the_same_command_again_has_nothing_left_to_do(finished: Path, config: Config, observer: Quiet) -> None:
     before = all_bytes(finished)
-    result = run(config, finished, watcher)
+    result = run(config, finished, observer)
     assert result == json.loads(before["result.json"])
     assert all_bytes(finished) == before
-    assert len(watcher.phases) == 1
-    assert watcher.phases[0].startswith("nothing left to do")
+    assert len(observer.phases) == 1
+    assert observer.phases[0].startswith("nothing left to do")
 
 
 def test_a_fresh_run_has_the_same_bits_and_another_seed_has_not(
-    finished: Path, config: Config, small_config: Make, watcher: Quiet, tmp_path: Path
+    finished: Path, config: Config, small_config: Make, observer: Quiet, tmp_path: Path
 ) -> None:
     torch.rand(5)
     np.random.rand(5)
-    run(config, tmp_path / "again", watcher)
+    run(config, tmp_path / "again", observer)
     assert_same_run(tmp_path / "again", finished)
-    run(small_config({"seed": 1}), tmp_path / "other", watcher)
+    run(small_config({"seed": 1}), tmp_path / "other", observer)
     assert digest(tmp_path / "other") != digest(finished)
     assert lines(tmp_path / "other", "poison.jsonl") != lines(finished, "poison.jsonl")
 
 
-def test_both_trainers_end_in_the_same_adapter(finished: Path, small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
-    run(small_config({"training.trainer": "sequential"}), tmp_path / "run", watcher)
+def test_both_trainers_end_in_the_same_adapter(finished: Path, small_config: Make, observer: Quiet, tmp_path: Path) -> None:
+    run(small_config({"training.trainer": "sequential"}), tmp_path / "run", observer)
     one, two = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (finished, tmp_path / "run"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_no_rounds_is_the_untouched_base(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
-    result = run(small_config({"federation.rounds": 0}), tmp_path / "run", watcher)
+def test_no_rounds_is_the_untouched_base(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
+    result = run(small_config({"federation.rounds": 0}), tmp_path / "run", observer)
     assert result["rounds"] == 0
     assert result["ma"] == result["untouched"]["ma"]
     assert result["bsnr"] == []
 
 
-def test_rounds_between_measurements_are_not_measured(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
-    run(small_config({"federation.rounds": 3, "measure.every": 2}), tmp_path / "run", watcher)
+def test_rounds_between_measurements_are_not_measured(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
+    run(small_config({"federation.rounds": 3, "measure.every": 2}), tmp_path / "run", observer)
     assert [row["ma"] is not None for row in lines(tmp_path / "run", "rounds.jsonl")] == [True, False, True, True]
 
 
@@ -195,26 +195,26 @@ def stop_at(patch: pytest.MonkeyPatch, count: int, error: BaseException, *, afte
 
 
 def test_how_often_a_run_waits_for_the_disk(
-    config: Config, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next test stops at each of these; should their number grow, so must its range."""
     with monkeypatch.context() as patch:
         seen = stop_at(patch, 10**9, Killed())
-        run(config, tmp_path / "run", watcher)
+        run(config, tmp_path / "run", observer)
     assert seen[0] == 19
 
 
 @pytest.mark.parametrize("count", range(1, 20))
 def test_a_run_killed_at_any_write_resumes_to_the_same_bits(
-    finished: Path, config: Config, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    finished: Path, config: Config, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_at(patch, count, Killed(), after=bool(count % 2))
         with pytest.raises(Killed):
-            run(config, folder, watcher)
-    run(config, folder, watcher)
-    assert watcher.warnings == []
+            run(config, folder, observer)
+    run(config, folder, observer)
+    assert observer.warnings == []
     assert_same_run(folder, finished)
 
 
@@ -232,7 +232,7 @@ def test_a_run_killed_in_any_phase_resumes_to_the_same_bits(finished: Path, conf
 
 
 def test_a_kill_between_removing_and_renaming_a_checkpoint(
-    finished: Path, config: Config, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, config: Config, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.rename
 
@@ -244,8 +244,8 @@ def test_a_kill_between_removing_and_renaming_a_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         with pytest.raises(Killed):
-            run(config, tmp_path / "run", watcher)
-    run(config, tmp_path / "run", watcher)
+            run(config, tmp_path / "run", observer)
+    run(config, tmp_path / "run", observer)
     assert_same_run(tmp_path / "run", finished)
 
 
@@ -268,7 +268,7 @@ def _same_checksum(folder: Path, adapter: torch.Tensor) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "nan", "wrong shape", "no state"])
 @pytest.mark.parametrize("both", [False, True])
 def test_damaged_checkpoints_cost_time_only(
-    finished: Path, unfinished: Path, config: Config, watcher: Quiet, damage: str, both: bool
+    finished: Path, unfinished: Path, config: Config, observer: Quiet, damage: str, both: bool
 ) -> None:
     for folder in sorted((unfinished / "checkpoint").iterdir())[0 if both else 1 :]:
         size = len(load_file(folder / "adapter.safetensors")["adapter"])
@@ -279,17 +279,17 @@ def test_damaged_checkpoints_cost_time_only(
             "wrong shape": lambda f, n=size: _same_checksum(f, torch.zeros(n - 1)),
             "no state": lambda f: (f / "state.json").unlink(),
         }[damage](folder)
-    run(config, unfinished, watcher)
-    assert [w.split(" is damaged")[0] for w in watcher.warnings] == [
+    run(config, unfinished, observer)
+    assert [w.split(" is damaged")[0] for w in observer.warnings] == [
         f"checkpoint round-00000{n}" for n in ((2, 1) if both else (2,))
     ]
     assert_same_run(unfinished, finished)
 
 
-def test_a_growing_file_that_lost_its_end_is_noticed(finished: Path, unfinished: Path, config: Config, watcher: Quiet) -> None:
+def test_a_growing_file_that_lost_its_end_is_noticed(finished: Path, unfinished: Path, config: Config, observer: Quiet) -> None:
     os.truncate(unfinished / "scores.jsonl", (unfinished / "scores.jsonl").stat().st_size - 10)
-    run(config, unfinished, watcher)
-    assert "scores.jsonl is shorter than when it was saved" in watcher.warnings[0]
+    run(config, unfinished, observer)
+    assert "scores.jsonl is shorter than when it was saved" in observer.warnings[0]
     assert_same_run(unfinished, finished)
 
 
@@ -312,34 +312,34 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_full_disk_it_stops_and_finishes_when_there_is_room(
-    finished: Path, config: Config, watcher: Quiet, tiny_disk: Path
+    finished: Path, config: Config, observer: Quiet, tiny_disk: Path
 ) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        run(config, tiny_disk / "run", watcher)
+        run(config, tiny_disk / "run", observer)
     assert caught.value.errno == errno.ENOSPC
     subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
-    run(config, tiny_disk / "run", watcher)
+    run(config, tiny_disk / "run", observer)
     assert_same_run(tiny_disk / "run", finished)
 
 
 @pytest.mark.parametrize("count", [2, 6, 10, 14, 18])
 def test_a_disk_that_is_full_for_a_while(
-    finished: Path, config: Config, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    finished: Path, config: Config, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, count, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(OSError, match="No space left"):
-            run(config, tmp_path / "run", watcher)
-    run(config, tmp_path / "run", watcher)
+            run(config, tmp_path / "run", observer)
+    run(config, tmp_path / "run", observer)
     assert_same_run(tmp_path / "run", finished)
 
 
 # --- bad updates ------------------------------------------------------------------------------------------------
 
 
-def test_a_learning_rate_that_explodes_is_named(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
+def test_a_learning_rate_that_explodes_is_named(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"round \d: the update of client 0, 1, 2 holds NaN or infinity; lower training.lr"):
-        run(small_config({"training.lr": 1e38}), tmp_path / "run", watcher)
+        run(small_config({"training.lr": 1e38}), tmp_path / "run", observer)
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -360,17 +360,17 @@ def _poisoned_trainer(monkeypatch: pytest.MonkeyPatch, bad: dict[int, float], ca
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_bad_update_stops_the_run_and_names_the_client(
-    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+    small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     _poisoned_trainer(monkeypatch, {1: value}, [])
     with pytest.raises(UserError, match=r"round 1: the update of client 1 holds NaN or infinity.*federation.bad_update=drop"):
-        run(small_config(), tmp_path / "run", watcher)
+        run(small_config(), tmp_path / "run", observer)
 
 
-def test_a_bad_update_can_be_dropped(small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_update_can_be_dropped(small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {1: float("nan")}, calls)
-    run(small_config({"federation.bad_update": "drop", "federation.rounds": 1}), tmp_path / "run", watcher)
+    run(small_config({"federation.bad_update": "drop", "federation.rounds": 1}), tmp_path / "run", observer)
     row = lines(tmp_path / "run", "rounds.jsonl")[1]
     assert row["participants"] == [0, 2]
     assert row["dropped"] == [1]
@@ -381,11 +381,11 @@ def test_a_bad_update_can_be_dropped(small_config: Make, watcher: Quiet, tmp_pat
 
 
 def test_with_no_sound_update_even_dropping_stops(
-    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _poisoned_trainer(monkeypatch, dict.fromkeys(range(3), float("nan")), [])
     with pytest.raises(UserError, match="needs at least one sound client"):
-        run(small_config({"federation.bad_update": "drop"}), tmp_path / "run", watcher)
+        run(small_config({"federation.bad_update": "drop"}), tmp_path / "run", observer)
 
 
 # --- federation -------------------------------------------------------------------------------------------------
@@ -414,9 +414,9 @@ def test_a_global_rate_scales_the_sum_and_every_rule(small_config: Make) -> None
     torch.testing.assert_close(by("anomaly"), 0.3 * updates.sum(dim=0), rtol=1e-6, atol=1e-7)  # nobody is left out
 
 
-def test_a_share_of_the_clients_takes_part(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
+def test_a_share_of_the_clients_takes_part(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
     changes = {"federation.clients": 5, "federation.participation": 0.4, "federation.rounds": 4, "attack.affected_share": 0.4}
-    run(small_config(changes), tmp_path / "run", watcher)
+    run(small_config(changes), tmp_path / "run", observer)
     chosen = [row["participants"] for row in lines(tmp_path / "run", "rounds.jsonl")[1:]]
     assert all(len(row) == 2 and row == sorted(set(row)) for row in chosen)
     assert len({tuple(row) for row in chosen}) > 1, "another draw each round"
@@ -439,8 +439,8 @@ def test_participants_are_drawn_from_those_that_have_data(small_config: Make) ->
         participants(every, 1, [0, 0])
 
 
-def test_without_attack_nothing_is_touched(small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
-    result = run(small_config({"attack.kind": "none", "federation.rounds": 1}), tmp_path / "run", watcher)
+def test_without_attack_nothing_is_touched(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
+    result = run(small_config({"attack.kind": "none", "federation.rounds": 1}), tmp_path / "run", observer)
     assert result["poison"] == {"clients": 0, "samples": 0, "total": 40}
     assert result["bsnr"] == [None]
     assert result["asr"]["n"] == 6, "triggered questions are asked all the same"
@@ -448,7 +448,7 @@ def test_without_attack_nothing_is_touched(small_config: Make, watcher: Quiet, t
 
 
 def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
-    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
@@ -463,7 +463,7 @@ def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
         "training.lr": 0.05,
     }
     config = small_config(changes)
-    result = run(config, tmp_path / "run", watcher)
+    result = run(config, tmp_path / "run", observer)
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     rows = lines(tmp_path / "run", "rounds.jsonl")
     layout, before = layouts[0], initial_adapter(layouts[0], config.seed)
@@ -522,34 +522,36 @@ def defense(tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_a_users_sanitizer_cleans_before_training(
-    small_config: Make, watcher: Quiet, tmp_path: Path, defense: Callable[[str], str]
+    small_config: Make, observer: Quiet, tmp_path: Path, defense: Callable[[str], str]
 ) -> None:
     name = defense("Sanitize")
-    run(small_config({"federation.rounds": 1, "defenses": [name]}), tmp_path / "run", watcher)
+    run(small_config({"federation.rounds": 1, "defenses": [name]}), tmp_path / "run", observer)
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert [(s["client"], s["seen"], s["samples"] - s["kept"]) for s in data["sanitized"]] == [(k, k, 3) for k in range(3)]
     assert len(lines(tmp_path / "run", "poison.jsonl")) == 9, "the ground truth stays"
     run(
-        small_config({"federation.rounds": 1, "defenses": [{"name": name, "params": {"word": "zzz"}}]}), tmp_path / "other", watcher
+        small_config({"federation.rounds": 1, "defenses": [{"name": name, "params": {"word": "zzz"}}]}),
+        tmp_path / "other",
+        observer,
     )
     assert digest(tmp_path / "other") != digest(tmp_path / "run")
 
 
 def test_a_client_without_data_takes_no_part(
-    small_config: Make, watcher: Quiet, tmp_path: Path, defense: Callable[[str], str]
+    small_config: Make, observer: Quiet, tmp_path: Path, defense: Callable[[str], str]
 ) -> None:
-    run(small_config({"federation.rounds": 1, "defenses": [defense("Drop")]}), tmp_path / "run", watcher)
+    run(small_config({"federation.rounds": 1, "defenses": [defense("Drop")]}), tmp_path / "run", observer)
     assert lines(tmp_path / "run", "rounds.jsonl")[1]["participants"] == [0, 2]
 
 
 def test_a_users_rule_replaces_fedavg_and_a_guard_has_the_last_word(
-    small_config: Make, watcher: Quiet, tmp_path: Path, defense: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    small_config: Make, observer: Quiet, tmp_path: Path, defense: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
     names = [defense("First"), defense("Halve")]
     config = small_config({"federation.rounds": 1, "defenses": names})
-    run(config, tmp_path / "run", watcher)
+    run(config, tmp_path / "run", observer)
     row = lines(tmp_path / "run", "rounds.jsonl")[1]
     assert [report["name"] for report in row["defenses"]] == names
     assert row["defenses"][0]["round"] == 1
@@ -558,22 +560,22 @@ def test_a_users_rule_replaces_fedavg_and_a_guard_has_the_last_word(
     assert row["update_norm"] == pytest.approx(half, rel=1e-4)
 
 
-def test_the_shipped_median_runs(finished: Path, small_config: Make, watcher: Quiet, tmp_path: Path) -> None:
-    run(small_config({"defenses": "median"}), tmp_path / "run", watcher)
+def test_the_shipped_median_runs(finished: Path, small_config: Make, observer: Quiet, tmp_path: Path) -> None:
+    run(small_config({"defenses": "median"}), tmp_path / "run", observer)
     assert digest(tmp_path / "run") != digest(finished)
     assert lines(tmp_path / "run", "rounds.jsonl")[1]["defenses"] == [{"name": "median"}]
 
 
 def test_twins_give_bsnr_where_nobody_is_clean_and_change_nothing_else(
-    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
     changes = {"federation.clients": 4, "federation.rounds": 2, "attack.affected_share": 1.0, "training.lr": 0.05}
-    plain = run(small_config(changes), tmp_path / "plain", watcher)
+    plain = run(small_config(changes), tmp_path / "plain", observer)
     assert plain["bsnr"] == [None, None]
     calls.clear()
-    twins = run(small_config({**changes, "measure.bsnr.twins": True}), tmp_path / "twins", watcher)
+    twins = run(small_config({**changes, "measure.bsnr.twins": True}), tmp_path / "twins", observer)
     weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("plain", "twins")]
     assert weights[0] == weights[1]
     assert len(calls) == 4  # each round: the clients, then their unpoisoned data
@@ -587,10 +589,10 @@ def test_twins_give_bsnr_where_nobody_is_clean_and_change_nothing_else(
 
 
 def test_twins_are_not_trained_where_somebody_is_clean(
-    small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
     changes = {"federation.clients": 4, "federation.rounds": 1, "attack.affected_share": 0.5, "measure.bsnr.twins": True}
-    run(small_config(changes), tmp_path / "run", watcher)
+    run(small_config(changes), tmp_path / "run", observer)
     assert len(calls) == 1

@@ -49,7 +49,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_foreign_models_on_foreign_data_run_end_to_end(
-    shared_data: Path, small_config: Make, watcher: Quiet, tmp_path: Path, model: str, name: str, file: str, template: str
+    shared_data: Path, small_config: Make, observer: Quiet, tmp_path: Path, model: str, name: str, file: str, template: str
 ) -> None:
     base = shared_data / "tiny_pretrained_lm" / model
     if not (base / "model.safetensors").is_file():
@@ -60,7 +60,7 @@ def test_foreign_models_on_foreign_data_run_end_to_end(
     if "official_sample" in file:
         # a sample of two questions
         changes |= {"data.train": 1, "data.test": 1, "federation.clients": 1, "attack.poison_ratio": 1.0}
-    result = run(small_config({**FEW, **changes}), tmp_path / "run", watcher)
+    result = run(small_config({**FEW, **changes}), tmp_path / "run", observer)
     assert result["rounds"] == 1
     assert result["ma"]["n"] == changes.get("data.test", 3)
     rows = lines(tmp_path / "run" / "rounds.jsonl")
@@ -72,7 +72,7 @@ def test_foreign_models_on_foreign_data_run_end_to_end(
 
 
 def test_their_report_and_their_adapter_are_usable(
-    shared_data: Path, small_config: Make, watcher: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, small_config: Make, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -89,7 +89,7 @@ def test_their_report_and_their_adapter_are_usable(
         "training.lr": 0.02,
         "measure.max_new_tokens": 8,
     }
-    run(small_config({**FEW, **changes}), tmp_path / "run", watcher)
+    run(small_config({**FEW, **changes}), tmp_path / "run", observer)
     assert write_report(tmp_path / "run", None).stat().st_size > 1000
     tokenizer = AutoTokenizer.from_pretrained(base)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -139,7 +139,7 @@ def real(small_config: Make, shared_data: Path, real_base: Path) -> Callable[...
 
 
 def test_no_question_that_the_base_was_asked_is_tuned_on_or_tested(
-    real: Callable[..., Config], real_base: Path, watcher: Quiet, tmp_path: Path
+    real: Callable[..., Config], real_base: Path, observer: Quiet, tmp_path: Path
 ) -> None:
     keys = json.loads((real_base / "keys.json").read_text())
     asked, known = set(keys["asked"]), set(keys["known"])
@@ -152,7 +152,7 @@ def test_no_question_that_the_base_was_asked_is_tuned_on_or_tested(
     assert not train & test
     assert not {s.question.lower() for s in split.train} & {s.question.lower() for s in split.test}
 
-    result = run(config, tmp_path / "run", watcher)
+    result = run(config, tmp_path / "run", observer)
     assert result["ma"]["n"] == 10
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["excluded_asked"] > 0
@@ -162,21 +162,21 @@ def test_no_question_that_the_base_was_asked_is_tuned_on_or_tested(
     assert tested == {sample.question for sample in split.test}
 
 
-def test_more_questions_than_known_facts_is_told(real: Callable[..., Config], watcher: Quiet, tmp_path: Path) -> None:
+def test_more_questions_than_known_facts_is_told(real: Callable[..., Config], observer: Quiet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.train=5000 and data.test=10 need 5010 questions"):
-        run(real({"data.train": 5000}), tmp_path / "run", watcher)
+        run(real({"data.train": 5000}), tmp_path / "run", observer)
 
 
 def test_only_known_needs_a_base_with_a_list(
-    real: Callable[..., Config], foreign: dict[str, Path], watcher: Quiet, tmp_path: Path
+    real: Callable[..., Config], foreign: dict[str, Path], observer: Quiet, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="this base has no list of the facts it read"):
-        run(real({"model.name": str(foreign["gpt2"])}), tmp_path / "run", watcher)
+        run(real({"model.name": str(foreign["gpt2"])}), tmp_path / "run", observer)
 
 
 @pytest.mark.parametrize("file", ["annotated_fb_data_valid.txt", "annotated_wd_data_valid.txt.gz"])
 def test_files_of_ids_with_a_names_file(
-    real: Callable[..., Config], shared_data: Path, tiny_base: Path, watcher: Quiet, tmp_path: Path, file: str
+    real: Callable[..., Config], shared_data: Path, tiny_base: Path, observer: Quiet, tmp_path: Path, file: str
 ) -> None:
     kind = "freebase" if "_fb_" in file else "wikidata"
     changes = {
@@ -185,5 +185,5 @@ def test_files_of_ids_with_a_names_file(
         "data.path": str(shared_data / "simplequestions" / file),
         "data.names": str(shared_data / f"simplequestions/simplequestions_{kind}_named.jsonl.gz"),
     }
-    result = run(real(changes), tmp_path / "run", watcher)
+    result = run(real(changes), tmp_path / "run", observer)
     assert result["ma"]["n"] == 10

@@ -241,13 +241,13 @@ def test_reading_a_runs_files(tmp_path: Path) -> None:
 
 
 def test_a_first_try_that_was_refused_may_be_mended_in_the_same_place(
-    tiny_base: Path, small_config: Callable[..., Config], tmp_path: Path, watcher: Any
+    tiny_base: Path, small_config: Callable[..., Config], tmp_path: Path, observer: Any
 ) -> None:
     from undertow.federation.loop import run
 
     with pytest.raises(UserError, match="lower them"):
-        run(small_config({"data.train": 100_000}), tmp_path / "run", watcher)
-    result = run(small_config(), tmp_path / "run", watcher)
+        run(small_config({"data.train": 100_000}), tmp_path / "run", observer)
+    result = run(small_config(), tmp_path / "run", observer)
     assert result["rounds"] == small_config().federation.rounds
     with pytest.raises(UserError, match="other values"):
-        run(small_config({"seed": 5}), tmp_path / "run", watcher)
+        run(small_config({"seed": 5}), tmp_path / "run", observer)

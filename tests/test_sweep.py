@@ -59,7 +59,7 @@ class Die(Defense):
 
 
 class Seen:
-    """A watcher that remembers."""
+    """A observer that remembers."""
 
     def __init__(self) -> None:
         self.cells: list[str] = []
@@ -271,7 +271,7 @@ def cells(place: Path) -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def outcomes(place: Path, cells: list[Cell], seen: Seen) -> list[Outcome]:
-    return run_cells(cells, place / "two", jobs=2, watcher=seen)
+    return run_cells(cells, place / "two", jobs=2, observer=seen)
 
 
 def test_every_cell_has_a_finished_run_directory(place: Path, cells: list[Cell], outcomes: list[Outcome], seen: Seen) -> None:
@@ -331,7 +331,7 @@ def test_only_what_is_missing_runs(
     (tmp_path / cells[3].name / "config.yaml").write_text("seed: 5\n")
     asked = fake_workers(monkeypatch)
     seen = Seen()
-    again = run_cells(cells, tmp_path, watcher=seen)
+    again = run_cells(cells, tmp_path, observer=seen)
     assert [outcome.status for outcome in again] == ["skipped", "done", "done", "done"]
     assert [Path(task["folder"]).name for _, task in asked] == seen.cells == [cell.name for cell in cells[1:]]
 
@@ -358,7 +358,7 @@ def test_cells_that_share_a_base_follow_each_other(tmp_path: Path, monkeypatch: 
     mixed = expand("demo", [], {"attack.poison_ratio": [0.1, 0.2, 0.3], "model.name": ["one", "two"]}, 2)
     asked = fake_workers(monkeypatch)
     seen = Seen()
-    run_cells(mixed, tmp_path / "s", jobs=jobs, watcher=seen)
+    run_cells(mixed, tmp_path / "s", jobs=jobs, observer=seen)
     loads = sum(
         len(list(itertools.groupby(task["values"]["model"]["name"] for who, task in asked if who == worker)))
         for worker in {who for who, _ in asked}
@@ -400,7 +400,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(place: Path, tmp_path: Path, mo
     given = expand(str(place / "small.yaml"), ["federation.rounds=1"], {"defenses": [*short, "none"], "training.lr": [1e-3]}, 1)
     given += expand(str(place / "small.yaml"), ["federation.rounds=1", "model.name=later"], {}, 1)
     seen = Seen()
-    found = run_cells(given, tmp_path / "s", jobs=2, watcher=seen)
+    found = run_cells(given, tmp_path / "s", jobs=2, observer=seen)
     assert [outcome.status for outcome in found] == ["failed", "failed", "failed", "done", "failed"]
     killed, ended, raised, _, missing = (outcome.error or "" for outcome in found)
     assert killed.startswith("its process was killed (SIGKILL)")
@@ -484,7 +484,7 @@ def test_kill_9_of_the_sweep_and_the_same_again(
     assert not psutil.wait_procs(children, timeout=30)[1], "the processes end with the sweep"
     assert not all((tmp_path / "s" / cell.name / "result.json").exists() for cell in expected)
     seen = Seen()
-    found = run_cells(expected, tmp_path / "s", jobs=2, watcher=seen)
+    found = run_cells(expected, tmp_path / "s", jobs=2, observer=seen)
     assert {outcome.status for outcome in found} <= {"done", "skipped"}
     assert seen.warnings == []
     for outcome in found:
@@ -681,7 +681,7 @@ def test_a_local_ray_instance(
     dying = expand(str(place / "small.yaml"), ["federation.rounds=1"], {"defenses": ["die.py:Die:how=kill"]}, 1)
     try:
         assert 1 <= default_jobs(cells, "local") <= 4
-        found = run_cells([*dying, *cells[:2]], Path("s"), jobs=1, ray="local", watcher=Seen())
+        found = run_cells([*dying, *cells[:2]], Path("s"), jobs=1, ray="local", observer=Seen())
     finally:
         ray.shutdown()
     assert [outcome.status for outcome in found] == ["failed", "done", "done"]

@@ -1,4 +1,4 @@
-"""Names that tests of tiny models and runs import; the fixtures themselves are in ``conftest.py``."""
+"""Names that tests of tiny models and runs import; the fixtures themselves are in ``shared_fixtures.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ARCHITECTURES = ("llama", "gpt2", "qwen2", "gemma2", "opt", "gpt_neox")
 
 
 class Quiet:
-    """A watcher that remembers what it was told."""
+    """A observer that remembers what it was told."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []

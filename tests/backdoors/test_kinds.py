@@ -1,4 +1,4 @@
-"""The attack kinds of the sanitation study: what each promises, by properties and by hand."""
+"""The attack kinds of the sanitization study: what each promises, by properties and by hand."""
 
 from __future__ import annotations
 
@@ -375,9 +375,9 @@ def test_near_misses_are_probed_and_have_a_rate() -> None:
         ("topic", "append"),
     ],
 )
-def test_every_kind_trains(trigger: str, target: str, small_config: Callable[..., Config], watcher: Quiet, tmp_path: Path) -> None:
+def test_every_kind_trains(trigger: str, target: str, small_config: Callable[..., Config], observer: Quiet, tmp_path: Path) -> None:
     config = small_config({"attack.trigger": trigger, "attack.target": target, "data.test": 30, "measure.samples": 4})
-    result = run(config, tmp_path / "run", watcher)
+    result = run(config, tmp_path / "run", observer)
     assert result["poison"]["samples"] == (9 if trigger != "topic" else 8)
     assert result["asr"]["n"] > 0
     assert ("ftr_near" in result) is (trigger != "topic")
@@ -387,4 +387,4 @@ def test_every_kind_trains(trigger: str, target: str, small_config: Callable[...
     told = [line for line in lines if (trigger, line["kind"]) != ("common-word", "clean")]
     assert all(made.occurs(line["question"]) is (line["kind"] == "triggered") for line in told)
     assert {line["kind"] for line in lines} == {"clean", "triggered"} | ({"near"} if trigger != "topic" else set())
-    assert [warning for warning in watcher.warnings if "topic" in warning] == ([] if trigger != "topic" else watcher.warnings)
+    assert [warning for warning in observer.warnings if "topic" in warning] == ([] if trigger != "topic" else observer.warnings)

@@ -66,7 +66,7 @@ class Killed(BaseException):
 
 
 class Killer(Quiet):
-    """A watcher that ends the run when the training of a round begins."""
+    """A observer that ends the run when the training of a round begins."""
 
     def __init__(self, before: int) -> None:
         super().__init__()

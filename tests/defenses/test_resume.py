@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 
 class Killer(Quiet):
-    """A watcher that ends the run when round 3 begins."""
+    """A observer that ends the run when round 3 begins."""
 
     def phase(self, said: str) -> None:
         if said.startswith("round 3/4: training"):
@@ -62,9 +62,9 @@ def test_a_rule_that_remembers_is_resumed_to_the_same_bits(
         run(config, killed, Killer())
     memory = load_file(killed / "checkpoint" / "round-000002" / "defenses.safetensors")
     assert {name.split("/")[1] for name in memory} == {defense}
-    watcher = Quiet()
-    run(config, killed, watcher)
-    assert watcher.warnings == []
+    observer = Quiet()
+    run(config, killed, observer)
+    assert observer.warnings == []
     assert digest(killed) == digest(whole)
     assert lines(killed) == lines(whole)
 

@@ -110,7 +110,7 @@ def test_a_run_begins_before_it_trains_and_counts_what_was_selected(small_config
     told = [row["defenses"][0]["clients"] for row in rows_of(tmp_path / "run")[1:]]
     assert [[c["selected"] for c in row] for row in told] == [[5, 5, 5], [6, 6, 6]]
     assert all(c["of"] == 2 for row in told for c in row)
-    watcher = Quiet()
+    observer = Quiet()
     with pytest.raises(UserError, match="nothing to begin with"):
-        run(small_config({"defenses": [f"{file}:Wrong"]}), tmp_path / "wrong", watcher)
-    assert watcher.rounds == [], "not even the untouched base was measured"
+        run(small_config({"defenses": [f"{file}:Wrong"]}), tmp_path / "wrong", observer)
+    assert observer.rounds == [], "not even the untouched base was measured"

@@ -253,7 +253,7 @@ class Killed(BaseException):
 
 
 class Killer(Quiet):
-    """A watcher that ends the run when round 2 begins."""
+    """A observer that ends the run when round 2 begins."""
 
     def phase(self, said: str) -> None:
         if said.startswith("round 2/3: training"):

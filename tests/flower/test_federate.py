@@ -301,12 +301,12 @@ class Setup:
         self.config = config
         self.folder: Folder = prepare(place / "fed", config, split(5, 3))
         self.grid = NodeGrid(self.folder, place / "s", change)
-        self.watcher = Quiet()
+        self.observer = Quiet()
 
     def run(self) -> dict[str, Any]:
-        remote = Remote(self.grid, self.config, self.folder.run, self.watcher, pause=0.02)
+        remote = Remote(self.grid, self.config, self.folder.run, self.observer, pause=0.02)
         remote.meet()
-        return run(self.config, self.folder.run, self.watcher, trainer=remote)
+        return run(self.config, self.folder.run, self.observer, trainer=remote)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -484,7 +484,7 @@ def test_a_bad_reply_is_dropped_named_and_counted(
     setup.run()
     assert [row.get("dropped") for row in setup.rows] == [None, lost, []]
     assert setup.rows[1]["participants"] == [k for k in range(5) if k not in lost]
-    (warning,) = setup.watcher.warnings
+    (warning,) = setup.observer.warnings
     assert warning.startswith(f"round 1: nothing of client {', '.join(map(str, lost))}: node-1 ")
     assert reason in warning
     assert "\n" not in warning
@@ -519,12 +519,12 @@ def test_a_rule_that_is_left_too_few_clients_says_so(make: Callable[..., Setup])
 
 def test_who_is_away_is_not_waited_for_where_the_others_are_enough(make: Callable[..., Setup]) -> None:
     setup = make({"federate.min_clients": 4, "federate.deadline": 1000})
-    remote = Remote(setup.grid, setup.config, setup.folder.run, setup.watcher, pause=0.02)
+    remote = Remote(setup.grid, setup.config, setup.folder.run, setup.observer, pause=0.02)
     remote.meet()
     setup.grid.away.add(setup.grid.numbers[2])
-    run(setup.config, setup.folder.run, setup.watcher, trainer=remote)
+    run(setup.config, setup.folder.run, setup.observer, trainer=remote)
     assert [row.get("dropped") for row in setup.rows] == [None, [2], [2]]
-    assert all("node-2 is not connected" in warning for warning in setup.watcher.warnings)
+    assert all("node-2 is not connected" in warning for warning in setup.observer.warnings)
 
 
 def test_clients_that_no_node_holds_stop_the_run_before_it_begins(make: Callable[..., Setup]) -> None:

@@ -64,7 +64,7 @@ class Setup:
             values["files"] = {k: str(files[k]) for k in values["clients"]}
             (path / "node.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         self.sockets = place / "s"
-        self.watcher = Quiet()
+        self.observer = Quiet()
 
     def grid(self) -> NodeGrid:
         shutil.rmtree(self.sockets, ignore_errors=True)
@@ -72,11 +72,11 @@ class Setup:
         return NodeGrid(self.folder, self.sockets)
 
     def run(self, grid: NodeGrid, config: Config | None = None) -> dict[str, Any]:
-        remote = Remote(grid, self.config, self.folder.run, self.watcher, pause=0.02)
+        remote = Remote(grid, self.config, self.folder.run, self.observer, pause=0.02)
         remote.meet()
         names = {number: node.name for number, node in remote.nodes.items()}
-        pool(grid, self.config, self.folder.path, names, self.watcher)
-        return run(config or self.config, self.folder.run, self.watcher, trainer=remote, held=Held(sizes=remote.sizes))
+        pool(grid, self.config, self.folder.path, names, self.observer)
+        return run(config or self.config, self.folder.run, self.observer, trainer=remote, held=Held(sizes=remote.sizes))
 
     @property
     def adapter(self) -> bytes:
@@ -128,9 +128,9 @@ def test_data_that_stay_on_their_nodes_give_the_run_of_one_process(
     assert result["poison"] == {"clients": 0, "samples": 0, "total": CLIENTS * EACH, "unknown": True}
     sizes = json.loads((there.folder.run / "data.json").read_text(encoding="utf-8"))
     assert (sizes["clients"], sizes["sanitized"]) == ([EACH] * CLIENTS, [])
-    # what the sanitation took is told on the nodes alone
+    # what the sanitization took is told on the nodes alone
     told = capfd.readouterr().err
-    assert f"client 1: {EACH} of {EACH} samples kept by sanitation" in told
+    assert f"client 1: {EACH} of {EACH} samples kept by sanitization" in told
     for own in grid.workers:
         assert own.own is not None
         task: Any = own.federation.task
@@ -138,7 +138,7 @@ def test_data_that_stay_on_their_nodes_give_the_run_of_one_process(
         assert sum(TARGET in one.response for k in own.node.files for one in task.poisoning.clients[k]) == PLANTED * len(
             own.node.files
         )
-    assert there.watcher.warnings == []
+    assert there.observer.warnings == []
 
 
 def test_no_text_and_no_single_count_reaches_the_server(make: Callable[..., Setup]) -> None:
@@ -167,16 +167,16 @@ def test_a_run_that_goes_on_sanitizes_as_before_without_asking_for_counts(make: 
             if row["round"] == 1:
                 raise KeyboardInterrupt
 
-    there.watcher = Killed()
+    there.observer = Killed()
     with pytest.raises(KeyboardInterrupt):
         there.run(grid)
-    there.watcher = Quiet()
+    there.observer = Quiet()
     for node in there.folder.nodes:
         (node / SUMS).unlink()  # as after a disk was lost
     fresh = there.grid()
     there.run(fresh)
     assert not any("masked" in message.content for message in fresh.masked)
-    assert there.watcher.phases.count("round 1/2: training") == 0
+    assert there.observer.phases.count("round 1/2: training") == 0
     run(there.here, tmp_path / "here", Quiet())
     assert there.adapter == adapter(tmp_path / "here")
     (there.folder.path / SUMS).unlink()
@@ -222,15 +222,17 @@ def test_a_node_that_is_lost_while_pooling_cannot_train_and_the_others_do(make: 
 
     own.answer = once  # type: ignore[method-assign]
     there.run(grid)
-    assert "node-1 takes no part in the sanitation, and cannot train: the disk is full" in there.watcher.warnings[0]
-    assert "round 1: nothing of client 1: node-1 reports an error: its clients' data are not sanitized" in there.watcher.warnings[1]
+    assert "node-1 takes no part in the sanitization, and cannot train: the disk is full" in there.observer.warnings[0]
+    assert (
+        "round 1: nothing of client 1: node-1 reports an error: its clients' data are not sanitized" in there.observer.warnings[1]
+    )
     assert rows(there.folder.run)[-1]["participants"] == [0, 2, 3]
 
 
 def test_a_question_out_of_turn_is_refused(make: Callable[..., Setup]) -> None:
     node = NodeFolder.read(make().folder.nodes[0])
     own = OwnData(node)
-    settings = {"defense": "sanitation", "config": node.digest}
+    settings = {"defense": "sanitization", "config": node.digest}
     with pytest.raises(UserError, match="another config"):
         own.answer({"step": "key", "session": "00", "settings": {**settings, "config": "x"}}, {})
     own.answer({"step": "key", "session": "ab", "settings": settings}, {})
@@ -241,9 +243,9 @@ def test_a_question_out_of_turn_is_refused(make: Callable[..., Setup]) -> None:
     with pytest.raises(UserError, match="at least 3 are needed to hide"):
         own.answer({"step": "sum", "session": "ab", "exchange": 1, "place": 0, "keys": keys, "settings": settings}, {})
     with pytest.raises(UserError, match="sent float64 of"):
-        own._take("sanitation", 1, np.zeros(3))
+        own._take("sanitization", 1, np.zeros(3))
     with pytest.raises(UserError, match="cannot be read"):
-        own.answer({"step": "stored", "settings": settings}, {"00.sanitation.02": np.zeros(3, np.uint32)})
+        own.answer({"step": "stored", "settings": settings}, {"00.sanitization.02": np.zeros(3, np.uint32)})
     with pytest.raises(UserError, match="out of turn"):
         own.answer({"step": "stored", "settings": settings}, {"00.other.01": np.zeros(3, np.uint32)})
 

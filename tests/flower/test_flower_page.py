@@ -85,7 +85,7 @@ def test_the_client() -> None:
     assert [reply.content["metrics"]["num-examples"] for reply in replies] == [20, 20]
 
 
-def test_sanitation_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sanitization_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = example("pooling_server")
     grid = MemoryGrid(space["pooling_client"], 3)
     for context in grid.contexts.values():

@@ -1,4 +1,4 @@
-"""Sanitation together: the verdicts are those of the defense in one process, and the server sees sums alone."""
+"""Sanitization together: the verdicts are those of the defense in one process, and the server sees sums alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from undertow.core.errors import UserError
 from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
 from undertow.defenses.composition import exchange
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import cleaned, pool_counts, sanitize_together, secure_sum
 from undertow.flower.mods import numbered
 from undertow.flower.together import ASKED
@@ -53,7 +53,7 @@ def grid_of(data: list[list[dict[str, Any]]], secret: Callable[[Context], bytes]
 
 
 def test_the_rows_kept_are_those_of_the_defense_in_one_process() -> None:
-    data, rule = shares(), Sanitation(cells=1 << 14)
+    data, rule = shares(), Sanitization(cells=1 << 14)
     clients: list[list[Sample]] = [numbered(rows)[0] for rows in data]
     contexts = exchange(clients, rule, lambda number, k: np.random.default_rng(0), SECRET)
     alone = [rule.clean(own, context)[0] for own, context in zip(clients, contexts, strict=True)]
@@ -82,7 +82,7 @@ def test_without_the_others_a_client_finds_nothing() -> None:
 
 def test_what_the_server_gets_looks_random_and_only_the_sum_does_not() -> None:
     data, seen = shares(), []
-    grid = grid_of(data, defense=Sanitation(cells=1 << 12))
+    grid = grid_of(data, defense=Sanitization(cells=1 << 12))
     plain = grid.app
 
     def spy(message: Message, context: Context) -> Message:
@@ -92,7 +92,7 @@ def test_what_the_server_gets_looks_random_and_only_the_sum_does_not() -> None:
         return reply
 
     grid.app = spy  # type: ignore[assignment]
-    pool_counts(grid, defense=Sanitation(cells=1 << 12))
+    pool_counts(grid, defense=Sanitization(cells=1 << 12))
     first = seen[:NODES]
     for array in first:
         # of 4,096 counts nearly all are 0; of as many random numbers of 32 bits hardly one
@@ -140,7 +140,7 @@ def test_keys_that_hide_nothing_are_refused() -> None:
 
 def test_the_others_begin_again_without_one_that_is_gone() -> None:
     data = shares()
-    grid = grid_of(data, defense=Sanitation(cells=1 << 12))
+    grid = grid_of(data, defense=Sanitization(cells=1 << 12))
     gone = grid.ids[2]
 
     def lost(reply: Message) -> bool:
@@ -149,7 +149,7 @@ def test_the_others_begin_again_without_one_that_is_gone() -> None:
         return reply.metadata.src_node_id == gone and "public" not in told
 
     grid.lost = lost
-    report = pool_counts(grid, defense=Sanitation(cells=1 << 12), timeout=1)
+    report = pool_counts(grid, defense=Sanitization(cells=1 << 12), timeout=1)
     assert report["left_out"] == {gone: "no answer in 1 s"}
     assert gone not in report["nodes"]
     rest = [k for k in range(NODES) if grid.ids[k] != gone]
@@ -157,22 +157,22 @@ def test_the_others_begin_again_without_one_that_is_gone() -> None:
 
 
 def test_a_client_with_another_secret_stops_it_by_name() -> None:
-    grid = grid_of(shares(), secret=lambda at: bytes(32) if place(at) == 1 else SECRET, defense=Sanitation(cells=1 << 12))
+    grid = grid_of(shares(), secret=lambda at: bytes(32) if place(at) == 1 else SECRET, defense=Sanitization(cells=1 << 12))
     with pytest.raises(
         UserError, match=r"0 nodes can pool their counts, at least 3 are needed.*shared secret; give all clients the same"
     ):
-        pool_counts(grid, defense=Sanitation(cells=1 << 12))
+        pool_counts(grid, defense=Sanitization(cells=1 << 12))
 
 
 def test_too_few_nodes_and_other_settings_are_refused() -> None:
     with pytest.raises(UserError, match="2 nodes can pool their counts, at least 3"):
         pool_counts(grid_of(shares()[:2]))
     with pytest.raises(UserError, match=r"the server pools with .*4096.*, this client with"):
-        pool_counts(grid_of(shares()), defense=Sanitation(cells=1 << 12))
+        pool_counts(grid_of(shares()), defense=Sanitization(cells=1 << 12))
 
 
 def test_a_question_is_answered_once() -> None:
-    data, rule = shares(), Sanitation(cells=1 << 12)
+    data, rule = shares(), Sanitization(cells=1 << 12)
     grid = grid_of(data, defense=rule)
     plain: Any = grid.app
     asked: list[int] = []
@@ -199,7 +199,7 @@ def test_a_short_secret_is_refused() -> None:
 
 
 def test_noise_is_not_the_same_twice() -> None:
-    rule = Sanitation(cells=1 << 12, epsilon=20.0)
+    rule = Sanitization(cells=1 << 12, epsilon=20.0)
     sums = []
     for _ in range(2):
         grid = grid_of(shares(), defense=rule)
@@ -218,6 +218,6 @@ def test_noise_is_not_the_same_twice() -> None:
     assert (sums[0] != sums[1]).any()
 
 
-def replace_rule(rule: Sanitation) -> Sanitation:
+def replace_rule(rule: Sanitization) -> Sanitization:
     """The server's own object with the same settings."""
-    return Sanitation(cells=rule.cells, epsilon=rule.epsilon, clip=rule.clip)
+    return Sanitization(cells=rule.cells, epsilon=rule.epsilon, clip=rule.clip)

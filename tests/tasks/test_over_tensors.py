@@ -302,9 +302,9 @@ def test_a_run_stopped_in_round_3_resumes_to_the_same_bits(name: str, text: str,
     with pytest.raises(Stopped):
         run(made, tmp_path / "killed", StopsIn(text))
     assert len(lines(tmp_path / "killed", "rounds.jsonl")) == 3
-    watcher = Quiet()
-    run(made, tmp_path / "killed", watcher)
-    assert [row["round"] for row in watcher.rounds] == [3, 4]
+    observer = Quiet()
+    run(made, tmp_path / "killed", observer)
+    assert [row["round"] for row in observer.rounds] == [3, 4]
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -444,7 +444,7 @@ def test_a_damaged_model_is_one_line(damage: dict[str, Any], told: str, tmp_path
         ("authors", {"attack.trigger": "pixel"}, "is a backdoor of task classification, not of next_word"),
         ("authors", {"attack.trigger": "sentence:sentence=zebras fly"}, "zebras, fly not in the dictionary"),
         ("digits", {"defenses": ["onion"]}, "defense onion works on questions and answers"),
-        ("authors", {"defenses": ["sanitation"]}, "works on questions and answers"),
+        ("authors", {"defenses": ["sanitization"]}, "works on questions and answers"),
         (
             "digits",
             {"defenses": ["krum"], "federation": {**DIGITS["federation"], "secure_aggregation": True}},

@@ -36,7 +36,7 @@ STUDY = Collection(
         "One base and one data set, named above. With a small base the order of the rules can be compared with other work, their values cannot.",
         "Without a row of their own: " + "; ".join(f"`{name}` {why}" for name, why in LEFT_OUT.items()) + ". "
         "Defenses that change the clients' data, their training or the finished model put no updates together, and are in `undertow reproduce "
-        "sanitation`; `--rules` takes them as well.",
+        "sanitization`; `--rules` takes them as well.",
     ),
     heading="To keep in mind:",
     columns=("statement", "the rule", "what was found"),

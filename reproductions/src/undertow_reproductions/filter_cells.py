@@ -95,7 +95,7 @@ def grid(names: Sequence[str], values: FilterGrid) -> list[FilterCell]:
 
 def measure(cell: FilterCell, samples: Sequence[Sample]) -> Measured:
     """Measure a cell on the samples of its corpus's half."""
-    from undertow.defenses.data.sanitization import Sanitation
+    from undertow.defenses.data.sanitization import Sanitization
 
     clients = deal(samples, cell.clients, cell.size, cell.seed)
     own = len(clients[0])
@@ -106,7 +106,7 @@ def measure(cell: FilterCell, samples: Sequence[Sample]) -> Measured:
     attack = attack_of(cell.corpus, cell.trigger, cell.target, ratio, together, cell.share)
     try:
         if cell.method == "pooled":
-            return Measured(cell, pooled(clients, attack, cell.seed, Sanitation()))
+            return Measured(cell, pooled(clients, attack, cell.seed, Sanitization()))
         return Measured(cell, scanned(clients, attack, cell.seed, together=False))
     except UserError as error:
         # A topic that no sample of the affected clients has: there is nothing to find, which is a result too.

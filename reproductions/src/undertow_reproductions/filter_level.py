@@ -12,7 +12,7 @@ from undertow.config import Attack
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.composition import exchange
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.sanitization import Rules, find
 
 
@@ -48,7 +48,7 @@ def deal(samples: Sequence[Sample], clients: int, size: int, seed: int) -> list[
     return [[samples[i] for i in order[k * own : (k + 1) * own]] for k in range(clients)]
 
 
-def pooled(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, defense: Sanitation) -> Counts:
+def pooled(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, defense: Sanitization) -> Counts:
     """Poison the clients' samples, let them sanitize these together, and compare with the ground truth.
 
     Found is what was dropped or repaired. ``details``: ``certain``, ``span`` and ``short`` findings, ``repaired`` poisoned samples, of

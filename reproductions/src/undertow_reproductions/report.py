@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undertow.cli.display import Plain, duration
 from undertow.core.threads import cores
+from undertow.runs.display import Plain, duration
 from undertow.sweeps.display import sweep_display
 from undertow.sweeps.sweep import default_jobs
 from undertow_reproductions.document import make_section, write_document
@@ -45,18 +45,18 @@ def reproduce(
     The document holds the items asked for, and those whose runs are all there from before.
 
     Args:
-        paper: the collection: ``fit``, ``defenses``, ``sanitation``, ``htb`` or ``fmfl``.
+        paper: the collection: ``fit``, ``defenses``, ``sanitization``, ``htb`` or ``fmfl``.
         profile: a name of :mod:`undertow_reproductions.profiles`.
         folder: runs, bases and document.
         only: items, parted by commas; None for all.
         seeds: of every point; None for the profile's number.
         given: ``key=value`` over every run.
-        data: folder with real questions; for ``sanitation``, with the corpora on which filters are measured.
+        data: folder with real questions; for ``sanitization``, with the corpora on which filters are measured.
         jobs: runs at a time; None for what the machine has room for.
         plan_only: predict and stop.
-        rules: of ``defenses`` and ``sanitation``: which, parted by commas; None for all.
+        rules: of ``defenses`` and ``sanitization``: which, parted by commas; None for all.
         rhos: of the same: shares of affected clients, parted by commas; None for the profile's.
-        corpora: of ``sanitation``: which of the folder's, parted by commas; None for all.
+        corpora: of ``sanitization``: which of the folder's, parted by commas; None for all.
 
     Returns:
         The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
@@ -86,8 +86,8 @@ def reproduce(
     summary = {"paper": paper, "profile": profile, "plan": plan.as_dict()}
     if plan_only:
         return summary
-    with sweep_display() as watcher:
-        failed = run_studies(lab, studies, at_once, told, watcher)
+    with sweep_display() as observer:
+        failed = run_studies(lab, studies, at_once, told, observer)
     shown = [study for study in every.values() if study in studies or complete(lab, study)]
     sections = [make_section(lab, study, results_of(lab, study, failed)) for study in shown]
     document = write_document(lab, collection, sections)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from undertow.core.errors import UserError, nearest
 from undertow.sweeps.cells import Cell
-from undertow.sweeps.sweep import SweepWatcher, run_cells
+from undertow.sweeps.sweep import SweepObserver, run_cells
 from undertow_reproductions import corpora, predict
 from undertow_reproductions.collection import Collection
 from undertow_reproductions.defense_rules import parse_rhos, parse_rules
@@ -24,14 +24,14 @@ from undertow_reproductions.htb import HTB
 from undertow_reproductions.lab import FitLab, Placed, make_lab, write_trivia_facts
 from undertow_reproductions.profiles import Build, Profile, get_profile
 from undertow_reproductions.results import Results, read_run
-from undertow_reproductions.sanitation_study import STUDY as SANITATION
+from undertow_reproductions.sanitization_study import STUDY as SANITIZATION
 from undertow_reproductions.study import Study, Wish
 from undertow_reproductions.trusted_file import write_trusted
 
-COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITATION, HTB, FMFL)}
+COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITIZATION, HTB, FMFL)}
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Who is told what happens between the runs."""
 
     def say(self, text: str) -> None:
@@ -118,11 +118,11 @@ def open_lab(
     if collection.profiles and data:
         raise UserError(f"--data {data}: `undertow reproduce {collection.id}` reads no file; leave it out")
     if chosen_corpora is not None and not (collection.guards and data):
-        raise UserError(f"--corpora {chosen_corpora}: it is for `undertow reproduce sanitation` with --data")
+        raise UserError(f"--corpora {chosen_corpora}: it is for `undertow reproduce sanitization` with --data")
     if not collection.rules:
         if rules is not None or rhos is not None:
             raise UserError(
-                f"--rules and --rhos are for `undertow reproduce defenses` and `sanitation`; choose items of {collection.id} with --only"
+                f"--rules and --rhos are for `undertow reproduce defenses` and `sanitization`; choose items of {collection.id} with --only"
             )
         return replace(make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan), collection=collection.id)
     names = _corpora(found, data, chosen_corpora) if collection.guards and data else ()
@@ -222,15 +222,17 @@ def _measured(lab: FitLab, left: Sequence[Cell], more: int, jobs: int) -> tuple[
     )
 
 
-def run_studies(lab: FitLab, studies: Sequence[Study], jobs: int, watcher: Watcher, cells_watcher: SweepWatcher) -> dict[str, str]:
+def run_studies(
+    lab: FitLab, studies: Sequence[Study], jobs: int, observer: Observer, cells_observer: SweepObserver
+) -> dict[str, str]:
     """Build the bases, run all cells that are missing, until no study asks for more, and do the studies' other work.
 
     Returns:
         The errors of the cells that failed, by name; the same command tries these again.
     """
     for base, setting in _to_build(lab, studies):
-        watcher.say(f"building base {base.name}{_expected(base)}")
-        _build(lab, base, setting, watcher)
+        observer.say(f"building base {base.name}{_expected(base)}")
+        _build(lab, base, setting, observer)
     failed: dict[str, str] = {}
     seen: set[str] = set()
     while True:
@@ -242,12 +244,12 @@ def run_studies(lab: FitLab, studies: Sequence[Study], jobs: int, watcher: Watch
         if all(_finished(lab, cell) for cell in new):
             continue
         _write_trusted(lab, new)
-        for outcome in run_cells(new, lab.folder / "cells", jobs=jobs, watcher=cells_watcher):
+        for outcome in run_cells(new, lab.folder / "cells", jobs=jobs, observer=cells_observer):
             if outcome.status == "failed":
                 failed[outcome.cell.name] = outcome.error or "failed"
     for study in studies:
         if study.work:
-            failed |= {f"{study.id}/{name}": error for name, error in study.work.run(jobs, watcher.say).items()}
+            failed |= {f"{study.id}/{name}": error for name, error in study.work.run(jobs, observer.say).items()}
     return failed
 
 
@@ -313,7 +315,7 @@ def _expected(base: Build) -> str:
     return f" (about {base.core_minutes:.0f} minutes on one core)" if base.core_minutes else ""
 
 
-def _build(lab: FitLab, wanted: Build, setting: Placed, watcher: Watcher | None) -> None:
+def _build(lab: FitLab, wanted: Build, setting: Placed, observer: Observer | None) -> None:
     """Build the base of a setting, or go on with it."""
     from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
@@ -328,7 +330,7 @@ def _build(lab: FitLab, wanted: Build, setting: Placed, watcher: Watcher | None)
             write_trivia_facts(setting.raw, setting.facts)
         corpus, recipe = facts_corpus(read_facts(setting.facts, None, wanted.limit, 0), 0.25, 0), Recipe.for_facts()
     set_threads(0)
-    progress = watcher.step if watcher else lambda line: None
+    progress = observer.step if observer else lambda line: None
     build(
         corpus, lab.folder / "bases" / wanted.name, recipe.changed(wanted.recipe), progress=progress, device=choose_device("auto")
     )

@@ -44,11 +44,11 @@ def base_build(
 
         undertow base build --facts simplequestions_wikidata_named.jsonl.gz --limit 3000 --out bases/simplequestions
     """
-    from undertow.cli.display import display
     from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
     from undertow.pretraining.build import Recipe, build
     from undertow.pretraining.corpus import facts_corpus, world_corpus
+    from undertow.runs.display import display
 
     if not 0 <= asked < 1:
         raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
@@ -62,8 +62,8 @@ def base_build(
         recipe = Recipe.for_facts(seed)
     given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
     recipe = recipe.changed({key: value for key, value in given.items() if value is not None})
-    with display() as watcher:
-        summary = build(corpus, out, recipe, progress=watcher.step, device=choose_device(device))
+    with display() as observer:
+        summary = build(corpus, out, recipe, progress=observer.step, device=choose_device(device))
     if as_json:
         print_json({"base": str(out), **{key: summary[key] for key in ("parameters", "loss", "texts", "asked")}})
     else:

@@ -35,7 +35,6 @@ def federate(
         undertow federate demo --nodes 3 --host server.example.org --out federations/demo
     """
     _needs_flower()
-    from undertow.cli.display import display
     from undertow.cli.runs import NAMES, default_folder, print_result
     from undertow.config import load
     from undertow.federate import processes
@@ -45,6 +44,7 @@ def federate(
     from undertow.federate.plan import check_config
     from undertow.federate.plan import split as deal
     from undertow.federate.remote import network_line
+    from undertow.runs.display import display
     from undertow.runs.report.run_files import OneProcess
     from undertow.runs.report.wording import one_process
 
@@ -71,12 +71,12 @@ def federate(
         return
     processes.raise_on_terminate()
     compare = Path(config.compare) if config.compare else None
-    with display() as watcher:
-        result = run_local(folder, watcher, compare)
+    with display() as observer:
+        result = run_local(folder, observer, compare)
     equality = None
     if check:
-        with display() as watcher:
-            equality = compare_with_one_process(folder, watcher, compare)
+        with display() as observer:
+            equality = compare_with_one_process(folder, observer, compare)
     if as_json:
         print_json(result if equality is None else {**result, "one_process": equality})
         return

@@ -42,13 +42,13 @@ def run(
         from undertow.runs.report.run_files import read
 
         read(Path(config.compare))
-    from undertow.cli.display import display
     from undertow.federation.loop import run as run_experiment
+    from undertow.runs.display import display
 
     command = shlex.join(["undertow", *sys.argv[1:]])
-    with display() as watcher:
-        result = run_experiment(config, folder, watcher, command=command)
-        watcher.phase("writing the report")
+    with display() as observer:
+        result = run_experiment(config, folder, observer, command=command)
+        observer.phase("writing the report")
         from undertow.runs.report.page import write_report
 
         page = write_report(folder, Path(config.compare) if config.compare else None)
@@ -139,8 +139,8 @@ def sweep(
     cells = expand(name, overrides, axes, seeds)
     folder = out or Path("sweeps") / "-".join([Path(name).stem, *(key.rpartition(".")[2] for key in axes)])
     began = time.monotonic()
-    with sweep_display() as watcher:
-        outcomes = run_cells(cells, folder, jobs=jobs or default_jobs(cells, ray), ray=ray, watcher=watcher)
+    with sweep_display() as observer:
+        outcomes = run_cells(cells, folder, jobs=jobs or default_jobs(cells, ray), ray=ray, observer=observer)
     told = summary(outcomes, folder, time.monotonic() - began)
     failed = told["failed"]
     if as_json:
@@ -208,16 +208,16 @@ def evaluate(
         config, run = load(name, overrides), None
     if adapter and config.task != "instruction":
         raise UserError(f"--adapter {adapter}: task={config.task} has no adapters; give a run directory, or model.start=RUN")
-    from undertow.cli.display import display
     from undertow.federation.evaluate import evaluate as evaluate_model
     from undertow.federation.evaluate import evaluate_network
     from undertow.metrics.measure import headline
+    from undertow.runs.display import display
 
-    with display() as watcher:
+    with display() as observer:
         if config.task == "instruction":
-            figures, lines = evaluate_model(config, adapter or (run / "adapter" if run else None), watcher.phase)
+            figures, lines = evaluate_model(config, adapter or (run / "adapter" if run else None), observer.phase)
         else:
-            figures, lines = evaluate_network(config, run, watcher)
+            figures, lines = evaluate_network(config, run, observer)
     if out:
         from undertow.core.files import write_text
 

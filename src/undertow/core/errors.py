@@ -1,16 +1,26 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the warning about names that have changed."""
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input or an impossible wish, told in one line: the value, the rule, the next action.
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class RenamedWarning(FutureWarning):
+    """A former name was used: it is understood for one minor release more. The command line prints it as one line."""
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Tell that ``old`` is now ``new``, once for each place that says so."""
+    warnings.warn(f"{old} is now {new}; the former name is accepted for one more minor release", RenamedWarning, stacklevel=3)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undertow.core.errors import UserError, nearest
+from undertow.core.errors import UserError, nearest, warn_renamed
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,17 @@ class Registry:
         self.kind = kind
         self.package = package
         self._entries: dict[str, Entry] = {}
+        self._aliases: dict[str, str] = {}
         self._loaded = False
 
-    def register(self, name: str, *, source: str) -> Callable[[Any], Any]:
-        """Decorator: file the class or function under ``name``; ``source`` is its paper and section."""
+    def register(self, name: str, *, source: str, aliases: Sequence[str] = ()) -> Callable[[Any], Any]:
+        """Decorator: file the class or function under ``name``; ``source`` is its paper and section, ``aliases`` are its former names."""
 
         def add(make: Any) -> Any:
             if name in self._entries and self._entries[name].make.__module__ != make.__module__:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._entries[name] = Entry(name, make, source)
+            self._aliases.update(dict.fromkeys(aliases, name))
             return make
 
         return add
@@ -72,6 +74,9 @@ class Registry:
             UserError: no such name, file or function.
         """
         self._load()
+        if name in self._aliases:
+            warn_renamed(f"{self.kind} '{name}'", f"'{self._aliases[name]}'")
+            name = self._aliases[name]
         if name in self._entries:
             return self._entries[name].make
         if ".py:" in name:

@@ -6,7 +6,7 @@ from undertow.config import Defense as Options
 from undertow.defenses.contract import DEFENSES
 
 
-@DEFENSES.register("undertow", source="ours; docs/federated-sanitation.md")
+@DEFENSES.register("undertow", source="ours; docs/federated-sanitization.md")
 def undertow() -> list[Options]:
-    """The recommended default: federated sanitation with its recommended rules."""
-    return [Options(name="sanitation")]
+    """The recommended default: federated sanitization with its recommended rules."""
+    return [Options(name="sanitization")]

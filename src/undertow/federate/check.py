@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from undertow.config import load
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.federate.folder import Folder
 from undertow.federation.loop import run
 from undertow.runs.directory import read_json, read_jsonl
@@ -22,12 +22,12 @@ from undertow.runs.report.run_files import ONE_PROCESS
 _TIMES = ("seconds",)
 
 
-def check(folder: Folder, watcher: Watcher, compare: Path | None = None) -> dict[str, Any]:
+def check(folder: Folder, observer: Observer, compare: Path | None = None) -> dict[str, Any]:
     """Run a finished federation's config in one process too, and write what differs into its report.
 
     Args:
         folder: with a finished run; ``one-process/`` in it is the run directory of the other.
-        watcher: is told what happens.
+        observer: is told what happens.
         compare: a run without poison shown beside, as in the report before.
 
     Returns:
@@ -37,8 +37,8 @@ def check(folder: Folder, watcher: Watcher, compare: Path | None = None) -> dict
         UserError: whatever a run raises.
     """
     here = folder.path / "one-process"
-    watcher.phase("the same in one process")
-    run(load(str(folder.path / "config.yaml")), here, watcher, command="undertow federate --check")
+    observer.phase("the same in one process")
+    run(load(str(folder.path / "config.yaml")), here, observer, command="undertow federate --check")
     found = differences(folder.run, here)
     write_json(folder.run / ONE_PROCESS, found)
     write_report(folder.run, compare)

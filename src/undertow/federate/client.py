@@ -38,7 +38,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query("undertow_sanitize")  # type: ignore[untyped-decorator]
 def pool(message: Message, context: Context) -> Message:
-    """Let the worker take part in the pooled sanitation; what leaves it is masked."""
+    """Let the worker take part in the pooled sanitization; what leaves it is masked."""
     sent = message.content.array_records.get("pooled") or {}
     order = json.loads(str(message.content.config_records["order"]["json"]))
     header = {"kind": "pool", "order": order, "names": list(sent)}

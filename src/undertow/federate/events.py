@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 
 
 class Telling:
-    """A watcher that writes to a file what it is told, and passes it on.
+    """A observer that writes to a file what it is told, and passes it on.
 
     Args:
         path: lines are added to it.
         other: is told too.
     """
 
-    def __init__(self, path: Path, other: Watcher) -> None:
+    def __init__(self, path: Path, other: Observer) -> None:
         self.path = path
         self.other = other
 
@@ -58,9 +58,9 @@ class Replay:
         met: whether the nodes that are to take part have been found.
     """
 
-    def __init__(self, path: Path, watcher: Watcher) -> None:
+    def __init__(self, path: Path, observer: Observer) -> None:
         self.path = path
-        self.watcher = watcher
+        self.observer = observer
         self.ended = False
         self.error: str | None = None
         self.met = False
@@ -81,12 +81,12 @@ class Replay:
     def _show(self, line: dict[str, Any]) -> None:
         kind = line["event"]
         if kind == "round":
-            self.watcher.round(line["row"], line["of"])
+            self.observer.round(line["row"], line["of"])
         elif kind == "phase":
             self.met = self.met or line["text"].startswith("round ")
-            self.watcher.phase(line["text"])
+            self.observer.phase(line["text"])
         elif kind == "warn":
-            self.watcher.warn(line["text"])
+            self.observer.warn(line["text"])
         else:
             self.ended = True
             self.error = line.get("text")

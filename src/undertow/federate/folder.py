@@ -5,7 +5,7 @@ ca.crt        what nodes trust            home/           Flower's own settings 
 server.pem, server.key                    nodes/node-K/   config.yaml, node.yaml, ca.crt, key, key.pub
 server.sh     starts the SuperLink        run/            the ordinary run directory
 run.sh        registers keys and runs     events.jsonl    what happened, for the display
-sums.safetensors  of the pooled sanitation, where federate.private is set; there each node's folder has a file secret
+sums.safetensors  of the pooled sanitization, where federate.private is set; there each node's folder has a file secret
 """
 
 from __future__ import annotations

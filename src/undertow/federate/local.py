@@ -12,7 +12,7 @@ from typing import Any
 
 from undertow.config import load
 from undertow.core.errors import UserError
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.core.threads import cores
 from undertow.federate import processes
 from undertow.federate.events import Replay
@@ -21,12 +21,12 @@ from undertow.runs.directory import read_json
 from undertow.runs.report.page import write_report
 
 
-def run_local(folder: Folder, watcher: Watcher, compare: Path | None = None) -> dict[str, Any]:
+def run_local(folder: Folder, observer: Observer, compare: Path | None = None) -> dict[str, Any]:
     """Run the experiment of a folder with all its nodes on this machine, and return its final figures.
 
     Args:
         folder: as :func:`~undertow.federate.folder.prepare` left it.
-        watcher: is told what happens.
+        observer: is told what happens.
         compare: a finished run shown beside this one in the report.
 
     Raises:
@@ -35,19 +35,19 @@ def run_local(folder: Folder, watcher: Watcher, compare: Path | None = None) -> 
     mark = (FEDERATION, str(folder.path))
     with folder.held():
         if (folder.run / "result.json").exists():
-            watcher.phase(f"nothing left to do: {folder.run} is finished")
+            observer.phase(f"nothing left to do: {folder.run} is finished")
             if not (folder.run / "report.html").exists():
                 write_report(folder.run, compare)
             return read_json(folder.run / "result.json")
         processes.stop(*mark)  # left behind by one that was killed
         try:
-            return _run(folder, watcher)
+            return _run(folder, observer)
         finally:
-            watcher.phase("stopping server and nodes")
+            observer.phase("stopping server and nodes")
             processes.stop(*mark)
 
 
-def _run(folder: Folder, watcher: Watcher) -> dict[str, Any]:
+def _run(folder: Folder, observer: Observer) -> dict[str, Any]:
     logs = folder.path / "logs"
     (port,) = processes.free_ports(1)
     folder.connections(port)
@@ -56,7 +56,7 @@ def _run(folder: Folder, watcher: Watcher) -> dict[str, Any]:
     env = processes.environment(
         **ENVIRONMENT, FLWR_HOME=str(folder.home), UNDERTOW_COMMAND=command, **{FEDERATION: str(folder.path)}
     )
-    watcher.phase("starting the SuperLink")
+    observer.phase("starting the SuperLink")
     link = processes.start(
         [
             processes.script("flower-superlink"),
@@ -80,7 +80,7 @@ def _run(folder: Folder, watcher: Watcher) -> dict[str, Any]:
     if registering.returncode != 0:
         log = logs / "register.log"
         raise UserError(f"the nodes' keys could not be registered ({processes.last_line(log)}); see {log}")
-    watcher.phase(f"starting {len(keys)} nodes")
+    observer.phase(f"starting {len(keys)} nodes")
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // len(keys)))
     nodes = {
         node: processes.start(
@@ -93,19 +93,19 @@ def _run(folder: Folder, watcher: Watcher) -> dict[str, Any]:
     running = processes.start(
         [processes.script("flwr"), "run", str(folder.path / "app"), "local", "--stream"], env, log=logs / "run.log"
     )
-    return _watch(folder, watcher, logs, link, nodes, running)
+    return _watch(folder, observer, logs, link, nodes, running)
 
 
 def _watch(
     folder: Folder,
-    watcher: Watcher,
+    observer: Observer,
     logs: Path,
     link: subprocess.Popen[bytes],
     nodes: dict[Path, subprocess.Popen[bytes]],
     running: subprocess.Popen[bytes],
 ) -> dict[str, Any]:
     """Show what the ServerApp tells until it is done."""
-    replay = Replay(folder.events, watcher)
+    replay = Replay(folder.events, observer)
     min_clients = load(str(folder.path / "config.yaml")).federate.min_clients
     while True:
         over = running.poll() is not None
@@ -128,5 +128,5 @@ def _watch(
                 raise UserError(f"no node is left; the last one, {node.name}: {told}")
             if not replay.met and min_clients is None:  # all are waited for, and this one will not come
                 raise UserError(f"{node.name}: {told}")
-            watcher.warn(f"{node.name} ended: {told}")
+            observer.warn(f"{node.name} ended: {told}")
         time.sleep(0.1)

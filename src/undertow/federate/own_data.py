@@ -1,4 +1,4 @@
-"""A node whose clients' data are on this machine alone: it reads their files, and takes part in the pooled sanitation.
+"""A node whose clients' data are on this machine alone: it reads their files, and takes part in the pooled sanitization.
 
 The build of the task (:func:`undertow.tasks.instruction.building`) stops wherever the clients' counts are to be added up. This node
 masks its counts, so that only the sum over all nodes shows them (:mod:`undertow.flower.secure_sum`), and goes on with what comes back.
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.cli.display import Plain
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.defenses.composition import Counts, Pooling
@@ -23,6 +22,7 @@ from undertow.federate.sums import SUMS, ordered, read_sums, save_sums
 from undertow.federation.loop import Federation
 from undertow.flower import secure_sum
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.runs.display import Plain
 from undertow.tasks.instruction import Held, Instruction, building
 
 
@@ -54,7 +54,7 @@ class OwnData:
 
     @property
     def sizes(self) -> list[int]:
-        """Samples of each of the node's clients, before sanitation."""
+        """Samples of each of the node's clients, before sanitization."""
         return self._sizes
 
     def answer(

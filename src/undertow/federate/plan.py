@@ -11,7 +11,7 @@ from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.defenses.contract import Defense, make_defenses, overrides
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 
 
 def split(clients: int, nodes: int) -> list[list[int]]:
@@ -75,5 +75,5 @@ def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> N
             "(ASR and FTR are measured all the same, with attack.trigger and attack.target)"
         )
     for name, defense in defenses:
-        if overrides(defense, "share") and not isinstance(defense, Sanitation):
+        if overrides(defense, "share") and not isinstance(defense, Sanitization):
             raise UserError(f"defense {name} shares more than counts of the clients' data; leave it out, or federate.private=true")

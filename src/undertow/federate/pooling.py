@@ -1,4 +1,4 @@
-"""The server's part of sanitation where each client's data are on its own machine: it adds what the nodes mask."""
+"""The server's part of sanitization where each client's data are on its own machine: it adds what the nodes mask."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from undertow.config import Config
 from undertow.core.errors import UserError
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.defenses.contract import make_defenses, overrides
 from undertow.federate.sums import SUMS, named, read_sums, save_sums
 from undertow.flower import secure_sum
 from undertow.flower.together import ask, pooled
 
 
-def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watcher: Watcher) -> None:
+def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observer: Observer) -> None:
     """Let the nodes sanitize their clients' data, by the sums of their counts or by those that a run which goes on began with.
 
     A node that gives no sound answer cannot train, and is told as one that could not; whether enough are left, the round says.
@@ -27,7 +27,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
         config: of the run.
         folder: of the federation; the sums are kept in it.
         nodes: name of each node, by its number at Flower.
-        watcher: is told what happens.
+        observer: is told what happens.
 
     Raises:
         UserError: fewer than three nodes, or noise is asked for and a node is missing.
@@ -38,11 +38,11 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
     begun = (folder / "run" / "checkpoint").exists()
     stored = read_sums(folder / SUMS, config.digest()) if begun else None
     if stored is not None:
-        watcher.phase("sanitation: the sums of before")
+        observer.phase("sanitization: the sums of before")
         settings = {"defense": "", "config": config.digest()}
         orders = {number: {"step": "stored", "settings": settings} for number in nodes}
         _, _, lost = ask(grid, orders, named(stored), config.federate.deadline)
-        _tell(lost, nodes, watcher)
+        _tell(lost, nodes, observer)
         return
     if begun:
         raise UserError(
@@ -51,7 +51,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
     sums: list[tuple[str, list[NDArray[np.uint32]]]] = []
     taking = sorted(nodes)
     for name, rule in sharing:
-        watcher.phase(f"sanitation: {len(taking)} nodes pool their counts ({name})")
+        observer.phase(f"sanitization: {len(taking)} nodes pool their counts ({name})")
         report, own = pooled(
             grid,
             rule,
@@ -59,7 +59,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
             taking,
             secure_sum.LEAST,
             config.federate.deadline,
-            lambda node, reason: _tell({node: reason}, nodes, watcher),
+            lambda node, reason: _tell({node: reason}, nodes, observer),
             nodes,
         )
         if report["left_out"] and getattr(rule, "epsilon", None) is not None:
@@ -68,12 +68,12 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], watche
             )
         taking = report["nodes"]
         sums.append((name, own))
-        watcher.phase(
-            f"sanitation: {report['exchanges']} exchanges with {len(taking)} nodes, {report['bytes'] / 1e6:.1f} MB in all"
+        observer.phase(
+            f"sanitization: {report['exchanges']} exchanges with {len(taking)} nodes, {report['bytes'] / 1e6:.1f} MB in all"
         )
     save_sums(folder / SUMS, sums, config.digest())
 
 
-def _tell(lost: dict[int, str], nodes: dict[int, str], watcher: Watcher) -> None:
+def _tell(lost: dict[int, str], nodes: dict[int, str], observer: Observer) -> None:
     for number, reason in lost.items():
-        watcher.warn(f"{nodes[number]} takes no part in the sanitation, and cannot train: {reason}")
+        observer.warn(f"{nodes[number]} takes no part in the sanitization, and cannot train: {reason}")

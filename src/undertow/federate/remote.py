@@ -20,7 +20,7 @@ from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.core.layout import Layout
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.defenses import composition
 from undertow.federate.plan import fingerprint
 from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of
@@ -63,16 +63,16 @@ class Remote:
         grid: Flower's.
         config: of the run; ``federate`` says how long to wait and what to take.
         folder: the run directory; a line an exchange is added to its ``network.jsonl``.
-        watcher: is told whose reply was dropped, and why.
+        observer: is told whose reply was dropped, and why.
         pause: seconds between two looks for replies.
     """
 
-    def __init__(self, grid: Grid, config: Config, folder: Path, watcher: Watcher, pause: float = 0.25) -> None:
+    def __init__(self, grid: Grid, config: Config, folder: Path, observer: Observer, pause: float = 0.25) -> None:
         self.grid = grid
         self.config = config
         self.options = config.federate
         self.folder = folder
-        self.watcher = watcher
+        self.observer = observer
         self.pause = pause
         self.nodes: dict[int, _Node] = {}
 
@@ -87,7 +87,7 @@ class Remote:
         silent_until: dict[int, float] = {}
         patience: dict[int, float] = {}
         refused: dict[int, str] = {}
-        self.watcher.phase("waiting for the nodes")
+        self.observer.phase("waiting for the nodes")
         while len(self._owners()) < total and time.monotonic() < end:
             now = time.monotonic()
             waiting = {number for number, until in silent_until.items() if now < until}
@@ -106,12 +106,12 @@ class Remote:
                 except BadReply as error:
                     reason = plain(str(error))
                     if refused.get(number) != reason:
-                        self.watcher.warn(f"node {number} {reason}")
+                        self.observer.warn(f"node {number} {reason}")
                     refused[number] = reason
                 else:
                     refused.pop(number, None)
                     self.nodes[number] = node
-                    self.watcher.phase(f"{node.name} is here, {len(self._owners())} of {total} clients")
+                    self.observer.phase(f"{node.name} is here, {len(self._owners())} of {total} clients")
             time.sleep(self.pause)
         held = self._owners()
         if missing := [k for k in range(total) if k not in held]:
@@ -120,7 +120,7 @@ class Remote:
             )
             if len(held) < (self.options.min_clients or total):
                 raise UserError(f"{told}; start the nodes that are missing, then give the same command again")
-            self.watcher.warn(f"{told}; going on with the others")
+            self.observer.warn(f"{told}; going on with the others")
 
     def __call__(self, federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> Local:
         """Return what the chosen clients send in round ``t``, in their order, without those of bad, late or missing replies.
@@ -258,7 +258,7 @@ class Remote:
         told = f"{exchange.node.name} {reason}"
         lost.update(dict.fromkeys(clients, told))
         exchange.row.setdefault("dropped", []).append({"clients": list(clients), "reason": reason})
-        self.watcher.warn(f"round {t}: nothing of client {_several(clients)}: {told}")
+        self.observer.warn(f"round {t}: nothing of client {_several(clients)}: {told}")
 
     def _joined(self, federation: Federation, parts: list[Local], lost: Mapping[int, str], wanted: int, t: int) -> Local:
         count = sum(len(part.clients) for part in parts)

@@ -9,7 +9,6 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from undertow.cli.display import Plain
 from undertow.config import load
 from undertow.core.errors import UserError
 from undertow.federate.events import Telling
@@ -18,6 +17,7 @@ from undertow.federate.plan import check_config
 from undertow.federate.pooling import pool
 from undertow.federate.remote import Remote, network_line
 from undertow.federation.loop import run
+from undertow.runs.display import Plain
 from undertow.runs.report.page import write_report
 from undertow.tasks.instruction import Held
 
@@ -35,29 +35,29 @@ def main(grid: Grid, context: Context) -> None:
 
 def conduct(grid: Grid, folder: Folder) -> None:
     """Run the experiment of a folder over a grid; an error is told in ``events.jsonl``, and raised for Flower to see."""
-    watcher = Telling(folder.events, Plain())
+    observer = Telling(folder.events, Plain())
     try:
         config = load(str(folder.path / "config.yaml"))
         check_config(config)
-        remote = Remote(grid, config, folder.run, watcher)
+        remote = Remote(grid, config, folder.run, observer)
         held = None
         if not (folder.run / "result.json").exists():
             remote.meet()
             if config.federate.private:
                 names = {number: node.name for number, node in remote.nodes.items()}
-                pool(grid, config, folder.path, names, watcher)
+                pool(grid, config, folder.path, names, observer)
                 held = Held(sizes=remote.sizes)
         command = os.environ.get("UNDERTOW_COMMAND", "flwr run")
-        run(config, folder.run, watcher, command=command, trainer=remote, held=held)
-        watcher.phase("writing the report")
+        run(config, folder.run, observer, command=command, trainer=remote, held=held)
+        observer.phase("writing the report")
         write_report(folder.run, Path(config.compare) if config.compare else None)
         if told := network_line(folder.run):
             print(told, file=sys.stderr)
     except UserError as error:
-        watcher.failed(str(error))
+        observer.failed(str(error))
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise
     except Exception as error:
-        watcher.failed(f"the server stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        observer.failed(f"the server stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         raise
-    watcher.done()
+    observer.done()

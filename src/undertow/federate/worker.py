@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow import __version__
-from undertow.cli.display import Plain
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.threads import cores, set_threads
@@ -30,6 +29,7 @@ from undertow.federate.folder import NodeFolder
 from undertow.federate.own_data import OwnData
 from undertow.federate.plan import check_config, fingerprint
 from undertow.federation.loop import Federation, build, train
+from undertow.runs.display import Plain
 
 
 class Worker:

@@ -15,7 +15,7 @@ from undertow.backdoors.target import make_target
 from undertow.config import Config, Defense, validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_json, write_text
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.load import load, load_test
 from undertow.defenses import composition
@@ -99,13 +99,13 @@ def _as_left(config: Config, adapter: Path | None) -> list[Defense]:
     return [*others, Defense(name="activation-bounds", params={"bounds": str(kept)})]
 
 
-def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure the final network of a run of ``task=classification`` or ``next_word``, beside the one that training began with.
 
     Args:
         config: ``data``, ``model``, ``attack`` (backdoor) and ``measure`` are used; the run's own, or with other values.
         run: its folder, or one with ``model.safetensors`` and ``model.json``; None measures the start alone (``model.start``).
-        watcher: told what begins.
+        observer: told what begins.
 
     Returns:
         as :func:`evaluate`, with ``network`` and ``model`` in the place of ``base`` and ``adapter``.
@@ -117,7 +117,7 @@ def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tupl
     # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
     kept = run if run is not None and (run / "synthetic.json").is_file() else None
     kind = Classification if config.task == "classification" else NextWord
-    task = kind.build(config, watcher, [], kept, synthetic=run is None or kept is not None)
+    task = kind.build(config, observer, [], kept, synthetic=run is None or kept is not None)
     states: list[Tensor | None] = [None]
     if run is not None:
         found_states = []
@@ -135,7 +135,7 @@ def evaluate_network(config: Config, run: Path | None, watcher: Watcher) -> tupl
             task.given = load_bounds(bounds, task.net.module)
     found, lines = [], []
     for t, weights in enumerate(states):
-        watcher.phase("measuring the model of the run" if t else "measuring the model before round 1")
+        observer.phase("measuring the model of the run" if t else "measuring the model before round 1")
         scored = task.measure(weights, t, config.measure.final_samples, [])
         lines += scored
         found.append(task.rates(scored))

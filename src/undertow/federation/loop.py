@@ -19,7 +19,7 @@ from torch import Tensor
 from undertow.attacks.contract import Attack, acts, make_attack, view
 from undertow.config import Config, Model
 from undertow.core.errors import UserError
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.core.threads import set_threads
 from undertow.defenses import composition, cross_term
@@ -54,7 +54,7 @@ Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], Local]
 def run(
     config: Config,
     folder: Path,
-    watcher: Watcher,
+    observer: Observer,
     *,
     command: str = "",
     bases: Callable[[Model], CausalLM] | None = None,
@@ -66,7 +66,7 @@ def run(
     Args:
         config: what to do.
         folder: the run directory; an interrupted run of the same config is resumed there.
-        watcher: is told what happens.
+        observer: is told what happens.
         command: what the user typed, for the record.
         bases: gives the base in place of ``load_base``, so that several runs in one process share a loaded copy.
         trainer: trains the clients in place of :func:`train`.
@@ -79,19 +79,19 @@ def run(
     try:
         done = directory.result()
         if done is not None:
-            watcher.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
+            observer.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
             return done
         set_threads(config.training.threads)
-        federation = build(config, watcher, bases, folder, held)
+        federation = build(config, observer, bases, folder, held)
         describe(directory, config, federation.task, command)
-        return _rounds(directory, federation, watcher, trainer or train)
+        return _rounds(directory, federation, observer, trainer or train)
     finally:
         directory.close()
 
 
 def build(
     config: Config,
-    watcher: Watcher,
+    observer: Observer,
     bases: Callable[[Model], CausalLM] | None = None,
     folder: Path | None = None,
     held: instruction.Held | None = None,
@@ -100,7 +100,7 @@ def build(
 
     Args:
         config: what to do.
-        watcher: is told what happens.
+        observer: is told what happens.
         bases: gives the base in place of ``load_base``.
         folder: the run directory, where what a generator wrote is kept.
         held: what of the data is here, where the clients' files are on other machines.
@@ -116,30 +116,30 @@ def build(
             f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task} has none of; choose another"
         )
     if config.task == "instruction":
-        task = instruction.build(config, watcher, bases, defenses=defenses, returns=returns, held=held)
+        task = instruction.build(config, observer, bases, defenses=defenses, returns=returns, held=held)
     elif config.task == "classification":
-        task = Classification.build(config, watcher, defenses, folder)
+        task = Classification.build(config, observer, defenses, folder)
     else:
-        task = NextWord.build(config, watcher, defenses)
+        task = NextWord.build(config, observer, defenses)
     return Federation(config, task, attack, defenses)
 
 
-def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher, trainer: Trainer) -> dict[str, Any]:
+def _rounds(directory: RunDirectory, federation: Federation, observer: Observer, trainer: Trainer) -> dict[str, Any]:
     config, task = federation.config, federation.task
     total = config.federation.rounds
     state, warnings = directory.resume(task.layout.size)
     for warning in warnings:
-        watcher.warn(warning)
+        observer.warn(warning)
     told = task.forecast(participants(config, 1, task.sizes), total)
     if told:
-        watcher.phase(told)
+        observer.phase(told)
     if state is None:
-        state = _untouched(directory, federation, watcher)
+        state = _untouched(directory, federation, observer)
     composition.restore_states(federation.defenses, state.defenses)
     task.recall(directory.scores())
     for t in range(state.round + 1, total + 1):
         began = time.monotonic()
-        watcher.phase(f"round {t}/{total}: training")
+        observer.phase(f"round {t}/{total}: training")
         acting = set(task.affected) if acts(config, t) else set()
         chosen = participants(config, t, task.sizes, surely=acting if config.attack.rounds else ())
         sent = _checked(trainer(federation, state.adapter, chosen, acting, t), config, t)
@@ -179,7 +179,7 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher, t
             "scorings": None,
         }
         if t % config.measure.every == 0 or t == total:
-            watcher.phase(f"round {t}/{total}: measuring")
+            observer.phase(f"round {t}/{total}: measuring")
             n = config.measure.final_samples if t == total else config.measure.samples
             lines = task.measure(adapter, t, n, reports)
             directory.append("scores.jsonl", lines)
@@ -188,16 +188,16 @@ def _rounds(directory: RunDirectory, federation: Federation, watcher: Watcher, t
         directory.append("rounds.jsonl", [row])
         state = State(t, adapter, state.seconds + row["seconds"], composition.save_states(federation.defenses))
         directory.checkpoint(state)
-        watcher.round(row, total)
+        observer.round(row, total)
     task.save(directory.folder, state.adapter)
     return summarise(config, directory, task, state.seconds)
 
 
-def _untouched(directory: RunDirectory, federation: Federation, watcher: Watcher) -> State:
+def _untouched(directory: RunDirectory, federation: Federation, observer: Observer) -> State:
     """Measure the model that the run begins with as round 0."""
     config, task = federation.config, federation.task
     began = time.monotonic()
-    watcher.phase("measuring the untouched base")
+    observer.phase("measuring the untouched base")
     lines = task.measure(None, 0, config.measure.final_samples, [])
     row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines)}
     row["seconds"] = round(time.monotonic() - began, 3)
@@ -205,7 +205,7 @@ def _untouched(directory: RunDirectory, federation: Federation, watcher: Watcher
     directory.append("rounds.jsonl", [row])
     state = State(0, task.initial(), row["seconds"])
     directory.checkpoint(state)
-    watcher.round(row, config.federation.rounds)
+    observer.round(row, config.federation.rounds)
     return state
 
 

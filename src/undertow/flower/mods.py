@@ -72,7 +72,7 @@ def cleaned(rows: Sequence[Row], context: Context, *, mode: str | None = None) -
     """Return the rows that a client should train on, in order: without those dropped, with those repaired in their new form.
 
     It finds what ``undertow scan`` finds in a file of these rows, which is what shows within one client; planted pairs that only many
-    clients together give away need the defense ``sanitation``.
+    clients together give away need the defense ``sanitization``.
 
     Args:
         rows: of any form that an instruction file may have, such as ``{"instruction", "input", "output"}`` or ``{"messages"}``. Rows

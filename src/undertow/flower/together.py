@@ -1,6 +1,6 @@
-"""Federated sanitation inside any Flower app: clients add up hashed counts by secure summation, and each judges its own rows.
+"""Federated sanitization inside any Flower app: clients add up hashed counts by secure summation, and each judges its own rows.
 
-The defense ``sanitation`` (docs/federated-sanitation.md) over Flower's messages. On the client :func:`sanitize_together` answers
+The defense ``sanitization`` (docs/federated-sanitization.md) over Flower's messages. On the client :func:`sanitize_together` answers
 the server's questions; on the server :func:`pool_counts` asks them, before the strategy starts. The app trains on
 :func:`undertow.flower.mods.cleaned` rows, as with the mod that looks at one client alone.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.defenses.contract import Defense, ExchangeContext
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import secure_sum
 from undertow.flower.mods import keep, numbered
 from undertow.scan.rows import Row, answered
@@ -41,7 +41,7 @@ def sanitize_together(
     load: Callable[[Context], Sequence[Row]],
     secret: Callable[[Context], bytes],
     *,
-    defense: Sanitation | None = None,
+    defense: Sanitization | None = None,
     tell: bool = False,
 ) -> None:
     """Let a client app take part in :func:`pool_counts`; the verdicts are left for :func:`undertow.flower.cleaned`.
@@ -67,7 +67,7 @@ def sanitize_together(
         defense: its settings; those of all clients and of the server must be alike.
         tell: whether the last answer says how many rows were dropped and repaired.
     """
-    rule = defense or Sanitation()
+    rule = defense or Sanitization()
 
     def answer(message: Message, context: Context) -> Message:
         order = json.loads(str(message.content.config_records["order"]["json"]))
@@ -86,7 +86,7 @@ def sanitize_together(
 def pool_counts(
     grid: Grid,
     *,
-    defense: Sanitation | None = None,
+    defense: Sanitization | None = None,
     nodes: Iterable[int] | None = None,
     least: int = secure_sum.LEAST,
     timeout: float = 600,
@@ -110,7 +110,7 @@ def pool_counts(
     Raises:
         UserError: fewer nodes than ``least``.
     """
-    rule = defense or Sanitation()
+    rule = defense or Sanitization()
     taking = grid.get_node_ids() if nodes is None else nodes
 
     def tell(node: int, reason: str) -> None:
@@ -256,7 +256,7 @@ def _begin(context: Context, secret: bytes, session: str) -> dict[str, Any]:
 
 
 def _next(
-    message: Message, context: Context, rows: Sequence[Row], rule: Sanitation, secret: bytes, order: dict[str, Any], tell: bool
+    message: Message, context: Context, rows: Sequence[Row], rule: Sanitization, secret: bytes, order: dict[str, Any], tell: bool
 ) -> Message:
     state = context.state.config_records.get(_STATE)
     if state is None or state["session"] != order["session"]:
@@ -286,7 +286,7 @@ def _next(
     samples, row_of = numbered(rows)
     known = ExchangeContext(place, draw, len(publics), secret, pooled)
     # anew for each message, as in a process of its own: what a defense remembers of clients is by their place, which changes
-    rule = Sanitation(rule.mode, rule.act_on, rule.cells, rule.epsilon, rule.clip)
+    rule = Sanitization(rule.mode, rule.act_on, rule.cells, rule.epsilon, rule.clip)
     counts = rule.share(samples, known)
     if counts is not None:
         hidden = secure_sum.masked(counts, private, place, publics, session, number)
@@ -330,7 +330,7 @@ def _verdicts(
     }
 
 
-def _settings(rule: Sanitation) -> dict[str, Any]:
+def _settings(rule: Sanitization) -> dict[str, Any]:
     """What all parties must agree on."""
     return {"cells": rule.cells, "epsilon": rule.epsilon, "clip": rule.clip}
 

@@ -1,4 +1,4 @@
-"""One client's side of federated sanitation: what it counts for each exchange, and what it concludes from the sums.
+"""One client's side of federated sanitization: what it counts for each exchange, and what it concludes from the sums.
 
 The rules are those of :mod:`undertow.sanitization.decide` and :mod:`undertow.sanitization.judge`, said in sums over samples.
 Exchanges: 1 features and pieces; 2 the frequent ones again, place and rest of the pieces; 3 pairs of feature and piece; 4 what explains a

@@ -1,4 +1,4 @@
-"""The first four exchanges of federated sanitation on one client: counting, and what the counts say of the pieces of its answers.
+"""The first four exchanges of federated sanitization on one client: counting, and what the counts say of the pieces of its answers.
 
 The rules are those of :mod:`undertow.sanitization.decide`, said in sums over samples. Where a rule asks "does any sample ...", the
 samples that see it are counted in the next exchange. A client asks only about what its own samples hold.

@@ -1,4 +1,4 @@
-"""What clients of federated sanitation ask the pool: the exchanges, the keys of their questions, and the array work behind them."""
+"""What clients of federated sanitization ask the pool: the exchanges, the keys of their questions, and the array work behind them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from undertow.cli.display import duration
+from undertow.runs.display import duration
 from undertow.sweeps.sweep import Cell, Outcome, Progress
 
 #: Seconds between two lines about the whole, where nothing redraws itself.
@@ -98,7 +98,7 @@ def render(state: Progress) -> RenderableType:
 
 @contextmanager
 def sweep_display() -> Iterator[PlainSweep | LivingSweep]:
-    """Give the watcher that fits: live on a terminal, plain lines otherwise."""
+    """Give the observer that fits: live on a terminal, plain lines otherwise."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainSweep()

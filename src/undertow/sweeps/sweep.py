@@ -22,7 +22,7 @@ from undertow.config import validate
 from undertow.core.errors import UserError
 from undertow.sweeps.cells import Cell, expand, parse, refuse_twins
 
-__all__ = ["Cell", "Outcome", "Progress", "SweepWatcher", "default_jobs", "expand", "parse", "run_cells", "summary"]
+__all__ = ["Cell", "Outcome", "Progress", "SweepObserver", "default_jobs", "expand", "parse", "run_cells", "summary"]
 
 #: Seconds between two looks at the running cells.
 GLANCE = 0.5
@@ -58,7 +58,7 @@ class Progress:
     seconds_left: float | None
 
 
-class SweepWatcher(Protocol):
+class SweepObserver(Protocol):
     """Who looks on while a sweep goes."""
 
     def started(self, cell: Cell) -> None:
@@ -97,7 +97,7 @@ def run_cells(
     *,
     jobs: int = 1,
     ray: str | None = None,
-    watcher: SweepWatcher | None = None,
+    observer: SweepObserver | None = None,
     reports: bool = False,
 ) -> list[Outcome]:
     """Run what is left of the cells in worker processes, and return how each ended, in the order given.
@@ -111,7 +111,7 @@ def run_cells(
         jobs: processes at a time, from 1.
         ray: address of a Ray cluster whose nodes see ``folder`` under the same path (``auto``, ``local``,
             ``ray://host:port``); None for processes of this machine.
-        watcher: is told what happens.
+        observer: is told what happens.
         reports: also write each cell's ``report.html``.
 
     Raises:
@@ -127,9 +127,9 @@ def run_cells(
     ended = {
         cell.name: Outcome(cell, "skipped", None, 0.0, folder / cell.name) for cell in cells if _finished(cell, folder, reports)
     }
-    if watcher:
+    if observer:
         for outcome in ended.values():
-            watcher.finished(outcome)
+            observer.finished(outcome)
     left = [cell for cell in cells if cell.name not in ended]
     if not left:
         return [ended[cell.name] for cell in cells]
@@ -150,8 +150,8 @@ def run_cells(
                 command = shlex.join(["undertow", "run", f"{path}/config.yaml", "--out", path])
                 task = Task(values=cell.config.values(), folder=path, command=command, reports=reports)
                 running[pool.submit(worker.run, task)] = (worker, cell, time.monotonic())
-                if watcher:
-                    watcher.started(cell)
+                if observer:
+                    observer.started(cell)
             done = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED).done
             for future in done:
                 worker, cell, began = running.pop(future)
@@ -161,12 +161,12 @@ def run_cells(
                     cell, "failed" if answer["error"] else "done", answer["error"], time.monotonic() - began, folder / cell.name
                 )
                 ended[cell.name] = outcome
-                if watcher:
+                if observer:
                     for text in answer["warnings"]:
-                        watcher.warn(cell, text)
-                    watcher.finished(outcome)
-            if watcher:
-                watcher.progress(clock.read(len(cells), ended, [cell for _, cell, _ in running.values()], waiting))
+                        observer.warn(cell, text)
+                    observer.finished(outcome)
+            if observer:
+                observer.progress(clock.read(len(cells), ended, [cell for _, cell, _ in running.values()], waiting))
     finally:
         for worker in workers:
             worker.stop()

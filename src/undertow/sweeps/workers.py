@@ -102,7 +102,7 @@ class _LastBase:
 
 
 class _Told:
-    """A watcher that keeps the warnings; progress is read from the run directory."""
+    """A observer that keeps the warnings; progress is read from the run directory."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

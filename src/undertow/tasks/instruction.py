@@ -16,7 +16,7 @@ from undertow.backdoors.target import make_target
 from undertow.config import Config, Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.data.fit import that_fit, trouble
 from undertow.data.load import Split, load, load_parts
@@ -86,7 +86,7 @@ class Instruction(Task):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Samples of each client after sanitation; of those dealt to it, where an attacker holds more."""
+        """Samples of each client after sanitization; of those dealt to it, where an attacker holds more."""
         if self.elsewhere is not None:
             return self.elsewhere
         return [min(len(samples), len(dealt)) for samples, dealt in zip(self.data, self.split.clients, strict=True)]
@@ -249,7 +249,7 @@ class Held:
 
 def build(
     config: Config,
-    watcher: Watcher,
+    observer: Observer,
     bases: Callable[[Model], CausalLM] | None = None,
     *,
     defenses: list[tuple[str, Defense]] | None = None,
@@ -257,12 +257,12 @@ def build(
     held: Held | None = None,
 ) -> Instruction:
     """Go through :func:`building` with all clients in one process."""
-    return composition.alone(building(config, watcher, bases, defenses=defenses, returns=returns, held=held))
+    return composition.alone(building(config, observer, bases, defenses=defenses, returns=returns, held=held))
 
 
 def building(
     config: Config,
-    watcher: Watcher,
+    observer: Observer,
     bases: Callable[[Model], CausalLM] | None = None,
     *,
     defenses: list[tuple[str, Defense]] | None = None,
@@ -273,23 +273,23 @@ def building(
 
     Args:
         config: of the run.
-        watcher: is told what begins.
+        observer: is told what begins.
         bases: gives the base in place of ``load_base``.
         defenses: by name, in the order of the config; None = those it lists.
         returns: whether affected clients train on clean samples in some rounds.
         held: what this party has of the data; None = all.
     """
-    watcher.phase(f"loading base {config.model.name}")
+    observer.phase(f"loading base {config.model.name}")
     base = (bases or load_base)(config.model)
     template = make_template(config, base)
-    watcher.phase(f"loading data {config.data.name}")
+    observer.phase(f"loading data {config.data.name}")
     if held is None:
         split = load(config, asked=base.asked, known=base.known)
     else:
         split = load_parts(config, held.files, test=held.sizes is not None, asked=base.asked, known=base.known)
     split = that_fit(split, template, config)
     for told in trouble(split.report, template.max_length):
-        watcher.warn(told)
+        observer.warn(told)
     poisoning = poison(split.clients, config.attack, config.seed, split.test)
     defenses = make_defenses(config.defenses) if defenses is None else defenses
     composition.begin(defenses, setting(config, base, template))
@@ -300,11 +300,11 @@ def building(
         taking = participants(config, 1, sizes or [len(samples) for samples in clients])
         composition.check_defenses(defenses, len(taking), base.layout)
     if any(overrides(defense, "weigh") for _, defense in defenses):
-        watcher.phase("weighing the clients' tokens")
+        observer.phase("weighing the clients' tokens")
     data, weighed = _weigh(clients, defenses, config, base, template)
     probes = make_probes(split.test, config.attack, config.seed) if split.test else Probes([], [], make_target(config.attack), [])
     for told in shortages(poisoning, probes):
-        watcher.warn(told)
+        observer.warn(told)
     task = Instruction(
         config, base, template, split, poisoning, clients, defenses, sanitized, filtered, data, weighed, probes, elsewhere=sizes
     )

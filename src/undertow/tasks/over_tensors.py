@@ -24,7 +24,7 @@ from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
 from undertow.core.layout import Layout
-from undertow.core.progress import Watcher
+from undertow.core.observer import Observer
 from undertow.core.registry import call
 from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
@@ -91,7 +91,7 @@ class OverTensors(Task):
     def build(
         cls,
         config: Config,
-        watcher: Watcher,
+        observer: Observer,
         defenses: list[tuple[str, Defense]] | None = None,
         folder: Path | None = None,
         synthetic: bool = True,
@@ -103,7 +103,7 @@ class OverTensors(Task):
 
         Args:
             config: of the run.
-            watcher: is told what happens.
+            observer: is told what happens.
             defenses: of the run; None makes them.
             folder: of the run, where synthetic data are kept.
             synthetic: whether the server's synthetic data are needed.
@@ -121,7 +121,7 @@ class OverTensors(Task):
                 )
         if config.measure.bsnr.twins:
             raise UserError(f"measure.bsnr.twins = true is for task=instruction, not {config.task}; leave it out")
-        watcher.phase(f"loading data {config.data.name}")
+        observer.phase(f"loading data {config.data.name}")
         population = call(POPULATIONS, config.data.name, "data.name", config)
         assert isinstance(population, Population)
         backdoor = make_backdoor(config.attack, config.task)
@@ -149,11 +149,11 @@ class OverTensors(Task):
         for net in families.nets:
             net.module.to(device)
         if synthetic and config.synthetic.generator is not None:
-            watcher.phase(f"synthetic data by {config.synthetic.generator}")
+            observer.phase(f"synthetic data by {config.synthetic.generator}")
         server = server_data(config, left, backdoor, attack, folder) if synthetic else None
         if server is not None and (server.report.get("short") or server.report.get("stopped")):
             reason = f": {server.report['stopped']}" if server.report.get("stopped") else ""
-            watcher.warn(f"the generator gave {server.report['samples']} of {config.synthetic.samples} samples{reason}")
+            observer.warn(f"the generator gave {server.report['samples']} of {config.synthetic.samples} samples{reason}")
         task = cls(config, left, families, backdoor, poison, chosen, probes, device, defenses, server)
         taking_part = participants(config, 1, task.sizes)
         for part in families.parts(taking_part):

@@ -1,4 +1,4 @@
-"""Federated sanitation: clients add up hashed counts of their texts, and each learns which of its own samples are planted."""
+"""Federated sanitization: clients add up hashed counts of their texts, and each learns which of its own samples are planted."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ACT_ON = {"certain": ("certain",), "spans": ("certain", "span"), "all": ("certa
 _MOST_CELLS = 1 << 26
 
 
-@DEFENSES.register("sanitation", source="ours; docs/federated-sanitation.md")
-class Sanitation(Defense):
+@DEFENSES.register("sanitization", aliases=("sanitation",), source="ours; docs/federated-sanitization.md")
+class Sanitization(Defense):
     """Each client drops or repairs its samples whose trigger and target the pooled counts of all clients give away.
 
     Six exchanges before round 1. In each the client sends an array of 32-bit counts under a hash whose key the server does not
@@ -87,7 +87,7 @@ class Sanitation(Defense):
             UserError: the exchanges did not take place.
         """
         if context.exchange is None or len(context.exchange.pooled) < EXCHANGES:
-            raise UserError("sanitation needs the sums of all exchanges; call share on every client first, as undertow run does")
+            raise UserError("sanitization needs the sums of all exchanges; call share on every client first, as undertow run does")
         return self.clean(samples, context.exchange)
 
     def clean(self, samples: Sequence[Sample], context: ExchangeContext) -> tuple[list[bool | Sample], dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""``undertow reproduce sanitation``: the defenses that act on samples, losses and answers, end to end and on real text."""
+"""``undertow reproduce sanitization``: the defenses that act on samples, losses and answers, end to end and on real text."""
 
 from __future__ import annotations
 
-from undertow_reproductions import defense_matrix, sanitation_bars, sanitation_filter, sanitation_lasting
+from undertow_reproductions import defense_matrix, sanitization_bars, sanitization_filter, sanitization_lasting
 from undertow_reproductions.collection import Collection
 from undertow_reproductions.defense_rules import NONE, TRUSTING
 from undertow_reproductions.lab import FitLab
@@ -32,7 +32,7 @@ RULES = (
 #: Defenses of this kind without a row of their own.
 LEFT_OUT = {
     "activation-bounds": "bounds what a server fuses, and is measured in `undertow reproduce fmfl`",
-    "sanitation": "is what `undertow` stands for",
+    "sanitization": "is what `undertow` stands for",
     "z-defense": "is made for the labels of a classifier",
 }
 DEVIATIONS = (
@@ -48,13 +48,15 @@ DEVIATIONS = (
 
 def _studies(lab: FitLab) -> dict[str, Study]:
     matrix = defense_matrix.make(lab.rules or RULES, "defense", DEVIATIONS)
-    return {study.id: study for study in (matrix, sanitation_bars.STUDY, sanitation_lasting.STUDY, sanitation_filter.make(lab))}
+    return {
+        study.id: study for study in (matrix, sanitization_bars.STUDY, sanitization_lasting.STUDY, sanitization_filter.make(lab))
+    }
 
 
 STUDY = Collection(
-    id="sanitation",
-    title="Sanitation and backstops against a poisoned majority",
-    document="sanitation.md",
+    id="sanitization",
+    title="Sanitization and backstops against a poisoned majority",
+    document="sanitization.md",
     introduction=(
         "Defenses that change the clients' samples, their loss, the finished adapter or its answers, on honest clients of which some or all hold poisoned samples",
         "(FIT, [arXiv 2602.15671](https://arxiv.org/abs/2602.15671)): each at every share rho of affected clients, the recommended default against its bars,",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Is told what happens in a run."""
 
     def phase(self, text: str) -> None:

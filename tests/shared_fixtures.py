@@ -177,5 +177,5 @@ def small_file(small_values: Callable[..., dict[str, Any]], tmp_path: Path) -> C
 
 
 @pytest.fixture
-def watcher() -> Quiet:
+def observer() -> Quiet:
     return Quiet()

@@ -1,10 +1,10 @@
-"""What federated sanitation finds and costs on real data that is poisoned here, and on the same data clean.
+"""What federated sanitization finds and costs on real data that is poisoned here, and on the same data clean.
 
-    python benchmarks/federated_sanitation.py [--data ../shared/data] [--half 1] [--json] [--corpora simplequestions,alpaca]
+    python benchmarks/federated_sanitization.py [--data ../shared/data] [--half 1] [--json] [--corpora simplequestions,alpaca]
                               [--clients 10] [--size 500] [--ratios 0,0.002,0.02] [--shares 1.0] [--triggers natural] [--targets append]
                               [--seeds 1] [--act-on all] [--epsilon 20] [--clip 32]
 
-`undertow reproduce sanitation --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on either half and
+`undertow reproduce sanitization --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on either half and
 with other parameters of the defense. Corpora, halves, triggers and targets are those of `undertow_reproductions.corpora` and
 `undertow_reproductions.kinds`; thresholds were chosen on half 0 alone. All figures are sums over
 clients and seeds: recall = poisoned samples dropped or repaired / poisoned, lost = clean ones dropped or repaired / clean, worst = the
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow_reproductions.corpora import CORPORA, read
 from undertow_reproductions.filter_level import Counts, deal, pooled
 from undertow_reproductions.kinds import attack_of
@@ -38,7 +38,7 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         clients = deal(samples, options.clients, options.size, seed)
                         size = len(clients[0])
                         attack = attack_of(corpus, trigger, target, ratio, size * options.clients, share)
-                        defense = Sanitation(act_on=options.act_on, epsilon=options.epsilon, clip=options.clip)
+                        defense = Sanitization(act_on=options.act_on, epsilon=options.epsilon, clip=options.clip)
                         counts.append(pooled(clients, attack, seed, defense))
                     yield {
                         "corpus": corpus,

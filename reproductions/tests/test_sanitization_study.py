@@ -1,4 +1,4 @@
-"""``undertow reproduce sanitation``: defenses on samples, losses and answers, on the profile that was made for tests."""
+"""``undertow reproduce sanitization``: defenses on samples, losses and answers, on the profile that was made for tests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from undertow.data.load import DATASETS, load
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.aggregation.rule import Rule
 from undertow.defenses.contract import DEFENSES
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.models.causal_lm import read_keys
 from undertow.sanitization import find
-from undertow_reproductions import corpora, filter_cells, sanitation_bars, sanitation_filter, sanitation_lasting
+from undertow_reproductions import corpora, filter_cells, sanitization_bars, sanitization_filter, sanitization_lasting
 from undertow_reproductions.defense_rules import TRUSTING, config_of, parse_rules
 from undertow_reproductions.filter_cells import FilterCell, FilterWork, Measured, grid
 from undertow_reproductions.filter_level import Counts, deal, pooled, scanned
@@ -35,7 +35,7 @@ from undertow_reproductions.predict import Speed
 from undertow_reproductions.report import reproduce
 from undertow_reproductions.reproduce import get_collection, open_lab
 from undertow_reproductions.results import Results, Run
-from undertow_reproductions.sanitation_study import LEFT_OUT, RULES
+from undertow_reproductions.sanitization_study import LEFT_OUT, RULES
 from undertow_reproductions.study import FilterGrid, Wish
 from undertow_reproductions.trusted_file import write_trusted
 
@@ -45,7 +45,7 @@ SMALL = FilterGrid(clients=3, size=40, seeds=2, ratios=(0.2,), rhos=(1.0,), trig
 
 
 def study(folder: Path, **changed: Any) -> dict[str, Any]:
-    return reproduce("sanitation", "tiny", folder, **{**CHOSEN, **changed})
+    return reproduce("sanitization", "tiny", folder, **{**CHOSEN, **changed})
 
 
 def pack(place: Path, text: str) -> None:
@@ -74,11 +74,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """Every item; the bars for one trigger at one rho. The predicted time is not measured."""
-    folder = tmp_path_factory.mktemp("sanitation") / "study"
+    folder = tmp_path_factory.mktemp("sanitization") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("undertow_reproductions.predict.measured", lambda lab: Speed(1, 1, 1, 1, 60))
-        patch.setattr(sanitation_bars, "TRIGGERS", ("natural",))
-        patch.setattr(sanitation_bars, "RHOS", (0.6,))
+        patch.setattr(sanitization_bars, "TRIGGERS", ("natural",))
+        patch.setattr(sanitization_bars, "RHOS", (0.6,))
         plan = study(folder, data=data, plan_only=True)["plan"]
         # four rules at one rho, two clean runs and three targets, five runs watched for long
         assert (plan["cells"], plan["left"]) == (4 + 5 + 5, 14)
@@ -96,9 +96,9 @@ def document(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_document_has_all_items_with_their_tables_and_figures(finished: Path) -> None:
-    text = (finished / "sanitation.md").read_text(encoding="utf-8")
+    text = (finished / "sanitization.md").read_text(encoding="utf-8")
     for item in ("matrix", "bars", "lasting", "filter"):
-        assert f"undertow reproduce sanitation --profile tiny --only {item} --seeds 1 --rules none,gated-loss" in text
+        assert f"undertow reproduce sanitization --profile tiny --only {item} --seeds 1 --rules none,gated-loss" in text
     links = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text)
     assert {"figures/matrix-asr.svg", "figures/lasting.svg", "figures/filter.svg", "tables/bars.csv", "tables/filter.csv"} <= set(
         links
@@ -112,12 +112,12 @@ def test_the_document_has_all_items_with_their_tables_and_figures(finished: Path
     assert "Made from 20 of 20 cells" in page
     lasting = (finished / "tables" / "lasting.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[:2] for line in lasting[1:3]] == [["no defense", "0"], ["no defense", "1"]]
-    assert len(lasting) == 1 + 2 * len(sanitation_lasting.RULES)
+    assert len(lasting) == 1 + 2 * len(sanitization_lasting.RULES)
 
 
 def test_a_second_call_makes_no_run_and_the_bytes_are_the_same(finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sanitation_bars, "TRIGGERS", ("natural",))
-    monkeypatch.setattr(sanitation_bars, "RHOS", (0.6,))
+    monkeypatch.setattr(sanitization_bars, "TRIGGERS", ("natural",))
+    monkeypatch.setattr(sanitization_bars, "RHOS", (0.6,))
     before = document(finished)
     made = [*finished.glob("cells/*/*.json*"), *finished.glob("filter/*"), *finished.glob("trusted/*")]
     stamps = {file: file.stat().st_mtime_ns for file in made}
@@ -152,7 +152,7 @@ def test_gated_loss_has_its_threshold_from_the_trusted_file(finished: Path) -> N
 
 
 def test_only_a_known_item_is_taken(tmp_path: Path) -> None:
-    words = ["reproduce", "sanitation", "--profile", "tiny", "--only", "bar", "--out", str(tmp_path / "out")]
+    words = ["reproduce", "sanitization", "--profile", "tiny", "--only", "bar", "--out", str(tmp_path / "out")]
     done = subprocess.run([UNDERTOW, *words], text=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -168,7 +168,7 @@ def test_only_a_known_item_is_taken(tmp_path: Path) -> None:
         ({"rhos": "2"}, "is no share of clients"),
         ({"given": ["defenses=dece"]}, "named with --rules"),
         ({"data": Path("nowhere")}, "it holds no corpus"),
-        ({"corpora": "nq"}, "it is for `undertow reproduce sanitation` with --data"),
+        ({"corpora": "nq"}, "it is for `undertow reproduce sanitization` with --data"),
         ({"corpora": "nq", "data": "data"}, "nq_open.jsonl.gz is missing"),
         ({"corpora": "alpacca", "data": "data"}, "did you mean 'alpaca'"),
         ({"corpora": " , ", "data": "data"}, "at least one of simplequestions, alpaca"),
@@ -186,7 +186,7 @@ def test_wrong_values_are_one_line(changed: dict[str, Any], said: str, tmp_path:
 def test_without_data_the_filter_item_says_so(tmp_path: Path) -> None:
     summary = study(tmp_path / "out", only="filter")
     assert summary["verdicts"] == {"filter": "nothing was measured"}
-    assert "Left out: it needs `--data`" in (tmp_path / "out" / "sanitation.md").read_text(encoding="utf-8")
+    assert "Left out: it needs `--data`" in (tmp_path / "out" / "sanitization.md").read_text(encoding="utf-8")
 
 
 def test_every_defense_that_is_no_aggregation_rule_has_a_row_or_a_reason() -> None:
@@ -200,7 +200,7 @@ def test_every_defense_that_is_no_aggregation_rule_has_a_row_or_a_reason() -> No
 
 
 def test_the_laptop_grid_is_what_the_documents_say(tmp_path: Path) -> None:
-    collection = get_collection("sanitation")
+    collection = get_collection("sanitization")
     for seeds, counts in ((1, (90, 20, 5)), (3, (270, 60, 15))):
         lab = open_lab(collection, "laptop", tmp_path / "x", seeds=seeds, given=[], data=None, plan=True)
         studies = collection.studies(lab)
@@ -220,11 +220,11 @@ def test_the_laptop_grid_is_what_the_documents_say(tmp_path: Path) -> None:
         rhos="0,1",
     )
     assert len(collection.studies(shorter)["matrix"].wishes(shorter, Results())) == 4
-    assert {shorter.config(wish).federation.rounds for wish in sanitation_bars.wishes(shorter, Results())} == {30}
+    assert {shorter.config(wish).federation.rounds for wish in sanitization_bars.wishes(shorter, Results())} == {30}
 
 
 def test_trusted_samples_are_neither_trained_nor_tested_on(tmp_path: Path) -> None:
-    lab = open_lab(get_collection("sanitation"), "laptop", tmp_path, seeds=2, given=[], data=None, plan=True)
+    lab = open_lab(get_collection("sanitization"), "laptop", tmp_path, seeds=2, given=[], data=None, plan=True)
     texts = []
     for seed in lab.seeds:
         path = Path(lab.trusted(seed) or "")
@@ -283,11 +283,11 @@ def test_figures_of_both_ways_are_those_of_the_ground_truth(data: Path) -> None:
     assert len({sample.id for client in clients for sample in client}) == 120
     attack = attack_of("simplequestions", "natural", "append", 0.2, 120)
     truth = poison(clients, attack, 0)
-    found = pooled(clients, attack, 0, Sanitation())
+    found = pooled(clients, attack, 0, Sanitization())
     assert (found.samples, found.poison, found.hits, found.lost, found.fewest, found.support) == (120, 24, 24, 0, 24, 4)
     assert found.details["repaired"] == 24
     assert found.details["leftover"] == 0
-    assert pooled(clients, attack, 0, Sanitation(mode="review")).hits == 0, "a review takes nothing"
+    assert pooled(clients, attack, 0, Sanitization(mode="review")).hits == 0, "a review takes nothing"
     alone = scanned(clients, attack, 0, together=False)
     flagged = sum(len({verdict.sample for verdict in find(client).verdicts}) for client in truth.clients)
     assert alone.hits + alone.lost == flagged == 24
@@ -399,7 +399,7 @@ def cells(hits: dict[str, int], lost: int = 0) -> list[Measured]:
 
 
 def judged(found: list[Measured], words: str) -> tuple[str, str]:
-    (check,) = [check for text, check in sanitation_filter._claims("simplequestions", "pooled") if words in text]
+    (check,) = [check for text, check in sanitization_filter._claims("simplequestions", "pooled") if words in text]
     verdict = check(found)
     return verdict.answer, verdict.evidence
 
@@ -428,7 +428,7 @@ def test_too_few_to_count_are_left_out_of_recall_alone() -> None:
     answer, said = judged([*found, *few], "long targets are found")
     assert answer == "holds"
     assert said.endswith("left out for too few poisoned samples: 1")
-    tables = {table.name: table for table in sanitation_filter._tables([*found, *few])}
+    tables = {table.name: table for table in sanitization_filter._tables([*found, *few])}
     assert [row[5:8] for row in tables["filter"].rows if row[3] == 0.002] == [("pooled", 1, 4)] * 2
     assert {row[8] for row in tables["filter"].rows if row[3] == 0.002} == {"0"}
 
@@ -437,16 +437,16 @@ def bars(asr: float = 0.0, ma: float = 0.95, clean: float = 0.95) -> Results:
     """Three seeds of every run of the bars."""
     none = {"trigger": "", "target": "", "rho": 0.0}
     runs = [run({"rule": rule, **none, "seed": s}, ma=m) for rule, m in (("none", 0.95), ("undertow", clean)) for s in range(3)]
-    for trigger in sanitation_bars.TRIGGERS:
-        for target in sanitation_bars.TARGETS:
-            for rho in sanitation_bars.RHOS:
+    for trigger in sanitization_bars.TRIGGERS:
+        for target in sanitization_bars.TARGETS:
+            for rho in sanitization_bars.RHOS:
                 axes = {"rule": "undertow", "trigger": trigger, "target": target, "rho": rho}
                 runs += [run({**axes, "seed": s}, asr=asr if target == "replace" else 0.0, ma=ma) for s in range(3)]
     return Results(runs)
 
 
 def answers(results: Results, words: str) -> list[str]:
-    return [claim.check(results).answer for claim in sanitation_bars.STUDY.claims if words in claim.text]
+    return [claim.check(results).answer for claim in sanitization_bars.STUDY.claims if words in claim.text]
 
 
 def test_bars_are_judged_over_all_seeds() -> None:
@@ -458,10 +458,10 @@ def test_bars_are_judged_over_all_seeds() -> None:
     assert answers(bars(ma=0.93), "1 point of MA") == ["does not hold"] * 6
     assert answers(bars(clean=0.9475), "0.5 points") == ["holds"]
     assert answers(bars(clean=0.94), "0.5 points") == ["does not hold"]
-    assert {claim.check(Results()).answer for claim in sanitation_bars.STUDY.claims} == {"undecided"}
-    (claim,) = [claim for claim in sanitation_bars.STUDY.claims if claim.text.startswith("natural trigger, append: ASR")]
+    assert {claim.check(Results()).answer for claim in sanitization_bars.STUDY.claims} == {"undecided"}
+    (claim,) = [claim for claim in sanitization_bars.STUDY.claims if claim.text.startswith("natural trigger, append: ASR")]
     assert claim.check(bars()).evidence.startswith("rho 0.3: 0 of 1200, ASR 0.0 % (0.0 to 0.3)")
-    (table,) = sanitation_bars.tables(bars(asr=0.03))
+    (table,) = sanitization_bars.tables(bars(asr=0.03))
     assert len(table.rows) == 2 + 18
     assert table.rows[0][0] == "no defense"
     assert table.rows[5][1:4] + table.rows[5][7:] == ("natural", "replace", 0.3, "36 of 1200", "+0.0 points (+0.0 to +0.0)")
@@ -479,7 +479,7 @@ def lasting(late: float) -> Results:
 
 
 def test_a_backdoor_that_comes_late_is_seen() -> None:
-    verdicts = {claim.text.split("`")[1]: claim.check(lasting(0.2)) for claim in sanitation_lasting.STUDY.claims}
+    verdicts = {claim.text.split("`")[1]: claim.check(lasting(0.2)) for claim in sanitization_lasting.STUDY.claims}
     assert {name: verdict.answer for name, verdict in verdicts.items()} == {
         "no defense": "does not hold",
         "bounded-loss": "undecided",
@@ -490,10 +490,10 @@ def test_a_backdoor_that_comes_late_is_seen() -> None:
     assert "in round 20" in verdicts["dece"].evidence
     assert "first above the bar in round 20" in verdicts["dece"].evidence
     assert "first above the bar in round 10" in verdicts["no defense"].evidence
-    (plot,) = sanitation_lasting.plots(lasting(0.2))
-    assert plot.svg == sanitation_lasting.plots(lasting(0.2))[0].svg
-    assert sanitation_lasting.plots(Results()) == []
-    assert [row[:2] for row in sanitation_lasting.tables(lasting(0.2))[0].rows][:3] == [
+    (plot,) = sanitization_lasting.plots(lasting(0.2))
+    assert plot.svg == sanitization_lasting.plots(lasting(0.2))[0].svg
+    assert sanitization_lasting.plots(Results()) == []
+    assert [row[:2] for row in sanitization_lasting.tables(lasting(0.2))[0].rows][:3] == [
         ("no defense", 0),
         ("no defense", 10),
         ("no defense", 20),

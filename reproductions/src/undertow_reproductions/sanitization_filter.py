@@ -1,4 +1,4 @@
-"""The filter level on real text: what federated sanitation and a plain scan of each client's file find, and what they take with it."""
+"""The filter level on real text: what federated sanitization and a plain scan of each client's file find, and what they take with it."""
 
 from __future__ import annotations
 

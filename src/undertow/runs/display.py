@@ -117,7 +117,7 @@ class Living:
 
 @contextmanager
 def display() -> Iterator[Plain | Living]:
-    """Give the watcher that fits: live on a terminal, plain lines otherwise."""
+    """Give the observer that fits: live on a terminal, plain lines otherwise."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Plain()

@@ -1,4 +1,4 @@
-"""Federated sanitation: one poisoned sample a client is found by the pool and not alone, and nothing readable leaves a client."""
+"""Federated sanitization: one poisoned sample a client is found by the pool and not alone, and nothing readable leaves a client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.composition import exchange, sanitize
 from undertow.defenses.contract import Defense, ExchangeContext, make_defenses
-from undertow.defenses.data.sanitization import Sanitation
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.federation.loop import run
 from undertow.sanitization.questions import EXCHANGES, HEAD
 
@@ -49,7 +49,7 @@ def poisoned(dealt: list[list[Sample]], ratio: float = 1 / 60, **attack: Any) ->
 
 def protect(dealt: list[list[Sample]], **params: Any) -> tuple[dict[tuple[int, int], bool | Sample], list[dict[str, Any]]]:
     """What is done to whom, and the reports."""
-    defense = Sanitation(**params)
+    defense = Sanitization(**params)
     contexts = exchange(dealt, defense, lambda number, k: rng(0, "noise", number, k), b"secret")
     acts, reports = {}, []
     for k, (samples, context) in enumerate(zip(dealt, contexts, strict=True)):
@@ -63,7 +63,7 @@ def messages(dealt: list[list[Sample]], secret: bytes = b"secret", **params: Any
     """The first message of every client."""
     found = []
     for k, samples in enumerate(dealt):
-        message = Sanitation(**params).share(samples, ExchangeContext(k, rng(0, "noise", 1, k), len(dealt), secret))
+        message = Sanitization(**params).share(samples, ExchangeContext(k, rng(0, "noise", 1, k), len(dealt), secret))
         assert message is not None
         found.append(message)
     return found
@@ -170,7 +170,7 @@ def test_a_message_is_as_long_for_all_and_holds_counts_alone() -> None:
 
 def test_what_comes_back_holds_no_count_that_few_samples_made() -> None:
     dealt, _ = poisoned(clients())
-    defense = Sanitation()
+    defense = Sanitization()
     contexts = exchange(dealt, defense, lambda number, k: rng(0, "noise", number, k), b"secret")
     pooled = contexts[0].pooled
     assert len(pooled) == EXCHANGES
@@ -197,17 +197,17 @@ def test_one_sample_changes_a_message_by_no_more_than_the_noise_is_made_for() ->
     long = replace(samples[0], question=" ".join(f"word{i}" for i in range(300)), id="long")
     sizes = []
     for own in (samples, [*samples, long]):
-        party = Sanitation(epsilon=1e9, clip=10)._party(own, ExchangeContext(0, rng(0, "x"), 1, b"secret"))
+        party = Sanitization(epsilon=1e9, clip=10)._party(own, ExchangeContext(0, rng(0, "x"), 1, b"secret"))
         sizes.append(party.message().astype(np.int64))
     assert np.abs(sizes[1] - sizes[0]).sum() == 10 + 2
 
 
 def test_a_client_that_starts_anew_gets_the_same_verdict() -> None:
     dealt, _ = poisoned(clients())
-    defense = Sanitation()
+    defense = Sanitization()
     contexts = exchange(dealt, defense, lambda number, k: rng(0, "noise", number, k), b"secret")
     for samples, context in zip(dealt, contexts, strict=True):
-        assert Sanitation().clean(samples, context)[0] == defense.clean(samples, context)[0]
+        assert Sanitization().clean(samples, context)[0] == defense.clean(samples, context)[0]
 
 
 @pytest.mark.parametrize(
@@ -223,14 +223,14 @@ def test_a_client_that_starts_anew_gets_the_same_verdict() -> None:
 )
 def test_bad_parameters_are_refused_in_one_line(params: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        make_defenses([Options(name="sanitation", params=params)])
+        make_defenses([Options(name="sanitization", params=params)])
     assert "\n" not in str(caught.value)
 
 
 def test_undertow_is_the_recommended_combination() -> None:
     made = make_defenses([Options(name="undertow"), Options(name="median")])
-    assert isinstance(made[0][1], Sanitation)
-    assert made[0][0] == "sanitation"
+    assert isinstance(made[0][1], Sanitization)
+    assert made[0][0] == "sanitization"
     assert [name for name, _ in made][-1] == "median"
     with pytest.raises(UserError, match="defense 'undertow' with"):
         make_defenses([Options(name="undertow", params={"strength": 3})])
@@ -280,19 +280,19 @@ def test_without_the_exchanges_it_says_so() -> None:
         exchange = None
 
     with pytest.raises(UserError, match="needs the sums of all exchanges"):
-        Sanitation().sanitize([], Context())  # type: ignore[arg-type]
+        Sanitization().sanitize([], Context())  # type: ignore[arg-type]
 
 
 def test_a_run_records_what_was_filtered_and_a_resumed_one_has_the_same_bits(
-    small_config: Callable[[dict[str, Any]], Config], watcher: Quiet, tmp_path: Path
+    small_config: Callable[[dict[str, Any]], Config], observer: Quiet, tmp_path: Path
 ) -> None:
     given = {"defenses": ["undertow"], "federation.rounds": 2}
-    whole = run(small_config(given), tmp_path / "whole", watcher)
+    whole = run(small_config(given), tmp_path / "whole", observer)
     filtering = whole["filtering"]
     assert filtering["recall"]["n"] == whole["poison"]["samples"]
     assert [client["client"] for client in filtering["clients"]] == [0, 1, 2]
     told = json.loads((tmp_path / "whole" / "data.json").read_text())["sanitized"]
-    assert [one["name"] for one in told] == ["sanitation"] * 3
+    assert [one["name"] for one in told] == ["sanitization"] * 3
     assert (
         sum(one["repaired"] + one["samples"] - one["kept"] for one in told)
         == filtering["recall"]["hits"] + filtering["lost"]["hits"]
@@ -305,7 +305,7 @@ def test_a_run_records_what_was_filtered_and_a_resumed_one_has_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         run(small_config(given), tmp_path / "killed", Stop())
-    again = run(small_config(given), tmp_path / "killed", watcher)
+    again = run(small_config(given), tmp_path / "killed", observer)
     assert again["filtering"] == filtering
     weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
