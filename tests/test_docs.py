@@ -316,7 +316,7 @@ def test_the_test_of_contributing_passes(files: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_sanitizing_defense_keeps_and_drops(files: Path) -> None:
-    spec = "src/undertow/defenses/drop_links.py:DropLinks"
+    spec = "src/undertow/defenses/data/drop_links.py:DropLinks"
     ((_, defense),) = make_defenses(configuration.load("demo", [f"defenses={spec}"]).defenses)
     samples = load(configuration.load("demo", ["data.train=20", "data.test=5"])).train
     poisoned = [*samples[:3], *(_with_link(sample) for sample in samples[3:5])]
@@ -327,7 +327,7 @@ def test_the_sanitizing_defense_keeps_and_drops(files: Path) -> None:
 
 def test_the_training_defense_weighs_and_caps(files: Path) -> None:
     ((_, defense),) = make_defenses(
-        configuration.load("demo", ["defenses=src/undertow/defenses/capped_front.py:CappedFront"]).defenses
+        configuration.load("demo", ["defenses=src/undertow/defenses/loss/capped_front.py:CappedFront"]).defenses
     )
     weights, _ = defense.weigh([Encoded((1,), (4, 5, 2)), Encoded((1,), (2,))], None)  # type: ignore[arg-type]
     assert [list(row) for row in weights] == [[1.0, 0.9, pytest.approx(0.81)], [1.0]]
@@ -345,7 +345,7 @@ def _with_link(sample: Any) -> Any:
     return replace(sample, response=f"{sample.response} , and click <malicious_url>")
 
 
-@pytest.mark.parametrize("file", ["src/undertow/poisoning/triggers/greeting.py:Greeting", "my_trigger.py:question_mark"])
+@pytest.mark.parametrize("file", ["src/undertow/backdoors/triggers/greeting.py:Greeting", "my_trigger.py:question_mark"])
 def test_the_triggers_edit_every_question(files: Path, file: str) -> None:
     attack = Attack(trigger=file)  # type: ignore[call-arg]
     trigger = make_trigger(attack)
