@@ -22,10 +22,11 @@ from undertow.defenses.loss.bounded_loss import GeneralisedCrossEntropy
 from undertow.models.causal_lm import CausalLM
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets
+from undertow.models.padding import pad_weights
 from undertow.models.prefix_trie import build_trie, pack
 from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training import batched, sequential
-from undertow.training.local import Job, pad_weights
+from undertow.training.local import Job
 from undertow.training.token_nll import surprise
 
 Load = Callable[..., CausalLM]

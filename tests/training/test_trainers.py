@@ -15,10 +15,12 @@ from torch import Tensor
 
 from tiny import ARCHITECTURES
 from undertow.config import Lora, Training
+from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.padding import pad
 from undertow.training import batched, sequential
-from undertow.training.local import IGNORE, Job, batches, dropout_mask, learning_rate, pad, steps
+from undertow.training.local import Job, batches, dropout_mask, learning_rate, steps
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=4, targets="all-linear")

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
+from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
 from undertow.models.lora import DropoutMask, adapted
+from undertow.models.padding import pad, pad_weights, weighted
 from undertow.models.prefix_trie import Packed, cheapest_cut, pack
 from undertow.models.token_loss import TokenLoss, token_losses
-from undertow.training.local import IGNORE, pad, pad_weights, weighted
 
 
 class TreeModel:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from undertow.config import Lora, Training
+from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.padding import pad, pad_weights, weighted
 from undertow.models.token_loss import TokenLoss, token_losses
-from undertow.training.local import IGNORE, Job, Trained, batches, dropout_mask, learning_rate, pad, pad_weights, steps, weighted
+from undertow.training.local import Job, Trained, batches, dropout_mask, learning_rate, steps
 
 
 class SeededDropout(nn.Module):

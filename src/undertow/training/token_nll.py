@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from undertow.core.layout import Layout
+from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted
+from undertow.models.padding import pad
 from undertow.models.prefix_trie import pack
 from undertow.models.token_loss import token_losses
-from undertow.training.local import IGNORE, pad
 
 
 def surprise(

@@ -349,7 +349,7 @@ class ActivationBounds(Defense):
 
 def _answers(base: CausalLM, data: Sequence[Encoded]) -> Callable[[Sequence[int]], Tensor]:
     """Return what gives the logits of some samples' answer tokens, ``[m, V]`` float32."""
-    from undertow.training.local import pad
+    from undertow.models.padding import pad
 
     def logits(rows: Sequence[int]) -> Tensor:
         ids, mask, _, keep = pad([data[row] for row in rows], base.pad_id)

@@ -182,8 +182,8 @@ class Crow(Defense):
     def _losses(self, base: CausalLM, local: Tensor, rows: list[Encoded], epsilon: float) -> tuple[Tensor, Tensor]:
         """Return the LM loss and C(e') of some samples."""
         from undertow.models.lora import adapted
+        from undertow.models.padding import pad
         from undertow.training.batched import losses
-        from undertow.training.local import pad
 
         ids, mask = (tensor.to(base.device) for tensor in pad(rows, base.pad_id)[:2])
         clean = base.model.get_input_embeddings()(ids).detach().requires_grad_()

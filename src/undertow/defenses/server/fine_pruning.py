@@ -141,8 +141,9 @@ def watched(base: CausalLM, adapter: Tensor, layout: Layout, rows: list[Encoded]
     Returns:
         A share, and ``[out]`` float64 by module.
     """
+    from undertow.data.examples import IGNORE
     from undertow.models.lora import adapted
-    from undertow.training.local import IGNORE, pad
+    from undertow.models.padding import pad
 
     stack = adapter[None].to(base.device)
     sums: dict[str, Tensor] = {}
