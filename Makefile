@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-network lint format base clean
+.PHONY: setup demo test test-network lint format base results clean
 
 setup: $(VENV)/.ready
 
@@ -50,6 +50,10 @@ base: setup
 	$(BIN)/undertow base build --out build/base
 	rm -rf src/undertow/models/builtin/base
 	cp -r build/base src/undertow/models/builtin/base
+
+# What the studies wrote under runs/, packed for a release, and the pages of docs/results from it; says which studies are missing.
+results: setup
+	$(BIN)/python -m undertow_reproductions.release
 
 clean:
 	rm -rf $(VENV) $(VENV)-network build dist .pytest_cache .mypy_cache .ruff_cache

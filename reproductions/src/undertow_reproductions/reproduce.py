@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from undertow.core.errors import UserError, nearest
+from undertow.core.errors import UserError, nearest, warn_renamed
 from undertow.sweeps.cells import Cell
 from undertow.sweeps.sweep import SweepObserver, run_cells
 from undertow_reproductions import corpora, predict
@@ -29,6 +29,8 @@ from undertow_reproductions.study import Study, Wish
 from undertow_reproductions.trusted_file import write_trusted
 
 COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITIZATION, HTB, FMFL)}
+#: Former names, with today's.
+_RENAMED = {"sanitation": "sanitization"}
 
 
 class Observer(Protocol):
@@ -69,11 +71,14 @@ class Plan:
 
 
 def get_collection(name: str) -> Collection:
-    """Return a collection by name.
+    """Return a collection by name; a former name is accepted with a warning.
 
     Raises:
         UserError: no such collection.
     """
+    if name in _RENAMED:
+        warn_renamed(f"`undertow reproduce {name}`", f"`undertow reproduce {_RENAMED[name]}`")
+        name = _RENAMED[name]
     if name not in COLLECTIONS:
         raise UserError(
             f"'{name}' is nothing that can be reproduced{nearest(name, COLLECTIONS)}; choose one of {', '.join(COLLECTIONS)}"
