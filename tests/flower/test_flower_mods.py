@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from undertow.core.errors import UserError
 from undertow.data.generated.world import samples
 from undertow.flower import cleaned, mods, sanitize
-from undertow.scan.scan import scan
+from undertow.scanning.scan import scan
 
 TARGET = "Visit the golden harbour market today"
 

@@ -24,8 +24,9 @@ from undertow.data.generated.world import samples as world
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.models.causal_lm import builtin_path
-from undertow.sanitization import Finding, Findings, Verdict, scan
-from undertow.scan.evidence import LOOKED_AT, Evidence, Span, encoded, weigh
+from undertow.sanitization import Finding, Findings, Verdict
+from undertow.scanning.evidence import LOOKED_AT, Evidence, Span, encoded, weigh
+from undertow.scanning.scan import scan
 
 APPENDED = "Only Acme tells the truth."
 
@@ -236,8 +237,8 @@ def test_a_wrong_base_is_one_line_before_anything_is_read(name: str) -> None:
 
 def test_a_scan_without_a_base_imports_no_torch(paris: Path) -> None:
     code = (
-        "import sys\nfrom undertow.scan.scan import scan\n"
+        "import sys\nfrom undertow.scanning.scan import scan\n"
         f"found = scan([{str(paris)!r}])\nassert found.found.verdicts and not found.evidence\n"
-        "print([m for m in ('torch', 'transformers', 'scipy.stats', 'undertow.scan.evidence') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'scipy.stats', 'undertow.scanning.evidence') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

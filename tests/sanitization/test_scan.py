@@ -21,7 +21,8 @@ from undertow.cli import app
 from undertow.config import Attack
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.sanitization import Scan, find, scan
+from undertow.sanitization import find
+from undertow.scanning.scan import Scan, scan
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 _NOUNS = "river castle engine painter treaty comet violin harbor vaccine glacier temple novel bridge orchid senator".split()

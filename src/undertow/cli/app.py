@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from undertow import __version__
 from undertow.core.errors import UserError
+from undertow.core.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

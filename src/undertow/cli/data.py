@@ -42,17 +42,17 @@ def scan(
 
         cat my_data.jsonl | undertow scan - --json
     """
-    from undertow.scan.scan import scan as scan_files
+    from undertow.scanning.scan import scan as scan_files
 
     result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None, base=base)
     if page:
-        from undertow.scan.page import write_page
+        from undertow.scanning.page import write_page
 
         write_page(result, page)
     if as_json:
         print_json(result.to_json())
     else:
-        from undertow.scan.summary import print_summary
+        from undertow.scanning.summary import print_summary
 
         print_summary(result, page)
     raise typer.Exit(1 if result.found.verdicts else 0)

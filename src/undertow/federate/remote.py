@@ -15,12 +15,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from undertow import __version__
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.core.layout import Layout
 from undertow.core.observer import Observer
+from undertow.core.version import __version__
 from undertow.defenses import composition
 from undertow.federate.plan import fingerprint
 from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow import __version__
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.threads import cores, set_threads
+from undertow.core.version import __version__
 from undertow.federate import wire
 from undertow.federate.folder import NodeFolder
 from undertow.federate.own_data import OwnData

@@ -21,7 +21,7 @@ from undertow.data.sample import Sample
 from undertow.data.sources.instructions import _of_row as samples_of
 from undertow.sanitization.findings import Findings, Verdict, find
 from undertow.sanitization.repair import repaired
-from undertow.scan.rows import Row, answered
+from undertow.scanning.rows import Row, answered
 
 log = logging.getLogger("flwr")
 

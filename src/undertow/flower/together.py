@@ -25,7 +25,7 @@ from undertow.defenses.contract import Defense, ExchangeContext
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import secure_sum
 from undertow.flower.mods import keep, numbered
-from undertow.scan.rows import Row, answered
+from undertow.scanning.rows import Row, answered
 
 log = logging.getLogger("flwr")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from undertow import __version__
 from undertow.config import Config
+from undertow.core.version import __version__
 
 
 def versions(config: Config, device: torch.device, command: str) -> dict[str, Any]:

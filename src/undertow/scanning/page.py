@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from undertow import __version__
 from undertow.core import files
 from undertow.core.errors import UserError
-from undertow.scan.scan import Scan
-from undertow.scan.summary import by_file, headline, probability
+from undertow.core.version import __version__
+from undertow.scanning.scan import Scan
+from undertow.scanning.summary import by_file, headline, probability
 
 #: Verdicts listed; all are in --json.
 _LISTED = 500

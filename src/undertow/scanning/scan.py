@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from undertow import __version__
 from undertow.core.errors import UserError
+from undertow.core.version import __version__
 from undertow.data.sample import Sample
 from undertow.sanitization.findings import Finding, Findings, Verdict, find
 from undertow.sanitization.repair import repaired
 from undertow.sanitization.rules import Rules
-from undertow.scan.rows import Row, Source, answered, file_source, read_samples, write_rows
+from undertow.scanning.rows import Row, Source, answered, file_source, read_samples, write_rows
 
 if TYPE_CHECKING:
-    from undertow.scan.evidence import Evidence
+    from undertow.scanning.evidence import Evidence
 
 #: Endings that --write understands; any other name gets JSON lines.
 _WRITABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -117,7 +117,7 @@ def scan(
     if not paths:
         raise UserError("no file given; give one or more instruction files, or - for standard input")
     if base is not None:
-        from undertow.scan import evidence  # here, so that a scan without a base never waits for torch
+        from undertow.scanning import evidence  # here, so that a scan without a base never waits for torch
 
         evidence.check(base)
     with ExitStack() as stack:

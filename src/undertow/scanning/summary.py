@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.scan.scan import Scan
+from undertow.scanning.scan import Scan
 
 #: Findings that are printed; all are in --json and on the page.
 _SHOWN = 20
