@@ -33,7 +33,7 @@ from undertow.models.lora import initial_adapter, load_peft, save_peft
 from undertow.tasks.contract import Items, Local, Task
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
-from undertow.training.budget import forecast
+from undertow.training.forecast import forecast
 from undertow.training.local import Job
 
 
