@@ -13,7 +13,7 @@ import torch
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
-from undertow.training import batched, budget
+from undertow.training import batched, budget, forecast
 from undertow.training.local import Job
 
 Load = Callable[..., CausalLM]
@@ -94,13 +94,13 @@ def test_an_interrupt_stops_the_other_chunks(base: CausalLM, monkeypatch: pytest
 
 
 def test_a_forecast_is_positive_and_speaks_in_one_line(base: CausalLM) -> None:
-    one = budget.forecast(base, options(client_chunk=2), jobs(4), 10)
-    more = budget.forecast(base, options(client_chunk=2), jobs(4, samples=600), 10)
+    one = forecast.forecast(base, options(client_chunk=2), jobs(4), 10)
+    more = forecast.forecast(base, options(client_chunk=2), jobs(4, samples=600), 10)
     assert one.bytes > base.bytes
     assert 0 < one.seconds < more.seconds
     assert "for 10 rounds" in str(one)
     assert "\n" not in str(one)
     assert (
-        str(budget.Forecast(3 * 2**30, 7200, 100))
+        str(forecast.Forecast(3 * 2**30, 7200, 100))
         == "predicted: about 3.0 GiB of memory; training takes 2.0 h a round, 200.0 h for 100 rounds"
     )
