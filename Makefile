@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-network lint format base results clean
+WHEEL := build/wheel
+
+.PHONY: setup demo test test-network test-wheel lint format base results clean
 
 setup: $(VENV)/.ready
 
@@ -12,10 +14,10 @@ $(VENV)/.ready: pyproject.toml reproductions/pyproject.toml constraints.txt benc
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
-	$(PIP) install -q -c constraints.txt torch==2.13.0
-	$(PIP) install -q -c constraints.txt -e '.[dev]' -e ./reproductions
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[dev]' -e ./reproductions
 	# what the defenses are compared with; its own requirements would replace half of the above. Without it those tests are skipped
-	-$(PIP) install -q --no-deps -r benchmarks/oracles.txt
+	-$(PIP) install --no-deps -r benchmarks/oracles.txt
 	touch $@
 
 # Tune ten honest clients with 10 % poison on the built-in base; prints the figures and where the report is.
@@ -35,6 +37,18 @@ test-network:
 	$(VENV)-network/bin/python -m pip install -q torch==2.13.0
 	$(VENV)-network/bin/python -m pip install -q -e '.[dev,flower]' -e ./reproductions
 	$(VENV)-network/bin/python -m pytest tests/flower/test_federate_loopback.py
+
+# Both wheels, built anew and installed into an empty environment, at work outside the clone.
+test-wheel:
+	rm -rf build/lib reproductions/build $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip wheel -q --no-deps -w $(WHEEL) . ./reproductions
+	$(WHEEL)/venv/bin/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(WHEEL)/venv/bin/python -m pip install -q -c constraints.txt $(WHEEL)/undertow-*.whl
+	cd $(WHEEL) && venv/bin/undertow run demo federation.rounds=1 data.train=200 data.test=50
+	cd $(WHEEL) && venv/bin/undertow reproduce fit --plan 2>&1 | grep 'pip install ./reproductions'
+	$(WHEEL)/venv/bin/python -m pip install -q --no-deps $(WHEEL)/undertow_reproductions-*.whl
+	cd $(WHEEL) && venv/bin/undertow reproduce fit --profile tiny --plan
 
 lint: setup
 	$(BIN)/ruff check .
