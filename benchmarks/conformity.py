@@ -31,7 +31,7 @@ from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.aggregation.rule import Rule
 from undertow.defenses.contract import DEFENSES
 
-# algorithms.md 6.2 in one line: four clients close together, the fourth in the middle of them, and one far away
+# by hand: four clients close together, the fourth in the middle of them, and one far away
 HAND = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10], [0.4, 0.6], [0.7, 0.2], [-3, 2]])
 KINDS = ("clusters", "heavy tails", "one line")
 

@@ -156,12 +156,32 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
+#: Folders whose files a text may name: those of the repository, and the rooms of the package.
+_FOLDERS = {path.name for parent in (ROOT, ROOT / "src" / "undertow") for path in parent.iterdir() if path.is_dir()}
+_NAMED = re.compile(r"(?<![\w/.-])((?:[\w.-]+/)*[\w-]+(?:/|\.(?:py|md|yml)))(?![\w/])")
+
+
+def missing_files(content: str) -> list[str]:
+    """Files and folders of the repository that a text names and that are not there; a page may also name what it writes itself."""
+    written = {path for path, _ in _FILE.findall(content)}
+    found = [path for path in _NAMED.findall(content) if path.partition("/")[0] in _FOLDERS and "/" in path.rstrip("/")]
+    places = (ROOT, ROOT / "src" / "undertow", ROOT / "reproductions")
+    return [path for path in found if path not in written and not any((place / path).exists() for place in places)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_source_file_that_is_named_exists(page: Path) -> None:
-    content = page.read_text(encoding="utf-8")
-    written = {path for path, _ in _FILE.findall(content)}
-    for path in re.findall(r"`((?:src|tests|docs|\.ci|\.github)/[\w./-]+)`", content):
-        assert path in written or (ROOT / path).exists(), f"{path} does not exist"
+    assert missing_files(page.read_text(encoding="utf-8")) == []
+
+
+def test_every_file_that_the_source_names_exists() -> None:
+    sources = [path for folder in ("src", "reproductions/src", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(sources) > 300
+    found = {name(path): missing_files(path.read_text(encoding="utf-8")) for path in sources}
+    assert {path: files for path, files in found.items() if files} == {}
+    pages = {path.name for path in [*PAGES, *(ROOT / "examples").rglob("*.md")]} | {"reproduction.md"}
+    cited = {path: re.findall(r"\b([a-z-]+\.md)\b", (ROOT / path).read_text(encoding="utf-8")) for path in found}
+    assert {path: set(names) - pages for path, names in cited.items() if set(names) - pages} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -18,7 +18,7 @@ SCORING_NAMES = ("rouge-recall", "exact", "containment")
 
 @dataclass(frozen=True)
 class Probes:
-    """The test questions as they are, with the trigger (algorithms.md A25), and with a near miss of it where there is one."""
+    """The test questions as they are, with the trigger (docs/metrics.md, A25), and with a near miss of it where there is one."""
 
     clean: Sequence[Sample]
     triggered: Sequence[Sample]
@@ -66,7 +66,7 @@ def rates(lines: Sequence[dict[str, Any]], scoring: str) -> dict[str, Any]:
     """Return the rates of one round's lines.
 
     MA = clean outputs right under ``scoring`` / clean outputs; ASR = triggered outputs that contain the target /
-    triggered outputs; FTR = clean outputs that contain the target / clean outputs (FIT 4.1 and algorithms.md A23–A25);
+    triggered outputs; FTR = clean outputs that contain the target / clean outputs (FIT 4.1 and docs/metrics.md, A23 to A25);
     ``ftr_near`` = the same share of the outputs to near misses of the trigger, None where there are none. What counts
     as the target is the target's to say.
     """
