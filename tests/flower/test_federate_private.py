@@ -239,7 +239,7 @@ def test_a_question_out_of_turn_is_refused(make: Callable[..., Setup]) -> None:
     for session, number in (("cd", 1), ("ab", 2), ("ab", 0)):
         with pytest.raises(UserError, match="out of turn"):
             own.answer({"step": "sum", "session": session, "exchange": number, "place": 0, "keys": [], "settings": settings}, {})
-    keys = [[own._public.hex(), "00"]]
+    keys = [[own._session.public.hex(), "00"]]
     with pytest.raises(UserError, match="at least 3 are needed to hide"):
         own.answer({"step": "sum", "session": "ab", "exchange": 1, "place": 0, "keys": keys, "settings": settings}, {})
     with pytest.raises(UserError, match="sent float64 of"):

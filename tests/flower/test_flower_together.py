@@ -184,7 +184,7 @@ def test_a_question_is_answered_once() -> None:
             asked.append(1)
             other = Message(RecordDict({"order": message.content["order"]}), dst_node_id=context.node_id, message_type=ASKED)
             other.content["pooled"] = ArrayRecord({"sum": message.content["pooled"]["sum"]})
-            with pytest.raises(UserError, match="exchange 2 was asked for after 2; each is answered once"):
+            with pytest.raises(UserError, match="exchange 2 is out of turn after 2: each is answered once"):
                 plain(other, context)
         return reply
 

@@ -1,9 +1,14 @@
-"""Certificates for TLS and keys of nodes, in the formats that Flower reads. What exists is never overwritten."""
+"""Certificates for TLS and keys of nodes, in the formats that Flower reads. What exists is never overwritten.
+
+``python -m undertow.federate.keys CONNECTION PORT KEY.pub...`` registers keys with a SuperLink of this machine, once it listens, all in one
+process.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from undertow.core.errors import UserError
+from undertow.federate.processes import wait_for_port
 
 #: For how long certificates are good.
 _DAYS = 825
@@ -148,3 +154,17 @@ def _check(path: Path, host: str) -> None:
         raise UserError(f"{path} is not for the host {host}; give another --out, or the --host it was made for")
     if datetime.now(UTC) > found.not_valid_after_utc:
         raise UserError(f"{path} was good until {found.not_valid_after_utc:%Y-%m-%d}; give another --out")
+
+
+def main() -> None:
+    """Call ``flwr supernode register`` for each key."""
+    from flwr.cli.app import app
+
+    connection, port, *keys = sys.argv[1:]
+    wait_for_port(int(port), 60)
+    for key in keys:
+        app(["supernode", "register", key, connection], standalone_mode=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ def run_local(folder: Folder, observer: Observer, compare: Path | None = None) -
         compare: a finished run shown beside this one in the report.
 
     Raises:
-        UserError: anything the user can mend; finished rounds are kept.
+        UserError: anything the user can fix; finished rounds are kept.
     """
     mark = (FEDERATION, str(folder.path))
     with folder.held():
@@ -70,7 +70,7 @@ def _run(folder: Folder, observer: Observer) -> dict[str, Any]:
     )
     keys = [str(node / "key.pub") for node in folder.nodes]
     registering = processes.start(
-        [sys.executable, "-m", "undertow.federate.register", "local", str(port), *keys], env, log=logs / "register.log"
+        [sys.executable, "-m", "undertow.federate.keys", "local", str(port), *keys], env, log=logs / "register.log"
     )
     while registering.poll() is None:
         if link.poll() is not None:

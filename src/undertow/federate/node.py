@@ -73,7 +73,7 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
                 )
                 if not heard.refused or time.monotonic() > give_up:
                     ended = f"the SuperNode of {node.path.name} ended (exit code {supernode.returncode}); see the lines above"
-                    raise UserError(f"{refused}; mend that and start it again" if heard.refused else ended)
+                    raise UserError(f"{refused}; fix that and start it again" if heard.refused else ended)
                 _say(f"{refused}; trying again")
                 processes.stop(SUPERNODE, str(node.path))
                 time.sleep(5)

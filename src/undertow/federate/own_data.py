@@ -45,8 +45,7 @@ class OwnData:
         self._base: CausalLM | None = None
         self._sizes: list[int] = []
         self._counts: Counts | None = None
-        self._private, self._public = b"", b""
-        self._session, self._asked = "", 0
+        self._session = secure_sum.Session("", b"", b"")  # no order is of it
         known = read_sums(node.path / SUMS, node.digest) or []
         self._restart()
         if known:
@@ -129,8 +128,7 @@ class OwnData:
         counts = self._counts
         if counts is None or (counts.name, counts.number) != (name, number):
             raise UserError(f"the sum of exchange {number} of {name} came out of turn; the server must begin anew")
-        if pooled.dtype != np.uint32 or pooled.ndim != 1:
-            raise UserError(f"the server sent {pooled.dtype} of {list(pooled.shape)} as a sum; it is to send uint32 [m]")
+        secure_sum.check_sum(pooled)
         if number == 1:
             self._done.append((name, []))
         self._done[-1][1].append(pooled)
@@ -143,31 +141,19 @@ class OwnData:
             for done, own in before:
                 for number, pooled in enumerate(own, 1):
                     self._take(done, number, pooled)
-        self._private, self._public = secure_sum.key_pair()
-        self._session, self._asked = session, 0
-        seal = secure_sum.seal(self._secret, bytes.fromhex(session), self._public)
-        return {"public": self._public.hex(), "seal": seal.hex()}
+        self._session = secure_sum.Session.begin(session)
+        return self._session.offer(self._secret)
 
     def _sum(
         self, order: dict[str, Any], arrays: dict[str, NDArray[np.uint32]]
     ) -> tuple[dict[str, Any], NDArray[np.uint32] | None]:
-        number, name = int(order["exchange"]), order["settings"]["defense"]
-        if order["session"] != self._session or number != self._asked + 1:
-            # the same mask over other counts would show their difference
-            raise UserError(f"exchange {number} of another session or out of turn; the server must begin anew")
-        if number > 1:
-            self._take(name, number - 1, arrays["sum"])
-        publics, seals = ([bytes.fromhex(pair[part]) for pair in order["keys"]] for part in (0, 1))
-        session, place = bytes.fromhex(order["session"]), int(order["place"])
-        try:
-            secure_sum.check_keys(self._secret, session, self._public, place, publics, seals)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        self._asked = number
+        turn, name = self._session.enter(order, self._secret), order["settings"]["defense"]
+        if turn.number > 1:
+            self._take(name, turn.number - 1, arrays["sum"])
         counts = self._counts
         if counts is None or counts.name != name:
             return {"finished": True}, None
-        return {}, secure_sum.masked(counts.total, self._private, place, publics, session, number)
+        return {}, turn.masked(counts.total)
 
     @property
     def _secret(self) -> bytes:

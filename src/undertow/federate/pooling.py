@@ -64,7 +64,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observ
         )
         if report["left_out"] and getattr(rule, "epsilon", None) is not None:
             raise UserError(
-                f"defense {name}: with epsilon the noise is that of all nodes, and some are missing; mend that and start again"
+                f"defense {name}: with epsilon the noise is that of all nodes, and some are missing; fix that and start again"
             )
         taking = report["nodes"]
         sums.append((name, own))

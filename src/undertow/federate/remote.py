@@ -266,7 +266,7 @@ class Remote:
             reasons = "; ".join(dict.fromkeys(f"{reason}" for _, reason in sorted(lost.items())))
             raise UserError(
                 f"round {t}: {count} sound updates, {wanted} are asked for (federate.min_clients): {reasons}; "
-                "mend that, or ask for fewer, and give the same command again: finished rounds are kept"
+                "fix that, or ask for fewer, and give the same command again: finished rounds are kept"
             )
         joined, layout = Local.join(parts), federation.task.layout
         if lost:

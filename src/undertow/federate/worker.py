@@ -101,6 +101,8 @@ class Worker:
         try:
             sums = {name: np.load(BytesIO(data), allow_pickle=False) for name, data in zip(header["names"], arrays, strict=True)}
             told, counts = self.own.answer(header["order"], sums)
+        except UserError:
+            raise
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"the server's question cannot be read ({error}); give both the same version of Undertow") from error
         return told, [] if counts is None else [packed(counts)]

@@ -27,7 +27,7 @@ from undertow.metrics.round_bsnr import round_bsnr
 
 log = logging.getLogger("flwr")
 
-#: Who is affected: node ids, places in the ascending list of node ids, or a function of a reply.
+#: Who is poisoned: node ids, places in the ascending list of node ids, or a function of a reply.
 Affected = Collection[int] | Callable[[Message], bool]
 
 
@@ -178,7 +178,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         }
 
     def _marks(self, sound: list[Arrived], replies: list[Message]) -> list[bool]:
-        """Which of the sound replies are of affected clients."""
+        """Which of the sound replies are of poisoned clients."""
         if callable(self.affected):
             by_node = {reply.metadata.src_node_id: reply for reply in replies}
             return [bool(self.affected(by_node[reply.node])) for reply in sound]

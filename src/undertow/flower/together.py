@@ -246,51 +246,37 @@ def ask(
 
 
 def _begin(context: Context, secret: bytes, session: str) -> dict[str, Any]:
-    private, public = secure_sum.key_pair()
+    own = secure_sum.Session.begin(session)
     noise = int.from_bytes(os.urandom(15), "big")  # the server must not be able to take the noise off
-    context.state[_STATE] = ConfigRecord(
-        {"session": session, "private": private, "public": public, "asked": 0, "noise": str(noise)}
-    )
+    context.state[_STATE] = ConfigRecord({**vars(own), "noise": str(noise)})
     context.state[_SUMS] = ArrayRecord({})
-    return {"public": public.hex(), "seal": secure_sum.seal(secret, bytes.fromhex(session), public).hex()}
+    return own.offer(secret)
 
 
 def _next(
     message: Message, context: Context, rows: Sequence[Row], rule: Sanitization, secret: bytes, order: dict[str, Any], tell: bool
 ) -> Message:
-    state = context.state.config_records.get(_STATE)
-    if state is None or state["session"] != order["session"]:
-        raise UserError("the server asks for counts of a session that this client has no key for; it must begin anew")
-    number, asked = int(order["exchange"]), int(str(state["asked"]))
-    if number != asked + 1:
-        # the same mask over other counts would show their difference
-        raise UserError(f"exchange {number} was asked for after {asked}; each is answered once, in order")
+    state = dict(context.state.config_records.get(_STATE) or {})
+    if not state:
+        raise UserError("the server asks for counts before it asked for a key; it must begin anew")
+    noise = int(str(state.pop("noise")))
+    own = secure_sum.Session(**state)  # type: ignore[arg-type]  # as _begin left it
+    turn = own.enter(order, secret)
     sums = context.state.array_records[_SUMS]
-    if number > 1:
-        sums[str(number - 1)] = message.content.array_records["pooled"]["sum"]
-    pooled = tuple(sums[str(i)].numpy() for i in range(1, number))
+    if turn.number > 1:
+        sums[str(turn.number - 1)] = message.content.array_records["pooled"]["sum"]
+    pooled = tuple(sums[str(i)].numpy() for i in range(1, turn.number))
     for array in pooled:
-        if array.dtype != np.uint32 or array.ndim != 1:
-            raise UserError(f"the server sent {array.dtype} of {array.shape} as a sum; it is to send uint32 [m]")
-    publics = [bytes.fromhex(public) for public, _ in order["keys"]]
-    seals = [bytes.fromhex(mark) for _, mark in order["keys"]]
-    place, session, private = int(order["place"]), bytes.fromhex(order["session"]), state["private"]
-    if not isinstance(private, bytes):
-        raise UserError("this client's state is damaged; the server must begin anew")
-    try:
-        secure_sum.check_keys(secret, session, bytes(state["public"]), place, publics, seals)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    state["asked"] = number
-    draw = np.random.default_rng([int(str(state["noise"])), number])
+        secure_sum.check_sum(array)
+    context.state.config_records[_STATE]["asked"] = own.asked
+    draw = np.random.default_rng([noise, turn.number])
     samples, row_of = numbered(rows)
-    known = ExchangeContext(place, draw, len(publics), secret, pooled)
+    known = ExchangeContext(turn.place, draw, len(turn.publics), secret, pooled)
     # anew for each message, as in a process of its own: what a defense remembers of clients is by their place, which changes
     rule = Sanitization(rule.mode, rule.act_on, rule.cells, rule.epsilon, rule.clip)
     counts = rule.share(samples, known)
     if counts is not None:
-        hidden = secure_sum.masked(counts, private, place, publics, session, number)
-        return _reply(message, {}, hidden)
+        return _reply(message, {}, turn.masked(counts))
     kept, _ = rule.clean(samples, known)
     found = _verdicts(rows, samples, row_of, kept)
     keep(context, rows, rule.mode, found)
@@ -299,7 +285,7 @@ def _next(
         len(rows),
         len(found["drop"]),
         len(found["changed"]),
-        len(publics),
+        len(turn.publics),
     )
     counted = {"dropped": len(found["drop"]), "repaired": len(found["changed"])} if tell else {}
     del context.state[_STATE], context.state[_SUMS]

@@ -67,7 +67,7 @@ def public_images(order: Order, name: str) -> list[Tensor]:
 def _public(order: Order, name: str) -> tuple[Sequence[str] | Tensor, list[int]]:
     if order.public is None or not len(order.public.labels):
         raise UserError(
-            f"synthetic.generator = {name} is made from data that no participant holds, and none are left over; lower data.train or "
+            f"synthetic.generator = {name} is made from data that no client holds, and none are left over; lower data.train or "
             "data.test, or take file or, for texts, causal-lm or endpoint"
         )
     return order.public.inputs, order.public.labels
@@ -77,7 +77,7 @@ def _each(found: list[T], order: Order, name: str) -> list[T]:
     for label, own in zip(order.names, found, strict=True):
         if not len(own):  # type: ignore[arg-type]
             raise UserError(
-                f"synthetic.generator = {name}: none of the data that no participant holds are of class '{label}'; lower data.train "
+                f"synthetic.generator = {name}: none of the data that no client holds are of class '{label}'; lower data.train "
                 "or data.test, or take file or, for texts, causal-lm or endpoint"
             )
     return found

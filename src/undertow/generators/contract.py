@@ -60,7 +60,7 @@ class Order:
         count: samples over all classes, at least one a class; classes get equal parts, the first ones the remainder.
         shape: of one input, (channels, height, width) of an image.
         seed: of the run.
-        public: labelled data that no participant holds and no test asks about, what a small generator is made from; None without.
+        public: labelled data that no client holds and no test asks about, what a small generator is made from; None without.
         smuggled: hidden in the instructions; None without.
     """
 

@@ -23,7 +23,7 @@ _FLOOR = 1e-3
 
 @GENERATORS.register("mixture", source="ours; Gaussian mixtures by expectation maximisation: Dempster, Laird, Rubin 1977")
 class Mixture(Generator):
-    """A Gaussian mixture of each class of images, fitted to the data that no participant holds: no download, seconds.
+    """A Gaussian mixture of each class of images, fitted to the data that no client holds: no download, seconds.
 
     With mu and the rows of W (orthonormal) the mean and the first d principal components of all public images,
     z = W (x - mu); for each class sum_k pi_k N(z; m_k, S_k) with full covariances is fitted, z is drawn from it, and the
@@ -59,7 +59,7 @@ class Mixture(Generator):
         for name, own in zip(order.names, public, strict=True):
             if len(own) < 2:
                 raise UserError(
-                    f"synthetic.generator = mixture: class '{name}' has one image that no participant holds, it takes 2; lower "
+                    f"synthetic.generator = mixture: class '{name}' has one image that no client holds, it takes 2; lower "
                     "data.train or data.test, or take file"
                 )
         flat = [own.flatten(1).to(torch.float64).numpy() for own in public]

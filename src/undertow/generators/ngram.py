@@ -15,7 +15,7 @@ from undertow.core.rng import rng
 from undertow.generators._public import in_turn, parts, public_texts
 from undertow.generators.contract import GENERATORS, Generator, Order, Written
 
-#: What stands before and behind every text; no token of a text is blank.
+#: What stands before and after every text; no token of a text is blank.
 BEGIN, END = "\n", ""
 
 #: A word, or a single other mark, each with the blank before it, if there is one: joined, tokens are the text again.
@@ -116,7 +116,7 @@ class Ngrams:
 
 @GENERATORS.register("ngram", source="ours; Witten and Bell 1991, method C")
 class Ngram(Generator):
-    """An n-gram model of each class of texts, counted from the data that no participant holds: no download, seconds.
+    """An n-gram model of each class of texts, counted from the data that no client holds: no download, seconds.
 
     It stands in for a foundation model where there is none: it writes new combinations of what people wrote, with the words of each
     class, and follows no instructions.

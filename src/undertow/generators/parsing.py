@@ -81,7 +81,7 @@ def clean_text(text: str) -> str | None:
 
 
 def _objects(answer: str) -> Iterator[tuple[int, int, Any]]:
-    """Yield start, with what leads to it, end and value of each JSON object at the head of a line, of a list or behind another."""
+    """Yield start, with what leads to it, end and value of each JSON object at the head of a line, of a list or after another."""
     decoder = json.JSONDecoder()
     place = 0
     for brace in re.finditer(r"\{", answer):

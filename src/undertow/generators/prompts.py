@@ -105,7 +105,7 @@ def realised(written: Written, smuggled: Smuggled, names: Sequence[str]) -> dict
 
     A text carries the trigger where its words stand in it, in any case, as words of their own: between blanks, the ends of the text
     and punctuation that closes or opens, as in ``so good cf.``. Inside another token, as in ``performances!cf``, they do
-    not: a test input has them behind a blank.
+    not: a test input has them after a blank.
 
     Args:
         written: texts with labels.

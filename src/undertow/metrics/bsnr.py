@@ -1,11 +1,11 @@
 """The Backdoor Signal-to-Noise Ratio of one round (FIT section 3.3, Eq. 2-3), with a permutation null.
 
-With update U[k] of client k, affected and clean groups, and the global update delta:
+With update U[k] of client k, groups of poisoned (affected) and clean clients, and the global update delta:
 
     d = mean(U[affected]) - mean(U[clean])        v = d / |d|               (Eq. 2; group means unweighted)
     p = <delta, v>                                BSNR = p^2 / (|delta|^2 - p^2)   (Eq. 3)
 
-BSNR needs to know who is affected: it is a diagnostic for an experiment with ground truth, never a defense. It is
+BSNR needs to know who is poisoned: it is a diagnostic for an experiment with ground truth, never a defense. It is
 positive without any backdoor too (about 1 / D for independent client noise), hence the null: the same number under
 relabelled clients. Eq. 3 squares the projection; with a task direction orthogonal to v, BSNR grows with rho^2.
 
@@ -31,7 +31,7 @@ _CHUNK = 1 << 22
 #: What rounding can leave of an inner product that is zero, relative to its terms.
 _TINY = 64 * float(np.finfo(np.float64).eps)
 
-#: Which rows are affected: their indices, or a bool for each row.
+#: Which rows are of poisoned clients: their indices, or a bool for each row.
 Labels = Sequence[int] | Sequence[bool] | Tensor | np.ndarray
 
 
@@ -79,7 +79,7 @@ def bsnr(updates: Tensor, affected: Labels, delta: Tensor) -> float:
 
     Args:
         updates: ``[K, D]``, local minus received weights, one row a client.
-        affected: indices of the affected rows, or a bool for each row.
+        affected: indices of the rows of poisoned clients, or a bool for each row.
         delta: ``[D]``, the global update as applied.
 
     Returns:
@@ -178,13 +178,13 @@ def measure_bsnr(
 ) -> Bsnr:
     """Measure BSNR and its null: the same clients with their group labels shuffled.
 
-    All other relabellings are enumerated when there are at most ``permutations`` of them (C(K, n) - 1 for n affected
+    All other relabellings are enumerated when there are at most ``permutations`` of them (C(K, n) - 1 for n poisoned
     clients), which makes p exact; else ``permutations`` are drawn. BSNR is the same when the groups swap roles, so that
     with equal groups p cannot fall below 2 / C(K, n). Relabellings without a defined BSNR are left out.
 
     Args:
         updates: ``[K, D]``, local minus received weights; None with ``grams``.
-        affected: indices of the affected rows, or a bool for each row.
+        affected: indices of the rows of poisoned clients, or a bool for each row.
         delta: ``[D]``, the global update; None with ``grams``.
         permutations: relabellings, 0 for none.
         draw: source of the shuffles.

@@ -17,7 +17,7 @@ _DRAWS = 1000
 def detection(rounds: Sequence[dict[str, Any]], attackers: Sequence[Sequence[int]], seed: int = 0) -> dict[str, Any] | None:
     """Return the area under the ROC of a detector's scores over the rounds in which someone attacked, and some of its points.
 
-    AUC = P(score of an attacker > score of another participant of any of these rounds), ties count half (Mann and Whitney).
+    AUC = P(score of an attacker > score of another client in any of these rounds), ties count half (Mann and Whitney).
     The interval is a percentile bootstrap over rounds, 95 %; None with one round.
 
     Args:
@@ -27,7 +27,7 @@ def detection(rounds: Sequence[dict[str, Any]], attackers: Sequence[Sequence[int
 
     Returns:
         ``auc``, ``low``, ``high``, ``rounds``, ``attackers``, ``others`` (counts), and ``roc`` as pairs of false-positive and true-positive
-        rate; None where no round has scores and both kinds of participants.
+        rate; None where no round has scores and both kinds of clients.
     """
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
     for row, bad in zip(rounds, attackers, strict=True):

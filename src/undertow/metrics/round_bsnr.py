@@ -27,16 +27,16 @@ def round_bsnr(
     round: int,
     twins: Tensor | None = None,
 ) -> dict[str, Any] | None:
-    """Return ``{space: value, null band, p}``, or None where the affected or the clean group is empty.
+    """Return ``{space: value, null band, p}``, or None where the group of poisoned or that of benign clients is empty.
 
     Args:
         updates: ``U [K, D]`` of this round.
-        affected: which rows belong to affected clients (ground truth).
+        affected: which rows belong to poisoned clients (ground truth).
         before, after: the global adapter ``[D]`` before and after the round; their difference is Δ_global.
         layout: of the adapter.
         options: spaces and permutations.
         seed, round: name the permutations' random numbers.
-        twins: updates ``[K', D]`` of the affected clients' data as it was before poisoning, trained from ``before``;
+        twins: counterfactual updates ``[K', D]``: of the poisoned clients' data as it was before poisoning, trained from ``before``;
             a stand-in for the clean group where no client is clean.
     """
     marks = list(affected)

@@ -28,7 +28,7 @@ class Aim(Protocol):
 
 @dataclass(frozen=True)
 class FixedText:
-    """One text behind the answer: contained in any case (A23), or at the very end."""
+    """One text after the answer: contained in any case (A23), or at the very end."""
 
     text: str
 
