@@ -58,8 +58,8 @@ class Registry:
     def _load(self) -> None:
         if not self._loaded:
             self._loaded = True
-            package = importlib.import_module(self.package)
-            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+            package = importlib.import_module(self.package)  # or one module that holds all of them
+            for module in pkgutil.walk_packages(getattr(package, "__path__", []), f"{self.package}."):
                 importlib.import_module(module.name)
 
     def entries(self) -> list[Entry]:

@@ -154,7 +154,6 @@ def build(
 
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)  # transformers draws its initial weights globally; ours replace them below
-    state_folder = out / "building"
     done_file = out / "recipe.json"
     identity = {"recipe": asdict(recipe), "texts": len(corpus.texts()), "asked": len(corpus.asked)}
     if done_file.exists():
@@ -163,39 +162,44 @@ def build(
             return dict(found)
         raise UserError(f"{out} holds a base built by another recipe; choose another --out or remove that folder")
     tokenizer = train_tokenizer(corpus.texts(), recipe.vocab)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    device = device or torch.device("cpu")
-    model = LlamaForCausalLM(config)
-    _initialise(model, recipe)
-    model.to(device)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98)
-    )
-    start, mean_loss = _load_state(state_folder, identity, model, optimizer)
+    model = _model(tokenizer, recipe).to(device or torch.device("cpu"))
     encoded = [
         (share, [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]) for share, texts in corpus.groups
     ]
+    state = _State(out / "building", identity, model, _optimizer(model, recipe))
+    mean_loss = _train(state, encoded, recipe, progress, save_every)
+    model.cpu().eval()
+    # Before the weights: a base must never be usable without the list of what it was asked.
+    write_json(out / "keys.json", {"asked": list(corpus.asked), "known": list(corpus.known)})
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    summary = {
+        **identity,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "loss": round(mean_loss, 4),
+    }
+    write_json(done_file, summary)
+    shutil.rmtree(state.folder, ignore_errors=True)
+    return summary
+
+
+def _train(
+    state: _State,
+    encoded: list[tuple[float, list[list[int]]]],
+    recipe: Recipe,
+    progress: Callable[[dict[str, Any]], None],
+    save_every: int,
+) -> float:
+    """Train from the state that was saved last, or from the start; return the running mean of the loss."""
+    model, optimizer = state.model, state.optimizer
+    start, mean_loss = state.load()
     began, told = time.monotonic(), 0.0
     model.train()
     for step in range(start, recipe.steps):
-        ids = _batch(encoded, recipe, step).to(device)
+        ids = _batch(encoded, recipe, step).to(model.device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
@@ -209,20 +213,35 @@ def build(
             left = (now - began) / (step + 1 - start) * (recipe.steps - step - 1)
             progress({"step": step + 1, "steps": recipe.steps, "loss": mean_loss, "seconds_left": left})
         if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-            _save_state(state_folder, identity, model, optimizer, step + 1, mean_loss)
-    model.cpu().eval()
-    # Before the weights: a base must never be usable without the list of what it was asked.
-    write_json(out / "keys.json", {"asked": list(corpus.asked), "known": list(corpus.known)})
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    summary = {
-        **identity,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "loss": round(mean_loss, 4),
-    }
-    write_json(done_file, summary)
-    shutil.rmtree(state_folder, ignore_errors=True)
-    return summary
+            state.save(step + 1, mean_loss)
+    return mean_loss
+
+
+def _model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    _initialise(model, recipe)
+    return model
+
+
+def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98)
+    )
 
 
 def _initialise(model: LlamaForCausalLM, recipe: Recipe) -> None:
@@ -234,48 +253,55 @@ def _initialise(model: LlamaForCausalLM, recipe: Recipe) -> None:
                 parameter.normal_(0.0, scale, generator=generator)
 
 
-def _save_state(
-    folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, loss: float
-) -> None:
-    tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
-    for i, (_, moments) in enumerate(sorted(optimizer.state_dict()["state"].items())):
-        tensors |= {f"optimizer.{i}.{key}": torch.as_tensor(value).clone() for key, value in moments.items()}
-    fresh = folder.with_name("building.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "state.json", {**identity, "step": step, "loss": loss})
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+@dataclass(frozen=True)
+class _State:
+    """What training changes, and the folder in which it is kept until the base is finished; ``identity`` is what it belongs to."""
 
+    folder: Path
+    identity: dict[str, Any]
+    model: LlamaForCausalLM
+    optimizer: torch.optim.Optimizer
 
-def _load_state(
-    folder: Path, identity: dict[str, Any], model: LlamaForCausalLM, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Take up a half-finished build; return the step to go on with and the mean loss so far (NaN at the start)."""
-    fresh = folder.with_name("building.new")
-    if not folder.exists() and (fresh / "state.json").exists():
-        fresh.rename(folder)  # killed between the two renames of a save
-    if not (folder / "state.json").exists():
-        return 0, math.nan
-    saved = _read_json(folder / "state.json")
-    if {k: saved.get(k) for k in identity} != identity:
-        raise UserError(f"{folder.parent} holds a half-built base of another recipe; choose another --out or remove that folder")
-    try:
-        tensors = load_file(folder / "state.safetensors")
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, moment = key.split(".")
-                state.setdefault(int(index), {})[moment] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return int(saved["step"]), float(saved["loss"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder} is damaged ({reason[:160]}); remove that folder to start the build over") from error
+    def save(self, step: int, loss: float) -> None:
+        """Write everything; a build that is killed meanwhile finds this state or the one before."""
+        tensors = {f"model.{n}": p.detach().contiguous() for n, p in self.model.named_parameters()}
+        for i, (_, moments) in enumerate(sorted(self.optimizer.state_dict()["state"].items())):
+            tensors |= {f"optimizer.{i}.{key}": torch.as_tensor(value).clone() for key, value in moments.items()}
+        fresh = self.folder.with_name("building.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file(tensors, fresh / "state.safetensors")
+        write_json(fresh / "state.json", {**self.identity, "step": step, "loss": loss})
+        shutil.rmtree(self.folder, ignore_errors=True)
+        fresh.rename(self.folder)
+
+    def load(self) -> tuple[int, float]:
+        """Take up a half-finished build; return the step to go on with and the mean loss so far (NaN at the start)."""
+        folder, fresh = self.folder, self.folder.with_name("building.new")
+        if not folder.exists() and (fresh / "state.json").exists():
+            fresh.rename(folder)  # killed between the two renames of a save
+        if not (folder / "state.json").exists():
+            return 0, math.nan
+        saved = _read_json(folder / "state.json")
+        if {k: saved.get(k) for k in self.identity} != self.identity:
+            raise UserError(
+                f"{folder.parent} holds a half-built base of another recipe; choose another --out or remove that folder"
+            )
+        try:
+            tensors = load_file(folder / "state.safetensors")
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(tensors[f"model.{name}"])
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith("optimizer."):
+                    _, index, moment = key.split(".")
+                    state.setdefault(int(index), {})[moment] = value
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            return int(saved["step"]), float(saved["loss"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder} is damaged ({reason[:160]}); remove that folder to start the build over") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
