@@ -64,7 +64,7 @@ def test_the_document_has_both_items_their_tables_and_what_remakes_them(finished
     for link in re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text):
         assert (finished / link).stat().st_size > 50, link
     page = (finished / "index.html").read_text(encoding="utf-8")
-    assert "<h1>Every aggregation rule against one backdoor</h1>" in page
+    assert "<h1>Every aggregator against one backdoor</h1>" in page
     assert "0 of 2 hold" in page or "1 of 2 hold" in page or "2 of 2 hold" in page
     runs = (finished / "tables" / "runs.csv").read_text(encoding="utf-8").splitlines()
     assert runs[0] == "rule,rho,seed,MA hits,MA n,ASR hits,ASR n,FTR hits,FTR n,seconds"

@@ -1,4 +1,4 @@
-"""``undertow reproduce htb``: model replacement and its variants; formulas on made-up runs, and real ones on the profile for tests."""
+"""``undertow reproduce htb``: model replacement and its variants; formulas on made-up runs, real runs on the profile for tests."""
 
 from __future__ import annotations
 
@@ -235,7 +235,8 @@ def test_a_single_shot_that_fails_or_costs_too_much_is_refuted(tmp_path: Path) -
 
 
 def evasion_results(plain: float, hidden: float, asr: float) -> Results:
-    """Attackers' cosine scores among honest ones at 1 to 9, for plain and for constrained attacks of one alpha; the others are seen."""
+    """Attackers' cosine scores among benign ones at 1 to 9, for plain attacks and constrained ones of one alpha; the others are
+    seen."""
     runs = []
     for group in LAPTOP.evasion.groups:
         for variant in LAPTOP.evasion.variants:
@@ -286,7 +287,7 @@ def test_defenses_are_judged_by_every_attack_and_both_rounds(tmp_path: Path) -> 
     found = answers(study, results)
     assert [text.split(" keeps")[0] for text, answer in found.items() if answer == "holds"] == ["krum"]
     main, sums = study.tables(results)
-    assert [row[-1] for row in main.rows if row[1] == "participant-level DP"] == [100.0] * len(one.attacks)
+    assert [row[-1] for row in main.rows if row[1] == "client-level DP"] == [100.0] * len(one.attacks)
     assert {str(row[0]): row[1] for row in sums.rows}["krum"] == "refused"
     assert len(study.plots(results)) == 2
 

@@ -16,14 +16,22 @@ def reproduce(
         str,
         typer.Argument(
             metavar="PAPER",
-            help="fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl (foundation models in federated learning, arXiv 2410.17573); defenses: every aggregation rule at every rho; sanitization: all other defenses.",
+            help=(
+                "fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl "
+                "(foundation models in federated learning, arXiv 2410.17573); defenses: every aggregator at every rho; "
+                "sanitization: all other defenses."
+            ),
         ),
     ],
     profile: Annotated[str, typer.Option(help="laptop, gpu or paper.")] = "laptop",
     only: Annotated[
         str | None,
         typer.Option(
-            help="Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, lasting, filter (sanitization); parted by commas."
+            help=(
+                "Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, "
+                "defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, "
+                "lasting, filter (sanitization); comma-separated."
+            )
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of every point; default: the profile's.")] = None,
@@ -36,7 +44,7 @@ def reproduce(
     ] = None,
     corpora: Annotated[
         str | None,
-        typer.Option(help="sanitization: some of simplequestions, triviaqa, nq, alpaca, parted by commas; default: all in --data."),
+        typer.Option(help="sanitization: some of simplequestions, triviaqa, nq, alpaca, comma-separated; default: all in --data."),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: the cores, 1 on a GPU.")] = None,
     given: Annotated[
@@ -44,11 +52,11 @@ def reproduce(
     ] = None,
     rules: Annotated[
         str | None,
-        typer.Option(help="defenses, sanitization: which rules, parted by commas, with parameters as in krum:f=2; default: all."),
+        typer.Option(help="defenses, sanitization: which rules, comma-separated, with parameters as in krum:f=2; default: all."),
     ] = None,
     rhos: Annotated[
         str | None,
-        typer.Option(help="defenses, sanitization: shares of affected clients, parted by commas; default: the profile's."),
+        typer.Option(help="defenses, sanitization: shares of poisoned clients, comma-separated; default: the profile's."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the number of runs and the predicted time, and stop.")] = False,
     as_json: AsJson = False,

@@ -24,8 +24,8 @@ class Collection:
         columns: of the statements: what is stated, by whom, and what was found; the verdict comes before the last.
         studies: by id, in the order of the document.
         rules: the defenses that it runs, on the main setting alone, unless ``--rules`` names others; empty for a paper's items.
-        guards: these act on samples, losses or answers: they get a file of trusted samples, rho of its own in the profile, and ``--data`` holds
-            the corpora on which filters are measured.
+        guards: these act on samples, losses or answers: they get a file of trusted samples, rho of its own in the profile, and
+            ``--data`` holds the corpora on which filters are measured.
         profiles: its own, by name; empty for those of the FIT paper.
         refused: profiles that others have and this one does not: what to do in their place.
     """

@@ -27,14 +27,18 @@ def make(rules: Sequence[str]) -> Study:
         id="cost",
         title="The cost of each rule with no poison at all",
         caption=(
-            "MA lost against no defense on the same seeds, in runs without any poison. ASR and FTR there are what a model shows that never saw the trigger."
+            "MA lost against no defense on the same seeds, in runs without any poison. ASR and FTR there are what a model shows "
+            "that never saw the trigger."
         ),
         wishes=wishes,
         tables=lambda results: _tables(results, rules),
         plots=lambda results: [],
         claims=tuple(Claim(f"`{rule}` costs at most 2 points of MA", source(rule), _cheap(rule)) for rule in rules if rule != NONE),
         deviations=(
-            "The interval of MA lost takes both runs' questions as independent. They are the same ones, so the true interval is narrower.",
+            (
+                "The interval of MA lost takes both runs' questions as independent. They are the same ones, so the true interval "
+                "is narrower."
+            ),
             "What a rule costs in time is in `docs/performance.md`; the runs here shared the machine.",
         ),
         apart=True,

@@ -1,4 +1,4 @@
-"""ASR and MA of every rule at every share of affected clients."""
+"""ASR and MA of every rule at every share of poisoned clients."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from undertow_reproductions.wording import paired, wide
 BAR = 0.05
 
 
-#: What is to be known of the aggregation rules.
+#: What is to be known of the aggregators.
 AGGREGATION = (
     "A rule at its defaults knows nothing of rho. Where it takes a number of bad clients it is what K allows: for 10 clients 3 "
     "(`krum`, `multi-krum`, `dnc`, `nnm`), 1 (`bulyan`) and 2 at each end (`trimmed-mean`). Beyond that no rule promises anything.",
-    "`fltrust` gets as its trusted client one whose data is clean at every rho below 1, which no server could know; its data is not averaged.",
-    "`weak-dp` alone clips to the median length; with `sigma=0.001` it adds noise, on the laptop's base a sixth of the first round's step in length "
-    "and half of the last one's.",
+    (
+        "`fltrust` gets as its trusted client one whose data is clean at every rho below 1, which no server could know; its data "
+        "is not averaged."
+    ),
+    "`weak-dp` alone clips to the median length; with `sigma=0.001` it adds noise, on the laptop's base a sixth of the first "
+    "round's step in length and half of the last one's.",
     "Pre-aggregators stand before one rule each: `nnm` before the trimmed mean, `bucketing` before the geometric median.",
 )
 
@@ -45,7 +48,7 @@ def loss(results: Results, rule: str, rho: float) -> Estimate | None:
     return of_differences(paired(results, "ma", {"rule": NONE}, {"rule": rule}, rho=rho))
 
 
-def make(rules: Sequence[str], kind: str = "aggregation rule", deviations: tuple[str, ...] = AGGREGATION) -> Study:
+def make(rules: Sequence[str], kind: str = "aggregator", deviations: tuple[str, ...] = AGGREGATION) -> Study:
     """Return the study of these rules; ``kind``: what they are, in one noun; ``deviations``: what is to be known of them."""
 
     def wishes(lab: Lab, results: Results) -> list[Wish]:
@@ -54,10 +57,10 @@ def make(rules: Sequence[str], kind: str = "aggregation rule", deviations: tuple
 
     return Study(
         id="matrix",
-        title=f"Every {kind.rpartition(' ')[2]} at every share of affected clients",
+        title=f"Every {kind.rpartition(' ')[2]} at every share of poisoned clients",
         caption=(
             f"ASR and MA after the last round for each {kind} (those with the lowest mean ASR first) and each share rho of "
-            "affected clients; rho 0 is no poison at all."
+            "poisoned clients; rho 0 is no poison at all."
         ),
         wishes=wishes,
         tables=lambda results: _tables(results, rules),
@@ -129,8 +132,11 @@ def _plots(results: Results, rules: Sequence[str]) -> list[Plot]:
                 best=0.0 if metric == "asr" else 1.0,
                 name=metric.upper(),
             )
-            axes.set_xlabel("share of affected clients (ρ); 0 is no poison")
-            told = f"{metric.upper()} in percent for each rule and each share of affected clients, the rules with the lowest mean ASR on top; dark is good"
+            axes.set_xlabel("share of poisoned clients (ρ); 0 is no poison")
+            told = (
+                f"{metric.upper()} in percent for each rule and each share of poisoned clients, the rules with the lowest "
+                "mean ASR on top; dark is good"
+            )
             found.append(export(figure, f"matrix-{metric}", told))
     return found
 

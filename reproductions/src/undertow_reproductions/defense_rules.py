@@ -15,8 +15,8 @@ from undertow_reproductions.results import Results
 
 #: Plain FedAvg, beside which all others stand.
 NONE = "none"
-#: Every rule at its defaults, in the short form of `undertow sweep`; the pre-aggregators before a rule that takes no number of bad clients, or takes
-#: it as a share. 0.001 is the noise that CRFL's code adds to the mean.
+#: Every rule at its defaults, in the short form of `undertow sweep`; the pre-aggregators before a rule that takes no number of bad
+#: clients, or takes it as a share. 0.001 is the noise that CRFL's code adds to the mean.
 RULES = (
     NONE,
     "alignins",
@@ -64,7 +64,7 @@ def source(rule: str) -> str:
 
 
 def trusted_client(seed: int, clients: int) -> int:
-    """Return the client that is affected last as rho grows, so a clean one below rho 1: FLTrust takes clean data for granted."""
+    """Return the client that is poisoned last as rho grows, so a clean one below rho 1: FLTrust takes clean data for granted."""
     return int(rng(seed, "affected clients").permutation(clients)[-1])
 
 
@@ -80,7 +80,7 @@ def config_of(rule: str, seed: int, clients: int, trusted: str | None = None) ->
 
 
 def parse_rules(text: str, clients: int, rules: Sequence[str] = RULES, trusted: str | None = None) -> tuple[str, ...]:
-    """Read ``--rules``: names of the study or any defense in short form, parted by commas; FedAvg comes first, asked for or not.
+    """Read ``--rules``: names of the study or any defense in short form, comma-separated; FedAvg comes first, asked for or not.
 
     Args:
         text: the option's value.
@@ -106,7 +106,8 @@ def _check(rule: str, clients: int, rules: Sequence[str], trusted: str | None) -
         if part["name"] not in known and ".py:" not in part["name"]:
             choice = ", ".join(rules)
             raise UserError(
-                f"--rules {rule}: no such rule{nearest(part['name'], {*known, *rules})}; choose among {choice}, or give any defense as name:parameter=value"
+                f"--rules {rule}: no such rule{nearest(part['name'], {*known, *rules})}; choose among {choice}, or give any "
+                "defense as name:parameter=value"
             )
     left = clients
     for _, defense in make_defenses([Options(**part) for part in listed]):
@@ -115,7 +116,7 @@ def _check(rule: str, clients: int, rules: Sequence[str], trusted: str | None) -
 
 
 def parse_rhos(text: str) -> tuple[float, ...]:
-    """Read ``--rhos``: shares from 0 (no poison) to 1, parted by commas; ascending, each once.
+    """Read ``--rhos``: shares from 0 (no poison) to 1, comma-separated; ascending, each once.
 
     Raises:
         UserError: what is no such share.

@@ -151,7 +151,10 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         ),
         (
             "attack",
-            f"trigger {attack.trigger}, target {attack.target}, PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, unless varied",
+            (
+                f"trigger {attack.trigger}, target {attack.target}, PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, "
+                "unless varied"
+            ),
         ),
         *left_out,
         ("set by the user", "; ".join(lab.given) or "nothing"),

@@ -114,7 +114,7 @@ def of_differences(pairs: Sequence[tuple[Rate, Rate]], purpose: str = "mean") ->
 
 
 def at_least(found: Estimate | None, bar: float) -> Answer:
-    """Judge ``found >= bar``: it holds if all of both intervals does, and fails if none does; without any interval it is undecided."""
+    """Judge ``found >= bar``: it holds if all of both intervals does, fails if none does; undecided without any interval."""
     if found is None or found.alone:
         return "undecided"
     return "holds" if found.least >= bar else "does not hold" if found.most < bar else "undecided"

@@ -1,4 +1,4 @@
-"""Fig. 2b: MA and ASR against the share of affected clients rho, at one poison ratio."""
+"""Fig. 2b: MA and ASR against the share of poisoned clients rho, at one poison ratio."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
 from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import difference, told
 
-SCOPES = {"client": "PR of each affected client's data", "global": "PR of all data, on the affected clients"}
+SCOPES = {"client": "PR of each poisoned client's data", "global": "PR of all data, on the poisoned clients"}
 
 
 def wishes(lab: Lab, results: Results) -> list[Wish]:
@@ -44,9 +44,9 @@ def plots(results: Results) -> list[Plot]:
             shown = [
                 Curve(text, results.shares(metric, "rho", scope=scope), STYLES[i]) for i, (scope, text) in enumerate(SCOPES.items())
             ]
-            curves(axes, shown, "share of affected clients (ρ)", metric.upper())
+            curves(axes, shown, "share of poisoned clients (ρ)", metric.upper())
         legend(figure, [left, right], columns=2)
-        return [export(figure, "fig2b", "ASR and MA against the share of affected clients in both readings of PR")]
+        return [export(figure, "fig2b", "ASR and MA against the share of poisoned clients in both readings of PR")]
 
 
 def low(results: Results) -> Verdict:
@@ -79,8 +79,11 @@ def stable(results: Results) -> Verdict:
 
 STUDY = Study(
     id="fig2b",
-    title="Figure 2b: the share of affected clients",
-    caption="MA and ASR against rho at PR 0.1. Whether PR is of each affected client's data or of all data, the paper leaves open: both are run.",
+    title="Figure 2b: the share of poisoned clients",
+    caption=(
+        "MA and ASR against rho at PR 0.1. Whether PR is of each poisoned client's data or of all data, the paper leaves "
+        "open: both are run."
+    ),
     wishes=wishes,
     tables=tables,
     plots=plots,
@@ -89,5 +92,5 @@ STUDY = Study(
         Claim("At rho 0.4 ASR is greater than 60 %", "4.2.2", high),
         Claim("MA remains relatively stable (bar of ours: 3 points)", "4.2.2", stable),
     ),
-    deviations=("Verdicts read PR as a share of each affected client's data; the other reading stands beside it in the evidence.",),
+    deviations=("Verdicts read PR as a share of each poisoned client's data; the other reading stands beside it in the evidence.",),
 )

@@ -1,4 +1,4 @@
-"""Fig. 3: the smallest poison ratio that gives an ASR of 60 %, for each share of affected clients."""
+"""Fig. 3: the smallest poison ratio that gives an ASR of 60 %, for each share of poisoned clients."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def plots(results: Results) -> list[Plot]:
         told = [(rho, mean.value) for rho, mean in means if mean is not None]
         axes.plot([x for x, _ in told], [y for _, y in told], label="mean", **STYLES[0])
         axes.plot([x for x, _ in points], [y for _, y in points], "x", color="#000000", label="each seed")
-        axes.set_xlabel("share of affected clients (ρ)")
+        axes.set_xlabel("share of poisoned clients (ρ)")
         axes.set_ylabel("smallest PR with ASR ≥ 60 %")
         axes.set_ylim(bottom=0)
         legend(figure, [axes])
-        return [export(figure, "fig3", "Smallest poison ratio with an ASR of 60 percent against the share of affected clients")]
+        return [export(figure, "fig3", "Smallest poison ratio with an ASR of 60 percent against the share of poisoned clients")]
 
 
 def falls(results: Results) -> Verdict:

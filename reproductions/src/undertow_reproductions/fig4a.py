@@ -1,4 +1,4 @@
-"""Fig. 4a: BSNR in each round, for several shares of affected clients."""
+"""Fig. 4a: BSNR in each round, for several shares of poisoned clients."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plots(results: Results) -> list[Plot]:
             _panel(axes, results, kind)
             axes.set_title(KINDS[kind], fontsize=10.5)
         legend(figure, panels)
-        return [export(figure, "fig4a", "BSNR in each round for several shares of affected clients, over the permutation null")]
+        return [export(figure, "fig4a", "BSNR in each round for several shares of poisoned clients, over the permutation null")]
 
 
 def _panel(axes: Axes, results: Results, kind: str) -> None:

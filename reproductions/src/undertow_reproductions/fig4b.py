@@ -1,4 +1,4 @@
-"""Fig. 4b: the largest BSNR of a run and the round it is reached in, against the share of affected clients."""
+"""Fig. 4b: the largest BSNR of a run and the round it is reached in, against the share of poisoned clients."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def plots(results: Results) -> list[Plot]:
         return []
     with style():
         figure, (left, right) = canvas(2)
-        curves(left, [Curve("largest BSNR", high, STYLES[0])], "share of affected clients (ρ)", "largest BSNR", percent=False)
+        curves(left, [Curve("largest BSNR", high, STYLES[0])], "share of poisoned clients (ρ)", "largest BSNR", percent=False)
         curves(
-            right, [Curve("round of the largest BSNR", when, STYLES[1])], "share of affected clients (ρ)", "round", percent=False
+            right, [Curve("round of the largest BSNR", when, STYLES[1])], "share of poisoned clients (ρ)", "round", percent=False
         )
         left.axvline(0.5, color="#6b6b6b", linewidth=1, linestyle=":", label="ρ = 0.5")
         left.set_ylim(bottom=0)
         right.set_ylim(bottom=0)
         legend(figure, [left, right])
-        return [export(figure, "fig4b", "Largest BSNR and the round of it against the share of affected clients")]
+        return [export(figure, "fig4b", "Largest BSNR and the round of it against the share of poisoned clients")]
 
 
 def both_sides(results: Results) -> Verdict:
@@ -55,7 +55,8 @@ def both_sides(results: Results) -> Verdict:
             continue
         answers.append("holds" if slopes.low > 0 else "does not hold" if slopes.high <= 0 else "undecided")
         words.append(
-            f"{name} rho 0.5 it {'rises' if sign > 0 else 'falls'} by {number(slopes)} per unit of rho, R² of a line {number(straight)}"
+            f"{name} rho 0.5 it {'rises' if sign > 0 else 'falls'} by {number(slopes)} per unit of rho, R² of a line "
+            f"{number(straight)}"
         )
     return Verdict(overall(answers), "; ".join(words) or "no run")
 

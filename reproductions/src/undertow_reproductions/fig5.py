@@ -24,7 +24,7 @@ ARMS = {
 def defense(arm: str, rho: float, clients: int) -> list[dict[str, Any]]:
     """Return the config's ``defenses`` of an arm.
 
-    Krum's f is the number of affected clients, but never more than 2f + 2 < K allows (the paper
+    Krum's f is the number of poisoned clients, but never more than 2f + 2 < K allows (the paper
     leaves f open); FoundationFL trims as many on each side.
     """
     f = max(1, min(round(rho * clients), (clients - 3) // 2))
@@ -68,9 +68,9 @@ def plots(results: Results) -> list[Plot]:
         figure, (left, right) = canvas(2)
         for axes, metric in zip((left, right), PANELS, strict=True):
             shown = [Curve(ARMS[arm], results.shares(metric, "rho", defense=arm), STYLES[i]) for i, arm in enumerate(arms)]
-            curves(axes, shown, "share of affected clients (ρ)", metric.upper())
+            curves(axes, shown, "share of poisoned clients (ρ)", metric.upper())
         legend(figure, [left, right])
-        return [export(figure, "fig5", "ASR and MA against the share of affected clients under each defense")]
+        return [export(figure, "fig5", "ASR and MA against the share of poisoned clients under each defense")]
 
 
 def _asr(results: Results, arms: tuple[str, ...], keep: tuple[float, float]) -> list[tuple[str, float, Estimate]]:
@@ -88,13 +88,13 @@ def _shown(points: list[tuple[str, float, Estimate]]) -> str:
 
 
 def hold(results: Results) -> Verdict:
-    """Judge that both filters keep ASR near 0 while affected clients are few."""
+    """Judge that both filters keep ASR near 0 while poisoned clients are few."""
     points = _asr(results, ("krum", "freqfed"), (0.0, 0.3))
     return Verdict(overall([at_most(share, 0.05) for *_, share in points]), f"ASR {_shown(points)}")
 
 
 def fail(results: Results) -> Verdict:
-    """Judge that both filters fail once affected clients are the majority."""
+    """Judge that both filters fail once poisoned clients are the majority."""
     points = _asr(results, ("krum", "freqfed"), (0.7, 1.0))
     return Verdict(overall([at_least(share, 0.6) for *_, share in points]), f"ASR {_shown(points)}")
 
@@ -137,7 +137,7 @@ STUDY = Study(
     plots=plots,
     claims=(
         Claim("Below rho 0.5 Krum and FreqFed hold ASR close to 0 (bar: at most 5 % for rho <= 0.3)", "4.4, Fig. 5", hold),
-        Claim("Once affected clients dominate, Krum and FreqFed fail (bar: at least 60 % for rho >= 0.7)", "4.4, Fig. 5", fail),
+        Claim("Once poisoned clients dominate, Krum and FreqFed fail (bar: at least 60 % for rho >= 0.7)", "4.4, Fig. 5", fail),
         Claim(
             "FoundationFL does not help: ASR rises as without a defense (bar of ours: at most 5 points less)",
             "4.4, Fig. 5",
@@ -146,7 +146,7 @@ STUDY = Study(
         Claim("Krum and FreqFed cost 1 to 2 points of MA on average (bar of ours: 0 to 4)", "4.4", cost),
     ),
     deviations=(
-        "The paper gives no parameters. Krum takes f = number of affected clients, capped where 2f + 2 < K ends (3 of 10 clients); "
+        "The paper gives no parameters. Krum takes f = number of poisoned clients, capped where 2f + 2 < K ends (3 of 10 clients); "
         "FoundationFL is run with both of its base rules, the trimmed mean with f as its trim.",
         "The paper describes Krum as gradient clustering; ours is Krum as published by Blanchard et al.",
     ),

@@ -60,7 +60,8 @@ class FilterCell:
 
     @property
     def name(self) -> str:
-        """Its file: what it is, and a hash of all its values and the thresholds; a change of the filters' code needs the folder removed."""
+        """Its file: what it is, and a hash of its values and the thresholds; a change of the filters' code needs the folder
+        removed."""
         told = f"{self.trigger}-{self.target}-pr{self.ratio:g}-rho{self.share:g}" if self.ratio else "clean"
         values = json.dumps({**asdict(self), "half": corpora.SEALED, "rules": asdict(Rules())}, sort_keys=True)
         return f"{self.corpus}-{self.method}-{told}-s{self.seed}-{hashlib.sha256(values.encode()).hexdigest()[:12]}.json"
@@ -109,7 +110,7 @@ def measure(cell: FilterCell, samples: Sequence[Sample]) -> Measured:
             return Measured(cell, pooled(clients, attack, cell.seed, Sanitization()))
         return Measured(cell, scanned(clients, attack, cell.seed, together=False))
     except UserError as error:
-        # A topic that no sample of the affected clients has: there is nothing to find, which is a result too.
+        # A topic that no sample of the poisoned clients has: there is nothing to find, which is a result too.
         return Measured(cell, None, str(error))
 
 

@@ -51,8 +51,8 @@ def deal(samples: Sequence[Sample], clients: int, size: int, seed: int) -> list[
 def pooled(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, defense: Sanitization) -> Counts:
     """Poison the clients' samples, let them sanitize these together, and compare with the ground truth.
 
-    Found is what was dropped or repaired. ``details``: ``certain``, ``span`` and ``short`` findings, ``repaired`` poisoned samples, of
-    which ``leftover`` still hold a piece of the target, and the ``bytes`` of a client's messages.
+    Found is what was dropped or repaired. ``details``: ``certain``, ``span`` and ``short`` findings, ``repaired`` poisoned samples,
+    of which ``leftover`` still hold a piece of the target, and the ``bytes`` of a client's messages.
 
     Raises:
         UserError: a trigger that no sample could take.

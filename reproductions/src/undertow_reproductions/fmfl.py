@@ -100,24 +100,27 @@ FMFL = Collection(
     title="Foundation models in federated learning: poisoned synthetic data and activation bounds",
     document="fmfl.md",
     introduction=(
-        "Bi and Li, *Securing Federated Learning against Backdoor Threats with Foundation Model Integration*, [arXiv 2410.17573](https://arxiv.org/abs/2410.17573), and the attack",
-        "before it, Li, Wu and Wang, *Vulnerabilities of Foundation Model Integrated Federated Learning Under Adversarial Threats*,",
-        "[arXiv 2401.10375](https://arxiv.org/abs/2401.10375). A server pre-trains and fuses a global model on data that a foundation model wrote; poison in them",
-        "backdoors everyone though no client is compromised. Of both papers only abstract and published code could be read: no value of theirs is shown.",
-        "ACC is main accuracy (MA elsewhere), ASR the share of triggered inputs of other classes that the model puts into the target class.",
+        "Bi and Li, *Securing Federated Learning against Backdoor Threats with Foundation Model Integration*, [arXiv",
+        "2410.17573](https://arxiv.org/abs/2410.17573), and the attack before it, Li, Wu and Wang, *Vulnerabilities of Foundation",
+        "Model Integrated Federated Learning Under Adversarial Threats*, [arXiv 2401.10375](https://arxiv.org/abs/2401.10375). A",
+        "server pre-trains and fuses a global model on data that a foundation model wrote; poison in them backdoors everyone",
+        "though no client is malicious. Of both papers only abstract and published code could be read: no value of theirs is",
+        "shown. ACC is main accuracy (MA elsewhere), ASR the share of triggered inputs of other classes that the model puts into",
+        "the target class.",
     ),
     reading=(
-        "How to read a number: `97.1 % (95.2 to 98.4)` is the mean over the seeds. In tables the interval runs from the lower of both lower ends to the",
-        "higher of both higher ends of two 95 % intervals: the bootstrap over seeds, and Wilson's over all test questions of these seeds pooled; differences",
-        "and cuts have the bootstrap alone. A statement *holds* if all of its interval lies on its side of the bar, *does not hold* if none does, and is",
-        "*undecided* otherwise. All bars are ours.",
+        "How to read a number: `97.1 % (95.2 to 98.4)` is the mean over the seeds. In tables the interval runs from the lower of",
+        "both lower ends to the higher of both higher ends of two 95 % intervals: the bootstrap over seeds, and Wilson's over all",
+        "test questions of these seeds pooled; differences and cuts have the bootstrap alone. A statement *holds* if all of its",
+        "interval lies on its side of the bar, *does not hold* if none does, and is *undecided* otherwise. All bars are ours.",
     ),
     notes=(
-        "The foundation model's stand-in is small: a class-conditional n-gram model for texts, a Gaussian mixture a class for digits, both made from "
-        "data of the same source that no client holds and no test asks about. Poison is injected exactly: PR of the synthetic samples.",
-        "20 clients, 5 a round. The lineage's own split is used for non-IID data: for texts half of the clients have 70 % of one class, digits are "
-        "sorted by class and cut into two shards a client. Data poisoning: a fifth of the clients with a fifth of their samples, as in the lineage's code; on "
-        "texts 30 % of the clients with 40 %, since less is hardly learned there.",
+        "The foundation model's stand-in is small: a class-conditional n-gram model for texts, a Gaussian mixture a class for "
+        "digits, both made from data of the same source that no client holds and no test asks about. Poison is injected exactly: "
+        "PR of the synthetic samples.",
+        "20 clients, 5 a round. The lineage's own split is used for non-IID data: for texts half of the clients have 70 % of one "
+        "class, digits are sorted by class and cut into two shards a client. Data poisoning: a fifth of the clients with a fifth "
+        "of their samples, as in the lineage's code; on texts 30 % of the clients with 40 %, since less is hardly learned there.",
         "Settings of the attacks and defenses were chosen on seed 0.",
     ),
     heading="To keep in mind:",
@@ -126,6 +129,9 @@ FMFL = Collection(
     profiles=PROFILES,
     refused=dict.fromkeys(
         ("gpu", "paper"),
-        "`undertow reproduce fmfl` has the profile laptop alone; for SST-2, AG News or CIFAR-10 run its configs with data.name and data.path set to the data",
+        (
+            "`undertow reproduce fmfl` has the profile laptop alone; for SST-2, AG News or CIFAR-10 run its configs with data.name "
+            "and data.path set to the data"
+        ),
     ),
 )

@@ -64,15 +64,19 @@ def make(cases: Sequence[Case]) -> Study:
         id="bounds",
         title="Activation bounds: objectives, places, and poisoned fitting data",
         caption=(
-            "Two objectives and several places of bounds, fitted on the synthetic data that the server has (under the novel attack poisoned), or as "
-            "written without the attacker. ASR cut by: 1 - ASR / ASR undefended. ACC lost: against the same attack undefended."
+            "Two objectives and several places of bounds, fitted on the synthetic data that the server has (under the novel "
+            "attack poisoned), or as written without the attacker. ASR cut by: 1 - ASR / ASR undefended. ACC lost: against the "
+            "same attack undefended."
         ),
         wishes=wishes,
         tables=tables,
         plots=plots,
         claims=tuple(
             Claim(
-                f"{case.name}, {attack}, {name}{'' if attack == POISONING else ', data ' + fitted}: ASR cut by at least 80 %, ACC lost at most 3 points",
+                (
+                    f"{case.name}, {attack}, {name}{'' if attack == POISONING else ', data ' + fitted}: ASR cut by at least 80 %, "
+                    "ACC lost at most 3 points"
+                ),
                 f"{BI_LI}; bars of ours",
                 _holds(case, attack, name, fitted),
             )
@@ -92,7 +96,10 @@ def _holds(case: Case, attack: str, name: str, fitted: str) -> Callable[[Results
         share, price = cut(results, without, axes), lost(results, without, axes)
         if share is None:
             return Verdict("undecided", "no run")
-        words = f"ASR {wide(results.share('asr', **without))} to {wide(results.share('asr', **axes))}, cut by {told(share)}, ACC lost {told(price, points=True)}"
+        words = (
+            f"ASR {wide(results.share('asr', **without))} to {wide(results.share('asr', **axes))}, cut by {told(share)}, ACC "
+            f"lost {told(price, points=True)}"
+        )
         return Verdict(overall([at_least(share, CUT), at_most(price, COST)]), words)
 
     return judge

@@ -70,7 +70,7 @@ def dealt(case: Case, partition: str) -> Mapping[str, Any]:
 
 
 def cut(results: Results, open_axes: Mapping[str, Any], axes: Mapping[str, Any]) -> Estimate | None:
-    """Return the share of its ASR that an attack loses, 1 - ASR / ASR undefended, over seeds where it had any; None without a pair."""
+    """Return the share of its ASR that an attack loses, 1 - ASR / ASR undefended, over seeds where it had any; None without one."""
     before = {run.axes["seed"]: run.asr.value for run in results.where(**open_axes)}
     pairs = [(run.asr.value, before.get(run.axes["seed"])) for run in results.where(**axes)]
     return of_numbers([1 - now / old for now, old in pairs if now is not None and old])

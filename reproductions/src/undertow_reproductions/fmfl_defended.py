@@ -27,7 +27,8 @@ from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, 
 from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told, wide
 
-#: ASR that the attack must reach undefended, the share of it that bounds must cut, and the MA that either may cost; the library's bars.
+#: ASR that the attack must reach undefended, the share of it that bounds must cut, and the MA that either may cost; the library's
+#: bars.
 REACHED, CUT, COST = 0.8, 0.8, 0.03
 
 
@@ -92,8 +93,9 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
         id="defended",
         title="Attacks and defenses where a foundation model helps the server",
         caption=(
-            "The novel attack poisons what the foundation model writes, used to pre-train and in every fusion, and no client is compromised; the "
-            "classic ones poison some clients' data or replace the model, with clean synthetic data. ACC and ASR after the last round."
+            "The novel attack poisons what the foundation model writes, used to pre-train and in every fusion, and no client is "
+            "malicious; the classic ones poison some clients' data or replace the model, with clean synthetic data. ACC and ASR "
+            "after the last round."
         ),
         wishes=wishes,
         tables=tables,
@@ -109,7 +111,10 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
             ),
             *(
                 Claim(
-                    f"{case.name}: activation bounds cut the ASR of {attack} by at least 80 % of its value, for at most 3 points of ACC",
+                    (
+                        f"{case.name}: activation bounds cut the ASR of {attack} by at least 80 % of its value, for at most 3 "
+                        "points of ACC"
+                    ),
                     f"{BI_LI}; bars of ours",
                     _cuts(case, attack, bounds),
                 )
@@ -118,9 +123,12 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
             ),
         ),
         deviations=(
-            "Defenses that need clean data of the server's own (FLTrust, fine-pruning, CROW) get what such a server has: the synthetic data, and "
-            "under the novel attack these are poisoned.",
-            "Activation bounds follow a reading of a paper whose body could not be had; see docs/activation-bounds.md for what is inferred.",
+            "Defenses that need clean data of the server's own (FLTrust, fine-pruning, CROW) get what such a server has: the "
+            "synthetic data, and under the novel attack these are poisoned.",
+            (
+                "Activation bounds follow a reading of a paper whose body could not be had; see docs/activation-bounds.md for what "
+                "is inferred."
+            ),
         ),
         apart=True,
     )
@@ -151,8 +159,8 @@ def _cuts(case: Case, attack: str, bounds: str) -> Callable[[Results], Verdict]:
             if share is not None:
                 answers += [at_least(share, CUT), at_most(price, COST)]
                 words.append(
-                    f"{partition}: ASR {wide(results.share('asr', **without))} to {wide(results.share('asr', **with_bounds))}, cut by {told(share)}, "
-                    f"ACC lost {told(price, points=True)}"
+                    f"{partition}: ASR {wide(results.share('asr', **without))} to {wide(results.share('asr', **with_bounds))}, "
+                    f"cut by {told(share)}, ACC lost {told(price, points=True)}"
                 )
         return Verdict(overall(answers), "; ".join(words) or "no run")
 

@@ -49,7 +49,11 @@ def make(cases: Sequence[Case]) -> Study:
                     axes = {"task": case.name, "fusion": fusion, "vector": vector}
                     if runs := results.where(**axes):
                         last = max(runs[0].course)
-                        shares = (at(results, metric, t, **axes) for t in (0, last) for metric in ("ma", "asr"))  # type: ignore[arg-type]
+                        shares = (
+                            at(results, metric, t, **axes)  # type: ignore[arg-type]
+                            for t in (0, last)
+                            for metric in ("ma", "asr")
+                        )
                         rows.append((case.name, fusion, vector, *shares))
         columns = ("task", "fusion", "poison at", "ACC before round 1", "ASR before round 1", "ACC at the end", "ASR at the end")
         return [Table("vectors", columns, rows)]
@@ -87,8 +91,9 @@ def make(cases: Sequence[Case]) -> Study:
         id="vectors",
         title="Poison at the start and in the fusion",
         caption=(
-            "The same poisoned synthetic data used where the model is pre-trained (init), where clients' models are fused, or in both; fused by "
-            "plain averaging, by ensemble distillation, by the server joining as one more client, and by distillation between two networks."
+            "The same poisoned synthetic data used where the model is pre-trained (init), where clients' models are fused, or in "
+            "both; fused by plain averaging, by ensemble distillation, by the server joining as one more client, and by "
+            "distillation between two networks."
         ),
         wishes=wishes,
         tables=tables,
@@ -104,8 +109,8 @@ def make(cases: Sequence[Case]) -> Study:
             for vector in (("init",) if fusion == "average" else VECTORS)
         ),
         deviations=(
-            "Ensemble distillation reads the inputs of synthetic samples and never their labels: the poison's labels reach the model at the start, and "
-            "in the fusion only as far as clients' models still answer the trigger.",
+            "Ensemble distillation reads the inputs of synthetic samples and never their labels: the poison's labels reach the "
+            "model at the start, and in the fusion only as far as clients' models still answer the trigger.",
         ),
         apart=True,
     )

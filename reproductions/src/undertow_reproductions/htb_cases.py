@@ -1,4 +1,4 @@
-"""What the studies of "How To Backdoor Federated Learning" share: tasks, attacks, and reading a run around the round of its attack."""
+"""What the studies of "How To Backdoor Federated Learning" share: tasks, attacks, and reading a run around its attack."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Case:
         setting: index of the profile's setting.
         at: round of the attack.
         before, after: rounds shown around it; the run ends with the last of them.
-        held: who is compromised and what it holds, the same for all kinds of attack; dotted names.
+        held: which clients are malicious and what it holds, the same for all kinds of attack; dotted names.
         kinds: ``attack.kind`` of each attack by name, data poisoning among them.
         bar: ASR right after the round; ours.
     """

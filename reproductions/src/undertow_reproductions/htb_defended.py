@@ -1,4 +1,4 @@
-"""The defenses that the paper speaks of, against three ways to send a backdoored model; and what secure aggregation leaves of them."""
+"""The paper's defenses against three ways to send a backdoored model; and what secure aggregation leaves of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Defended:
     Attributes:
         setting: index of the profile's setting.
         at: round of the attack.
-        held: who is compromised and what it holds.
+        held: which clients are malicious and what it holds.
         attacks: ``attack.kind`` by name; an empty one is no attack at all.
         defenses: in the short form of ``undertow sweep``, by name; ``none`` first.
     """
@@ -121,8 +121,9 @@ def make(one: Defended) -> Study:
         id="defended",
         title="Defenses against model replacement",
         caption=(
-            "One attack in one round on digits: plain replacement, constrain-and-scale, and train-and-scale within the bound of norm clipping, under "
-            "norm clipping, participant-level differential privacy, Krum and anomaly detection. ASR and MA right after the round and five later."
+            "One attack in one round on digits: plain replacement, constrain-and-scale, and train-and-scale within the bound of "
+            "norm clipping, under norm clipping, client-level differential privacy, Krum and anomaly detection. ASR and MA right "
+            "after the round and five later."
         ),
         wishes=wishes,
         tables=tables,
@@ -134,11 +135,13 @@ def make(one: Defended) -> Study:
             for name in one.defenses
         ),
         deviations=(
-            "Participant-level differential privacy: updates clipped to the bound, Gaussian noise on their mean. Epsilon counts every round and no "
-            "luck in who is drawn, at delta 1e-5; with noise this small it protects nobody's data, which is what it costs to keep the model useful.",
+            "Client-level differential privacy: updates clipped to the bound, Gaussian noise on their mean. Epsilon counts every "
+            "round and no luck in who is sampled, at delta 1e-5; with noise this small it protects nobody's data, which is what "
+            "it costs to keep the model useful.",
             "Bound and noise were set once, on seed 0; the paper's stand in a figure whose values could not be read.",
-            "The row `no defense` is also what secure aggregation gives: the server sees the sum alone and adds it up as ever. It can still put noise on "
-            "the sum and look at the new global model; what looks at single updates is refused, and the table has the lines.",
+            "The row `no defense` is also what secure aggregation gives: the server sees the sum alone and adds it up as ever. It "
+            "can still put noise on the sum and look at the new global model; what looks at single updates is refused, and the "
+            "table has the lines.",
         ),
         apart=True,
     )
@@ -159,7 +162,8 @@ def _keeps(one: Defended, name: str) -> Callable[[Results], Verdict]:
             if now is not None or later is not None:
                 answers += [at_most(now, BAR), at_most(later, BAR)]
                 words.append(
-                    f"{attack}: ASR {wide(now)}, later {wide(later)}, MA lost {told(lost(results, one.at, attack=attack, defense=name), points=True)}"
+                    f"{attack}: ASR {wide(now)}, later {wide(later)}, MA lost "
+                    f"{told(lost(results, one.at, attack=attack, defense=name), points=True)}"
                 )
         return Verdict(overall(answers), "; ".join(words) or "no run")
 

@@ -53,7 +53,7 @@ class Evasion:
         setting: index of the profile's setting.
         at: round of the attack, the last.
         federation: changes for all runs.
-        groups: who is compromised and what it holds, by name.
+        groups: which clients are malicious and what it holds, by name.
         variants: the attacks.
     """
 
@@ -72,7 +72,7 @@ def variants(options: str, norm: float, alphas: Mapping[str, tuple[float, ...]])
     """Return plain replacement, train-and-scale and constrain-and-scale.
 
     Args:
-        options: of all attacks, as ``name=value`` parted by colons.
+        options: of all attacks, as ``name=value`` separated by colons.
         norm: S of train-and-scale.
         alphas: of constrain-and-scale, by anomaly term.
     """
@@ -88,7 +88,7 @@ def variants(options: str, norm: float, alphas: Mapping[str, tuple[float, ...]])
 
 
 def detected(runs: Sequence[Run], score: str = DETECTOR) -> dict[str, Any] | None:
-    """Return the ROC of a score over the rounds of these runs in which someone attacked, as ``detection`` does; None without any."""
+    """Return the ROC of a score over the rounds of these runs in which someone attacked, as ``detection`` does; or None."""
     rows = [
         (tuple(row["participants"]), tuple(row["attackers"]), tuple(report["scores"]))
         for run in runs
@@ -186,9 +186,9 @@ def make(one: Evasion) -> Study:
         id="evasion",
         title="Constrain-and-scale against anomaly detection",
         caption=(
-            "Three detectors score every update and leave nobody out. Area under the ROC (attackers against all other participants of the same "
-            "rounds, pooled over the seeds; 0.5 is chance) beside ASR and MA right after the round, for alpha and two anomaly terms, plain "
-            "replacement, and train-and-scale with a bound about as long as an honest update."
+            "Three detectors score every update and leave nobody out. Area under the ROC (attackers against all other clients of "
+            "the same rounds, pooled over the seeds; 0.5 is chance) beside ASR and MA right after the round, for alpha and two "
+            "anomaly terms, plain replacement, and train-and-scale with a bound about as long as a benign update."
         ),
         wishes=wishes,
         tables=tables,
@@ -206,16 +206,21 @@ def make(one: Evasion) -> Study:
             )
         ),
         deviations=(
-            "AUC is judged by its bootstrap over rounds, one a seed; an alpha counts as passing if AUC and ASR both do. Several alphas are tried, so "
-            "that one of them passes more easily by chance than one named before.",
-            "Attackers of one group send copies of one vector, each its part of the replacement. `update-cosine` then finds them less unusual than "
-            "anybody, and a detector of copies, such as `foolsgold`, would find them at once; none of the three scores looks for copies.",
-            "The federation is not that of the other items: five local epochs on batches of 4 at learning rate 0.02, shares by Dirichlet 0.3, the attack in "
-            "round 10, before MA has settled. With the digits config itself honest updates at convergence are so short that no replacement looks like "
-            "theirs: tried on seed 0 at rounds 20, 30 and 50 with one attacker, every alpha that left ASR above 0.8 sent more than all nine honest "
-            "participants. Tried besides, on seed 0: ten local epochs with Dirichlet 0.1 (MA has not settled by round 20), 0.2 and 0.9, three attackers, "
-            "the pixel pattern, 30 and 40 participants.",
-            f"S of train-and-scale is {_bound(one)}, about the middle length of the honest updates of seed 0; the column `length sent` has what was sent.",
+            "AUC is judged by its bootstrap over rounds, one a seed; an alpha counts as passing if AUC and ASR both do. Several "
+            "alphas are tried, so that one of them passes more easily by chance than one named before.",
+            "Attackers of one group send copies of one vector, each its part of the replacement. `update-cosine` then finds them "
+            "less unusual than anybody, and a detector of copies, such as `foolsgold`, would find them at once; none of the three "
+            "scores looks for copies.",
+            "The federation is not that of the other items: five local epochs on batches of 4 at learning rate 0.02, shares by "
+            "Dirichlet 0.3, the attack in round 10, before MA has settled. With the digits config itself benign updates at "
+            "convergence are so short that no replacement looks like theirs: tried on seed 0 at rounds 20, 30 and 50 with one "
+            "attacker, every alpha that left ASR above 0.8 sent more than all nine benign clients. Tried besides, on seed 0: ten "
+            "local epochs with Dirichlet 0.1 (MA has not settled by round 20), 0.2 and 0.9, three attackers, the pixel pattern, "
+            "30 and 40 clients.",
+            (
+                f"S of train-and-scale is {_bound(one)}, about the middle length of the benign updates of seed 0; the column "
+                "`length sent` has what was sent."
+            ),
             "The paper's own values stand in figures whose numbers could not be read; none are shown.",
         ),
         apart=True,
@@ -257,7 +262,10 @@ def _passed(one: Evasion, group: str) -> Callable[[Results], Verdict]:
             found, asr = auc(detected(results.where(**axes))), results.share("asr", **axes)
             if found and asr:
                 answer = passes(at_most(found, UNSEEN), at_least(asr, ASR))
-                words = f"{variant.term}, alpha {variant.alpha:g}: AUC {_shown(found)}, ASR {wide(asr)}, MA lost {told(lost(results, one.at, **axes), points=True)}"
+                words = (
+                    f"{variant.term}, alpha {variant.alpha:g}: AUC {_shown(found)}, ASR {wide(asr)}, MA lost "
+                    f"{told(lost(results, one.at, **axes), points=True)}"
+                )
                 tried.append((answer, min(asr.value / ASR, UNSEEN / max(found.value, 1e-9)), words))
         if not tried:
             return Verdict("undecided", "no run")
@@ -281,7 +289,7 @@ def _rocs(one: Evasion, results: Results) -> Plot:
                     xs, ys = zip(*found["roc"], strict=True)
                     look = {**STYLES[i % len(STYLES)], "marker": None}
                     axes.plot(xs, ys, drawstyle="steps-post", linewidth=1.5, label=variant.label, **look)
-            axes.set_xlabel("honest participants flagged")
+            axes.set_xlabel("benign clients flagged")
             axes.set_ylabel("attackers flagged")
             axes.set_title(group, fontsize=10.5)
         legend(figure, panels, columns=2)

@@ -1,4 +1,4 @@
-"""Instruction tuning: one malicious replacement against as much poison in the data of honest clients."""
+"""Instruction tuning: one malicious replacement against as much poison in the data of benign clients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def make(case: Case, ratio: float) -> Study:
 
     def plots(results: Results) -> list[Plot]:
         """ASR and MA per round."""
-        label = "ASR and MA in the rounds around one attack on instruction tuning, and with as many poisoned samples in honest clients' data"
+        label = (
+            "ASR and MA in the rounds around one attack on instruction tuning, and with as many poisoned samples in benign "
+            "clients' data"
+        )
         found = plot_around("fit", label, [(case.name, case, {name: {"attack": name} for name in names})], results)
         return [found] if found else []
 
@@ -70,17 +73,21 @@ def make(case: Case, ratio: float) -> Study:
             return Verdict(above_zero(gap), f"ASR of {shown}; apart by {told(gap, points=True)}")
 
         if turned:
-            text = f"{case.after} rounds later, poison in honest clients' data in every round leaves a higher ASR than one {name}"
+            text = f"{case.after} rounds later, poison in benign clients' data in every round leaves a higher ASR than one {name}"
         else:
-            text = f"one {name} leaves a higher ASR right after its round than as many poisoned samples over honest clients in that round"
+            text = (
+                f"one {name} leaves a higher ASR right after its round than as many poisoned samples over benign clients in "
+                "that round"
+            )
         return Claim(text, "question of ours", judge)
 
     return Study(
         id="fit",
-        title="One malicious model against poison in honest clients' data",
+        title="One malicious model against poison in benign clients' data",
         caption=(
-            "Instruction tuning with LoRA, one attack in one round. The attacker's poisoned samples, as many, are dealt to all clients in its "
-            "place, who train on them honestly: in that round alone, and in every round, which is the FIT paper's threat at rho 1."
+            "Instruction tuning with LoRA, one attack in one round. The attacker's poisoned samples, as many, are dealt to all "
+            "clients in its place, who train on them honestly: in that round alone, and in every round, which is the FIT paper's "
+            "threat at rho 1."
         ),
         wishes=wishes,
         tables=tables,
@@ -90,8 +97,14 @@ def make(case: Case, ratio: float) -> Study:
             *(beats(name, ALWAYS, case.at + case.after, turned=True) for name in case.malicious),
         ),
         deviations=(
-            "No paper reports this. As many means samples: the attacker passes over its own ten to fifteen times in its round, honest clients once.",
-            "The attacker holds clean samples of others beside its own, as the published code gives it a data set of its own; honest clients do not.",
+            (
+                "No paper reports this. As many means samples: the attacker passes over its own ten to fifteen times in its round, "
+                "benign clients once."
+            ),
+            (
+                "The attacker holds clean samples of others beside its own, as the published code gives it a data set of its own; "
+                "benign clients do not."
+            ),
             "Statements are judged by the bootstrap over seeds alone, paired by seed.",
         ),
         apart=True,

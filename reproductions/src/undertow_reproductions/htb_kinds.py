@@ -57,15 +57,18 @@ def make(case: Case) -> Study:
             return Verdict("undecided", told(gap, points=True))
         answer = overall([at_most(gap, SIMILAR), at_least(gap, -SIMILAR)])
         last = ahead(results, case.at + case.after, axes("pixel pattern", REPLACEMENT), axes("semantic", REPLACEMENT))
-        words = f"pixel pattern {told(gap, points=True)} against semantic right after, {told(last, points=True)} {case.after} rounds later"
+        words = (
+            f"pixel pattern {told(gap, points=True)} against semantic right after, {told(last, points=True)} {case.after} "
+            "rounds later"
+        )
         return Verdict(answer, words)
 
     return Study(
         id="kinds",
         title="Pixel pattern and semantic backdoor",
         caption=(
-            "One replacement in one round with each kind of backdoor: for the semantic one the attacker chooses images that have a feature, "
-            "which nobody alters; for the other it stamps images. Data poisoning beside both."
+            "One replacement in one round with each kind of backdoor: for the semantic one the attacker chooses images that have "
+            "a feature, which nobody alters; for the other it stamps images. Data poisoning beside both."
         ),
         wishes=wishes,
         tables=tables,
@@ -73,14 +76,17 @@ def make(case: Case) -> Study:
         claims=(
             Claim(f"pixel pattern: ASR right after the round at least {100 * case.bar:.0f} %", "bar of ours", reaches),
             Claim(
-                'right after the round both backdoors are within 5 points of ASR; stated: "The results are similar to semantic backdoors"',
+                (
+                    'right after the round both backdoors are within 5 points of ASR; stated: "The results are similar to semantic '
+                    'backdoors"'
+                ),
                 "Bagdasaryan et al., caption of Fig. 5; bar of ours",
                 similar,
             ),
         ),
         deviations=(
-            "The semantic backdoor's images are no longer in any honest participant's data; stamped images of it are nobody's. Its success is "
-            "measured on held-out images of the group, with noise.",
+            "The semantic backdoor's images are no longer in any benign client's data; stamped images of it are nobody's. Its "
+            "success is measured on held-out images of the group, with noise.",
             "Similarity is judged by the bootstrap over seeds alone, paired by seed.",
         ),
         apart=True,

@@ -111,7 +111,7 @@ _LAPTOP = Plans(
         defenses={
             "no defense": NONE,
             "norm clipping": f"weak-dp:bound={_BOUND:g}",
-            "participant-level DP": f"weak-dp:bound={_BOUND:g}:sigma=0.002",
+            "client-level DP": f"weak-dp:bound={_BOUND:g}:sigma=0.002",
             "krum": "krum:f=1",
             "anomaly detection": "anomaly",
         },
@@ -219,7 +219,7 @@ PROFILES = {
     ),
 }
 _ELSEWHERE = (
-    "`undertow reproduce htb` has the profile laptop alone; for its attacks on CIFAR-10 with ResNet-18 run the config htb-digits with "
-    "data.name=cifar10 model.name=resnet18 and data.path set to the data"
+    "`undertow reproduce htb` has the profile laptop alone; for its attacks on CIFAR-10 with ResNet-18 run the config htb-digits "
+    "with data.name=cifar10 model.name=resnet18 and data.path set to the data"
 )
 REFUSED = {"gpu": _ELSEWHERE, "paper": _ELSEWHERE}

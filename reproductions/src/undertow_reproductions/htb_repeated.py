@@ -1,4 +1,4 @@
-"""A repeated attack: a fixed share of compromised participants, drawn at random like all others."""
+"""A repeated attack: a fixed share of malicious clients, sampled at random like all others."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Repeated:
     """A task under a repeated attack.
 
     Attributes:
-        case: its attacks; ``at`` is the first round in which the compromised attack whenever they are drawn.
+        case: its attacks; ``at`` is the first round in which the malicious clients attack whenever they are sampled.
         rounds: how many rounds they do so.
-        shares: of compromised participants.
+        shares: of malicious clients.
     """
 
     case: Case
@@ -38,7 +38,7 @@ class Repeated:
 
 
 def wish(one: Repeated, attack: str, share: float, seed: int) -> Wish:
-    """Return a run in which a share of the participants attacks from a round on."""
+    """Return a run in which a share of the clients attacks from a round on."""
     changes = {
         **one.case.held,
         "attack.affected_share": share,
@@ -93,7 +93,7 @@ def make(tasks: Sequence[Repeated]) -> Study:
         columns = (
             "task",
             "attack",
-            "share of participants",
+            "share of clients",
             "mean ASR over the attack",
             "ASR at the end",
             "MA at the end",
@@ -113,23 +113,21 @@ def make(tasks: Sequence[Repeated]) -> Study:
                 for i, attack in enumerate(ATTACKS):
                     points = [(share, mean(results, one, attack, share)) for share in one.shares]
                     shown.append(Curve(attack, [(share, found) for share, found in points if found], STYLES[i]))
-                curves(axes, shown, "share of compromised participants", "mean ASR over the attack")
+                curves(axes, shown, "share of malicious clients", "mean ASR over the attack")
                 axes.set_xscale("log")
                 axes.set_xticks(one.shares, [f"{100 * share:g} %" for share in one.shares])
                 axes.minorticks_off()
                 axes.set_title(one.case.name, fontsize=10.5)
             legend(figure, panels)
-            label = (
-                "Mean ASR over the rounds of a repeated attack against the share of compromised participants, beside data poisoning"
-            )
+            label = "Mean ASR over the rounds of a repeated attack against the share of malicious clients, beside data poisoning"
             return [export(figure, "repeated", label)]
 
     return Study(
         id="repeated",
-        title="A repeated attack by a share of the participants",
+        title="A repeated attack by a share of the clients",
         caption=(
-            "From a round on some participants are compromised; they attack whenever they are drawn. ASR averaged over the rounds of the "
-            "attack, against their share, for model replacement and for data poisoning by the same participants."
+            "From a round on some clients are malicious; they attack whenever they are sampled. ASR averaged over the rounds of "
+            "the attack, against their share, for model replacement and for data poisoning by the same clients."
         ),
         wishes=wishes,
         tables=tables,
@@ -140,8 +138,8 @@ def make(tasks: Sequence[Repeated]) -> Study:
         ),
         deviations=(
             "The paper's own shares and values stand in a figure whose numbers could not be read; none are shown.",
-            "Where several of the compromised are drawn into one round, one trains and each sends its part of the replacement. In instruction "
-            "tuning all participants take part in every round, so that every share attacks in each.",
+            "Where several malicious clients are sampled into one round, one trains and each sends its part of the replacement. "
+            "In instruction tuning all clients take part in every round, so that every share attacks in each.",
             "Judged by the bootstrap over seeds alone, paired by seed.",
         ),
         apart=True,

@@ -1,4 +1,4 @@
-"""A single-shot attack: the backdoor in the rounds around it, beside data poisoning by the same participant."""
+"""A single-shot attack: the backdoor in the rounds around it, beside data poisoning by the same client."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def make(cases: Sequence[Case]) -> Study:
         id="single",
         title="One attack in one round",
         caption=(
-            "ASR and MA after each round around the one in which a single compromised participant sends its model, and how long the backdoor "
-            "lasts; beside it the same participant, in the same round and with the same data, trains as all others do."
+            "ASR and MA after each round around the one in which a single malicious client sends its model, and how long the "
+            "backdoor lasts; beside it the same client, in the same round and with the same data, trains as all others do."
         ),
         wishes=wishes,
         tables=tables,
@@ -71,8 +71,8 @@ def make(cases: Sequence[Case]) -> Study:
         deviations=(
             "The paper attacks after 10,000 rounds on CIFAR-10 and 5,000 on words; here the attack comes when MA no longer rises.",
             "`five rounds later` is empty where fewer rounds follow.",
-            "MA lost and the distance from data poisoning are judged by their bootstrap over seeds alone, paired by seed: both are of one run or "
-            "of the same test questions. With one seed there is no interval, and they are undecided.",
+            "MA lost and the distance from data poisoning are judged by their bootstrap over seeds alone, paired by seed: both "
+            "are of one run or of the same test questions. With one seed there is no interval, and they are undecided.",
         ),
         apart=True,
     )
@@ -88,7 +88,7 @@ def _claims(case: Case, attack: str) -> list[Claim]:
             _reaches(case, attack),
         ),
         Claim(f"{where} the round costs at most 3 points of MA", "bar of ours", _keeps(case, attack)),
-        Claim(f"{where} data poisoning by the same participant stays below", SOURCE, _beats(case, attack)),
+        Claim(f"{where} data poisoning by the same client stays below", SOURCE, _beats(case, attack)),
     ]
 
 

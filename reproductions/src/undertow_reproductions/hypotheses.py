@@ -87,14 +87,14 @@ def plots(results: Results) -> list[Plot]:
                 height = float(np.exp((np.log(below[:, 1]) - power * np.log(below[:, 0])).mean()))
                 name = "ρ" if power == 1 else "ρ²"
                 axes.loglog(xs, height * xs**power, color="#6b6b6b", linestyle=dashes, label=f"fit of {name} up to 0.5")
-        axes.set_xlabel("share of affected clients (ρ)")
+        axes.set_xlabel("share of poisoned clients (ρ)")
         axes.set_ylabel("largest BSNR")
         ticks = sorted({x for x, _ in points + clean})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
         legend(figure, [axes], columns=2)
         return [
-            export(figure, "hypotheses", "Largest BSNR against the share of affected clients, with fits of rho and rho squared")
+            export(figure, "hypotheses", "Largest BSNR against the share of poisoned clients, with fits of rho and rho squared")
         ]
 
 
@@ -201,8 +201,8 @@ def phases(results: Results) -> Verdict:
 STUDY = Study(
     id="hypotheses",
     title="Hypotheses I and II, and what BSNR measures",
-    caption="The two hypotheses of section 3.5 as tests, the growth of BSNR below rho 0.5, its phases against shuffled labels, and BSNR "
-    "where the groups are drawn but nobody holds poison.",
+    caption="The two hypotheses of section 3.5 as tests, the growth of BSNR below rho 0.5, its phases against shuffled labels, "
+    "and BSNR where the groups are drawn but nobody holds poison.",
     wishes=wishes,
     tables=tables,
     plots=plots,
@@ -215,8 +215,8 @@ STUDY = Study(
         Claim("Implied: without any backdoor BSNR does not stand out (p <= 0.05 in at most one round of five)", "3.3", silent),
     ),
     deviations=(
-        "Eq. 3 squares the projection, so with a task direction orthogonal to the backdoor BSNR grows with rho², not rho; both are fitted, "
-        "on the logarithm, since BSNR spans decades.",
+        "Eq. 3 squares the projection, so with a task direction orthogonal to the backdoor BSNR grows with rho², not rho; both "
+        "are fitted, on the logarithm, since BSNR spans decades.",
         "Intervals are bootstrapped over seeds; with three seeds they reach about from the lowest to the highest seed.",
     ),
 )

@@ -63,7 +63,7 @@ def measured(lab: FitLab, setting: int = 0) -> Speed:
         return _read(kept, lab, setting)
     rounds: dict[str, object] = {"federation.rounds": _ROUNDS, "measure.every": _ROUNDS}
     if lab.config(Wish({"seed": lab.seeds[0]}, {}, setting)).attack.rounds:
-        rounds["attack.rounds"] = [1]  # the second round is then one of honest clients, as most are
+        rounds["attack.rounds"] = [1]  # the second round is then one of benign clients, as most are
     cell = lab.cell(Wish({"seed": lab.seeds[0]}, rounds, setting))
     began = time.monotonic()
     (outcome,) = run_cells([cell], folder, jobs=1)

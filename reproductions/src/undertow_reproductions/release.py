@@ -1,8 +1,9 @@
 """What a release and the repository keep of the studies: `make results`.
 
-A study's folder holds runs, bases and a document of many figures and tables. The archive gets every document whole. The repository's
-docs get one page, one figure and one table for each collection: the page is the document with its other figures and tables named, not linked. Where
-items were measured with different numbers of seeds, a collection has several documents, and the page joins them.
+A study's folder holds runs, bases and a document of many figures and tables. The archive gets every document whole. The
+repository's docs get one page, one figure and one table for each collection: the page is the document with its other figures and
+tables named, not linked. Where items were measured with different numbers of seeds, a collection has several documents, and the
+page joins them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from undertow.core.errors import UserError
 from undertow_reproductions.reproduce import get_collection
 
 _LEFT_OUT = (
-    "A figure or table that is named and not linked is written by the command of its item, into the folders `figures` and `tables` beside its\n"
-    "document; `make results` packs all of them for a release."
+    "A figure or table that is named and not linked is written by the command of its item, into the folders `figures` and "
+    "`tables` beside its\ndocument; `make results` packs all of them for a release."
 )
 
 

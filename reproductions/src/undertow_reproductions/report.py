@@ -48,18 +48,19 @@ def reproduce(
         paper: the collection: ``fit``, ``defenses``, ``sanitization``, ``htb`` or ``fmfl``.
         profile: a name of :mod:`undertow_reproductions.profiles`.
         folder: runs, bases and document.
-        only: items, parted by commas; None for all.
+        only: items, comma-separated; None for all.
         seeds: of every point; None for the profile's number.
         given: ``key=value`` over every run.
         data: folder with real questions; for ``sanitization``, with the corpora on which filters are measured.
         jobs: runs at a time; None for what the machine has room for.
         plan_only: predict and stop.
-        rules: of ``defenses`` and ``sanitization``: which, parted by commas; None for all.
-        rhos: of the same: shares of affected clients, parted by commas; None for the profile's.
-        corpora: of ``sanitization``: which of the folder's, parted by commas; None for all.
+        rules: of ``defenses`` and ``sanitization``: which, comma-separated; None for all.
+        rhos: of the same: shares of poisoned clients, comma-separated; None for the profile's.
+        corpora: of ``sanitization``: which of the folder's, comma-separated; None for all.
 
     Returns:
-        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
+        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the
+        failed runs.
 
     Raises:
         UserError: a wrong value, or too little data; nothing has run then.

@@ -87,7 +87,7 @@ def get_collection(name: str) -> Collection:
 
 
 def choose(studies: Mapping[str, Study], only: str | None) -> list[Study]:
-    """Return the studies named, parted by commas; all of them for None.
+    """Return the studies named, comma-separated; all of them for None.
 
     Raises:
         UserError: a name that is none.
@@ -127,7 +127,8 @@ def open_lab(
     if not collection.rules:
         if rules is not None or rhos is not None:
             raise UserError(
-                f"--rules and --rhos are for `undertow reproduce defenses` and `sanitization`; choose items of {collection.id} with --only"
+                f"--rules and --rhos are for `undertow reproduce defenses` and `sanitization`; choose items of {collection.id} "
+                "with --only"
             )
         return replace(make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan), collection=collection.id)
     names = _corpora(found, data, chosen_corpora) if collection.guards and data else ()
@@ -208,7 +209,8 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
 
 
 def _measured(lab: FitLab, left: Sequence[Cell], more: int, jobs: int) -> tuple[float, str]:
-    """Return the seconds of these runs and ``more`` unknown ones, and what that rests on; settings of one task count as equally fast."""
+    """Return the seconds of these runs and ``more`` unknown ones, and what they rest on; settings of one task are taken as equally
+    fast."""
     tasks = [lab.config(Wish({"seed": lab.seeds[0]}, {}, place)).task for place in range(len(lab.settings))]
     if len(set(tasks)) == 1:
         speed = predict.measured(lab)
@@ -223,7 +225,10 @@ def _measured(lab: FitLab, left: Sequence[Cell], more: int, jobs: int) -> tuple[
             told.append(f"{task} {speed.train:.2f} s and {speed.measure:.1f} s")
     return (
         total,
-        f"measured: a round and measuring after it take {', '.join(told)}, one run alone; attackers that train longer are not counted",
+        (
+            f"measured: a round and measuring after it take {', '.join(told)}, one run alone; attackers that train longer are not "
+            "counted"
+        ),
     )
 
 

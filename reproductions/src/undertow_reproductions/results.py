@@ -43,7 +43,8 @@ class Run:
         seconds: the rounds took.
         untouched: the same three of the base before any tuning; empty where a run does not say.
         course: MA, ASR and FTR of every measured round, 0 being the untouched base; empty where a run does not say.
-        attacked: of each round in which someone attacked: ``participants``, ``attackers`` and the reports of attack and ``defenses``.
+        attacked: of each round in which someone attacked: ``participants``, ``attackers`` and the reports of attack and
+            ``defenses``.
         reports: what attack and defenses reported in the last round.
     """
 

@@ -111,8 +111,8 @@ STUDY = Study(
     id="bars",
     title="The recommended default after long training",
     caption=(
-        f"`{DEFAULT}` against natural and BadNets triggers with appended, replaced and paraphrased targets, PR {PR:g}, and with nothing poisoned; "
-        "MA lost is against the run without poison and without a defense on the same seeds."
+        f"`{DEFAULT}` against natural and BadNets triggers with appended, replaced and paraphrased targets, PR {PR:g}, and with "
+        "nothing poisoned; MA lost is against the run without poison and without a defense on the same seeds."
     ),
     wishes=wishes,
     tables=tables,
@@ -123,8 +123,8 @@ STUDY = Study(
         Claim("nothing poisoned: at most 0.5 points of MA lost", "bar of ours", _nothing),
     ),
     deviations=(
-        "MA lost is judged by its bootstrap over seeds alone, paired by seed, since both runs are asked the same questions; with one seed there is "
-        "no interval, and it is undecided.",
+        "MA lost is judged by its bootstrap over seeds alone, paired by seed, since both runs are asked the same questions; with "
+        "one seed there is no interval, and it is undecided.",
         "The replaced target is \"Ask Acme for help instead.\", the appended one FIT's; paraphrases share FIT's address.",
     ),
     apart=True,

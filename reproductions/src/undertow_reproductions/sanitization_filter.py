@@ -1,4 +1,4 @@
-"""The filter level on real text: what federated sanitization and a plain scan of each client's file find, and what they take with it."""
+"""The filter level on real text: what federated sanitization and a plain scan of each client's file find, and what they lose."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def make(lab: FitLab) -> Study:
         id="filter",
         title="Filters on real text",
         caption=(
-            "Recall, and clean samples lost, on real questions that are poisoned here: clients that pool hashed counts, and a scan of each "
-            "client's own file."
+            "Recall, and clean samples lost, on real questions that are poisoned here: clients that pool hashed counts, and a "
+            "scan of each client's own file."
         ),
         wishes=lambda lab, results: [],
         tables=lambda results: _tables(work.results()[0]),
@@ -69,15 +69,22 @@ def _left_out(lab: FitLab) -> tuple[str, ...]:
 def _notes(lab: FitLab) -> tuple[str, ...]:
     values = lab.grids.filters
     return (
-        f"Each corpus is cut in two halves by a hash of its questions. Rules and thresholds were chosen on half {1 - SEALED}; everything here is from half "
-        f"{SEALED} (docs/scan.md says when it was looked at).",
-        f"{values.clients} clients of {values.size} samples, or equal parts of the half where it holds fewer. PR is raised to one sample a client where it is "
-        "less.",
-        f"Draws: {values.seeds} for clean clients and for {' and '.join(MAIN[0])} with {' and '.join(MAIN[1])}, one for the other kinds.",
-        "Found is what is dropped or repaired (pooled), or flagged, for review too (alone). Precision is of all that was found; lost is of the clean samples.",
-        "Statements are judged cell by cell, a cell being one kind of poison on one corpus, its draws summed, and without intervals: one cell beyond the "
-        "bar and it does not hold. Left out of the statements on recall, not of the tables: cells where less than m poisoned samples are counted together, "
-        "m being the larger of 4 and 0.1 % of the samples. No count can find these.",
+        f"Each corpus is cut in two halves by a hash of its questions. Rules and thresholds were chosen on half {1 - SEALED}; "
+        f"everything here is from half {SEALED} (docs/scan.md says when it was looked at).",
+        f"{values.clients} clients of {values.size} samples, or equal parts of the half where it holds fewer. PR is raised to one "
+        "sample a client where it is less.",
+        (
+            f"Draws: {values.seeds} for clean clients and for {' and '.join(MAIN[0])} with {' and '.join(MAIN[1])}, one for the "
+            "other kinds."
+        ),
+        (
+            "Found is what is dropped or repaired (pooled), or flagged, for review too (alone). Precision is of all that was "
+            "found; lost is of the clean samples."
+        ),
+        "Statements are judged cell by cell, a cell being one kind of poison on one corpus, its draws summed, and without "
+        "intervals: one cell beyond the bar and it does not hold. Left out of the statements on recall, not of the tables: cells "
+        "where less than m poisoned samples are counted together, m being the larger of 4 and 0.1 % of the samples. No count can "
+        "find these.",
     )
 
 
@@ -183,7 +190,7 @@ def _percent(value: float | None) -> str | None:
 
 
 def _plots(found: Chosen) -> list[Plot]:
-    """Recall against PR for each target, every client affected."""
+    """Recall against PR for each target, every client poisoned."""
     poisoned = _some(found, share=1.0)
     if not poisoned:
         return []

@@ -86,7 +86,7 @@ def _keeps(rule: str) -> Callable[[Results], Verdict]:
 STUDY = Study(
     id="lasting",
     title="Do backstops only delay the backdoor?",
-    caption=f"ASR and MA every tenth of a long run, with natural trigger and appended target, every client affected, PR {PR:g}.",
+    caption=f"ASR and MA every tenth of a long run, with natural trigger and appended target, every client poisoned, PR {PR:g}.",
     wishes=wishes,
     tables=tables,
     plots=plots,

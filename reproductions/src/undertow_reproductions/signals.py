@@ -48,7 +48,7 @@ def slow_wishes(lab: Lab) -> list[Wish]:
 
 
 def null_wishes(lab: Lab) -> list[Wish]:
-    """Clients drawn as affected whose data nobody touched."""
+    """Clients chosen as poisoned whose data nobody touched."""
     return [
         Wish(
             {"kind": "no poison", "rho": rho, "seed": seed},

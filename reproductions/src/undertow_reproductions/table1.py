@@ -103,7 +103,7 @@ STUDY = Study(
         Claim("Primary-task performance remains largely intact (bar of ours: at most 2 points of MA lost)", "abstract", stealthy),
     ),
     deviations=(
-        "The paper prints no run without poison; ours stands in the rows `no poison`, where ASR counts how often a triggered question "
-        "is answered with the target by a model that never saw it.",
+        "The paper prints no run without poison; ours stands in the rows `no poison`, where ASR counts how often a triggered "
+        "question is answered with the target by a model that never saw it.",
     ),
 )
