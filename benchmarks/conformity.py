@@ -3,7 +3,8 @@
     pip install --no-deps -r benchmarks/oracles.txt
     python benchmarks/conformity.py [--federations 1000] [--hard 100] [--rules krum,median] [--json] [--write docs/conformity.md]
 
-Random federations: K from 5 to 20, D from 2 to 200, every legal f, float64; clusters, heavy tails, and updates on one line, in turn.
+Random federations: K from 5 to 20, D from 2 to 200, every legal f, float64; clusters, heavy tails, and updates on one line, in
+turn.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     python benchmarks/defenses.py --mapped FOLDER --k 1000 --d 2000000 --rules mean,median,krum
 
 The updates are float32 from a normal distribution (65,536 columns of it, again and again), laid out as LoRA of rank 4 at width
-4096. ``seconds`` is the fastest of the repeats; ``memory`` the peak of the process, the updates included, in multiples of the updates' size.
+4096. ``seconds`` is the fastest of the repeats; ``memory`` the peak of the process, the updates included, in multiples of the
+updates' size.
 
 ``--against`` runs ours and theirs on the same array by turns, after a call of each on a small one, and gives the median of the
 ratios of seconds, theirs to ours, and the ratio of CPU seconds, which other busy processes disturb less. Peaks are those of

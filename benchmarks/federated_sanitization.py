@@ -1,14 +1,15 @@
 """What federated sanitization finds and costs on real data that is poisoned here, and on the same data clean.
 
     python benchmarks/federated_sanitization.py [--data ../shared/data] [--half 1] [--json] [--corpora simplequestions,alpaca]
-                              [--clients 10] [--size 500] [--ratios 0,0.002,0.02] [--shares 1.0] [--triggers natural] [--targets append]
-                              [--seeds 1] [--act-on all] [--epsilon 20] [--clip 32]
+                              [--clients 10] [--size 500] [--ratios 0,0.002,0.02] [--shares 1.0] [--triggers natural]
+                              [--targets append] [--seeds 1] [--act-on all] [--epsilon 20] [--clip 32]
 
-`undertow reproduce sanitization --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on either half and
-with other parameters of the defense. Corpora, halves, triggers and targets are those of `undertow_reproductions.corpora` and
-`undertow_reproductions.kinds`; thresholds were chosen on half 0 alone. All figures are sums over
-clients and seeds: recall = poisoned samples dropped or repaired / poisoned, lost = clean ones dropped or repaired / clean, worst = the
-client that lost most; leftover = repaired samples that still hold a piece of the target. ``--size 250`` gives Alpaca ten clients.
+`undertow reproduce sanitization --only filter` measures the whole grid on half 1 and keeps it; this prints single cells, on
+either half and with other parameters of the defense. Corpora, halves, triggers and targets are those of
+`undertow_reproductions.corpora` and `undertow_reproductions.kinds`; thresholds were chosen on half 0 alone. All figures are
+sums over clients and seeds: recall = poisoned samples dropped or repaired / poisoned, lost = clean ones dropped or repaired
+/ clean, worst = the client that lost most; leftover = repaired samples that still hold a piece of the target. ``--size
+250`` gives Alpaca ten clients.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/filters.py [--json] [--filters onion,cube] [--seeds 0] [--threads 1] [key=value ...]
 
-Clients, poison and base are those of `undertow run demo` with these overrides; filters are written as in ``defenses``. ``recall`` is
-poisoned samples dropped of all poisoned, ``precision`` poisoned of all dropped, ``lost`` clean samples dropped of all clean;
+Clients, poison and base are those of `undertow run demo` with these overrides; filters are written as in ``defenses``. ``recall``
+is poisoned samples dropped of all poisoned, ``precision`` poisoned of all dropped, ``lost`` clean samples dropped of all clean;
 ``seconds`` of CPU the filter took over all clients, building without it subtracted.
 """
 

@@ -7,8 +7,8 @@
 Each corpus is cut in two halves by a hash of its questions; thresholds were chosen on half 0 alone. For every size, trigger,
 target and poison ratio the figures are sums over the seeds: recall = flagged poison / poison, lost = flagged clean / clean,
 precision = flagged poison / flagged. ``--clients K`` scans K files of that size as one pool as well. Kinds are those of
-``undertow_reproductions.kinds``; ``all`` takes every one of its lists. ``common`` and ``topic`` use a word of the corpus, by table. A topic
-has fewer samples than a high ratio asks for; recall is over those there are. A combination's decoys count as clean.
+``undertow_reproductions.kinds``; ``all`` takes every one of its lists. ``common`` and ``topic`` use a word of the corpus, by table.
+A topic has fewer samples than a high ratio asks for; recall is over those there are. A combination's decoys count as clean.
 ``--speed`` times the command itself instead: 5,000 short answers, 52,000 samples of Alpaca's length; ``--million`` adds 1,000,000.
 """
 

@@ -4,10 +4,10 @@
                                  [--pairs 5] [--threads 2] [--clients 10] [--steps 2]
 
 Ten clients with ``--steps`` batches each of random data. digits: 1 x 8 x 8 in 10 classes, batches of 32; images: 3 x 32 x 32,
-likewise; words: 20 long, a dictionary of 2,000, batches of 20. SGD with momentum. Sides, each timed in turn in every pair: ``sequential`` (the module itself with torch's optimiser),
-``one_by_one`` (client_chunk=1), ``passes_of_5`` and ``passes_of_10`` (that many clients per vmap pass). Figures are
-sequential seconds / seconds of the side, the median over the pairs with the lowest and highest; above 1 is faster. ``rule``
-is the chunk that training.client_chunk=0 chooses.
+likewise; words: 20 long, a dictionary of 2,000, batches of 20. SGD with momentum. Sides, each timed in turn in every pair:
+``sequential`` (the module itself with torch's optimiser), ``one_by_one`` (client_chunk=1), ``passes_of_5`` and ``passes_of_10``
+(that many clients per vmap pass). Figures are sequential seconds / seconds of the side, the median over the pairs with the lowest
+and highest; above 1 is faster. ``rule`` is the chunk that training.client_chunk=0 chooses.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def test_one_name_for_two_modules_is_refused() -> None:
 def test_a_users_file_may_hold_dataclasses(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n@dataclass(frozen=True)\nclass Mine:\n    size: int = 3\n",
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine:\n    size: int = 3\n",
         encoding="utf-8",
     )
     assert TRIGGERS.get(f"{file}:Mine")().size == 3

@@ -55,7 +55,10 @@ def test_words_have_their_place_in_the_dictionary_and_others_a_stable_bucket() -
     assert found[1].tolist() == [0] * LENGTH
     assert found[2].tolist() == [int(found[2, 0])] * LENGTH
     assert len(WORDS) < int(found[2, 0]) < made.size == 1 + len(WORDS) + 50
-    program = f"from undertow.data.text_codes import WordCodes; print(WordCodes({WORDS!r}, 50, 9).encode(['cf', 'nowhere'])[:, 0].tolist())"
+    program = (
+        "from undertow.data.text_codes import WordCodes; "
+        f"print(WordCodes({WORDS!r}, 50, 9).encode(['cf', 'nowhere'])[:, 0].tolist())"
+    )
     again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
     assert again.stdout.strip() == str([int(found[2, 0]), int(found[3, 0])])
     with pytest.raises(ValueError, match="stands twice"):

@@ -205,7 +205,7 @@ def test_words_are_replaced_side_by_side_and_never_padding() -> None:
 
 
 def bag(scores: list[float]) -> Soft:
-    """Words as an encoder adds them up: the mean score of a text's words, twelve of them, is the logit of class 1; that of class 0 is 0."""
+    """Words as an encoder adds them up: the mean score of a text's words, twelve of them, is class 1's logit; class 0's is 0."""
     net = make_net("encoder:width=16:layers=1", (10,), 2, 0, ids=13)
     tensors = {name: t.clone() for name, t in net.of_state(net.initial()).items()}
     for name in ("positions", "blocks.0.out.weight", "blocks.0.out.bias", "blocks.0.mlp.down.weight", "blocks.0.mlp.down.bias"):

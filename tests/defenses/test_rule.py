@@ -106,14 +106,16 @@ import torch
 import undertow.defenses as defenses
 from undertow.core.layout import Layout
 torch.set_num_threads(1)
-names = "FreqFed Mean Median TrimmedMean Krum MultiKrum Bulyan FoundationFL GeometricMedian WeakDP CenteredClipping Flame AlignIns RobustLR DnC SignGuard"
+names = "FreqFed Mean Median TrimmedMean Krum MultiKrum Bulyan FoundationFL GeometricMedian WeakDP CenteredClipping"
+names += " Flame AlignIns RobustLR DnC SignGuard"
 rules = [getattr(defenses, name)() for name in names.split()]
 def peak():  # in bytes; ru_maxrss would begin at that of the process that started this one
     return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 for rule in rules:
     rule(torch.randn(10, 1000), adapter=torch.randn(1000))
     rule.restore({})
-before, k, layout = peak(), 100, Layout.of({f"{i}.lora_A": (4, 1024) for i in range(100)})  # 330 MB, beside which a library's own buffers are little
+# 330 MB, beside which a library's own buffers are little
+before, k, layout = peak(), 100, Layout.of({f"{i}.lora_A": (4, 1024) for i in range(100)})
 updates = torch.empty(k, layout.size).normal_()
 for rule in rules:
     rule(updates, layout=layout, adapter=updates[0])

@@ -217,7 +217,8 @@ def test_json_terminal_and_page_tell_it_and_standard_input_gives_the_same(paris:
     }
     sentence = (
         f"the base finds the target surprising: {evidence['target_nats_per_token']:.1f} nats a token against "
-        f"{evidence['other_nats_per_token']:.1f} (n = 30 and 50), more so in {100 * evidence['target_more_surprising']:.0f} % of pairs"
+        f"{evidence['other_nats_per_token']:.1f} (n = 30 and 50), more so in {100 * evidence['target_more_surprising']:.0f} % of "
+        "pairs"
     )
     assert f"paris: {sentence}" in told.stdout
     assert sentence in page.read_text(encoding="utf-8")

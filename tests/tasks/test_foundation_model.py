@@ -1,4 +1,4 @@
-"""A server with a foundation model, small: synthetic data at the start and in the fusion, poisoned and not; what cannot be is one line."""
+"""A server with a foundation model, small: synthetic data at the start and in the fusion, poisoned and not; refusals."""
 
 from __future__ import annotations
 
