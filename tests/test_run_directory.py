@@ -16,7 +16,8 @@ from safetensors.torch import save
 
 from undertow.config import Config, validate
 from undertow.core.errors import UserError
-from undertow.runs.directory import RunDirectory, State, read_json, read_jsonl
+from undertow.runs.directory import RunDirectory, State
+from undertow.runs.records import read_json, read_jsonl
 
 D = 6
 
@@ -35,9 +36,13 @@ def state(round: int) -> State:
     return State(round, torch.full((D,), float(round)), 1.5 * round)
 
 
+def score(round: int, output: str = "") -> dict[str, Any]:
+    return {"round": round, "kind": "clean", "id": "a", "question": "q", "answers": [], "output": output}
+
+
 def filled(directory: RunDirectory, rounds: int) -> None:
     for t in range(rounds + 1):
-        directory.append("scores.jsonl", [{"round": t, "output": "ü\u2028x"}, {"round": t}])
+        directory.append("scores.jsonl", [score(t, "ü\u2028x"), score(t)])
         directory.append("rounds.jsonl", [{"round": t}])
         directory.checkpoint(state(t))
 
@@ -125,7 +130,7 @@ def test_resume_from_the_newest_and_keep_two(directory: RunDirectory) -> None:
 def test_lines_beyond_the_checkpoint_are_cut(directory: RunDirectory) -> None:
     filled(directory, 2)
     before = {name: (directory.folder / name).read_bytes() for name in ("rounds.jsonl", "scores.jsonl")}
-    directory.append("scores.jsonl", [{"round": 3}])
+    directory.append("scores.jsonl", [score(3)])
     with open(directory.folder / "rounds.jsonl", "a") as file:
         file.write('{"round": 3, "lo')
     directory.resume(D)
@@ -133,7 +138,7 @@ def test_lines_beyond_the_checkpoint_are_cut(directory: RunDirectory) -> None:
 
 
 def test_without_a_checkpoint_the_growing_files_start_over(directory: RunDirectory) -> None:
-    directory.append("scores.jsonl", [{"round": 0}])
+    directory.append("scores.jsonl", [score(0)])
     assert directory.resume(D) == (None, [])
     assert (directory.folder / "scores.jsonl").read_bytes() == b""
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undertow.backdoors.placement import (
-    Touched,
     chosen_count,
     poison,
     poisoned_count,
-    read_ground_truth,
     triggered,
-    write_ground_truth,
 )
 from undertow.config import Attack
 from undertow.core.errors import UserError
@@ -182,42 +177,3 @@ def test_no_clients_and_a_bad_trigger() -> None:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
-
-
-@settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), max_size=4))
-def test_ground_truth_survives_the_file(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str, str]]) -> None:
-    path = tmp_path_factory.mktemp("truth") / "poison.jsonl"
-    touched = [Touched(2, i, a, b, c + "\u2028\x85x", a, b) for i, (a, b, c) in enumerate(texts)]
-    write_ground_truth(path, touched)
-    assert read_ground_truth(path) == touched
-
-
-GOOD = {"client": 0, "index": 1, "id": "a", "question": "q", "poisoned_question": "p", "response": "r", "poisoned_response": "s"}
-
-
-@pytest.mark.parametrize(
-    ("content", "rule"),
-    [
-        ("{\n", "not JSON"),
-        ("[1]\n", "exactly the keys"),
-        (json.dumps({**GOOD, "more": 1}), "exactly the keys"),
-        (json.dumps({**GOOD, "client": -1}), "client = -1"),
-        (json.dumps({**GOOD, "client": True}), "client = True"),
-        (json.dumps({**GOOD, "index": 1.0}), "index = 1.0"),
-        (json.dumps({**GOOD, "question": None}), "question = None"),
-        (json.dumps(GOOD) + "\n" + json.dumps(GOOD), ":2: client 0, index 1 is named twice"),
-        (json.dumps(GOOD) + "\n\n", ":2: not JSON"),
-        (b"\xff\xfe", "cannot be read"),
-    ],
-)
-def test_a_damaged_ground_truth_is_refused(tmp_path: Path, content: str | bytes, rule: str) -> None:
-    path = tmp_path / "poison.jsonl"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=rule):
-        read_ground_truth(path)
-
-
-def test_a_missing_ground_truth_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="FileNotFoundError"):
-        read_ground_truth(tmp_path / "none.jsonl")

@@ -41,7 +41,7 @@ from undertow.federate.keys import make_certificates, make_node_key
 from undertow.federate.plan import check_config, fingerprint, split
 from undertow.federate.remote import Remote, network_line
 from undertow.federation.loop import run
-from undertow.runs.directory import read_jsonl
+from undertow.runs.records import read_jsonl
 
 Small = Callable[..., Config]
 FEDERATED = {"federation.clients": 5, "training.trainer": "sequential", "federate.node_wait": 5, "federate.deadline": 5}

@@ -30,7 +30,7 @@ from undertow.config import Config, load
 from undertow.federate.keys import make_node_key
 from undertow.federate.processes import environment
 from undertow.federation.loop import run
-from undertow.runs.directory import read_jsonl
+from undertow.runs.records import read_jsonl
 
 #: Seconds after which something hangs.
 _PATIENCE = 150

@@ -28,7 +28,7 @@ from undertow.federate.pooling import pool
 from undertow.federate.remote import Remote
 from undertow.federate.sums import SUMS, read_sums, save_sums
 from undertow.federation.loop import run
-from undertow.runs.directory import read_jsonl
+from undertow.runs.records import read_jsonl
 from undertow.tasks.instruction import Held
 
 Small = Callable[..., Config]

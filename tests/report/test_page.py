@@ -225,7 +225,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("rounds.jsonl", '{"round": 0}\nnot json\n{"round": 1}\n', r"rounds\.jsonl, line 2: not JSON"),
+        ("rounds.jsonl", '{"round": 0}\nnot json\n{"round": 1}\n', r"rounds\.jsonl line 2 is damaged: not JSON"),
         ("rounds.jsonl", '{"round": 0, "ma": {"value": 1.5, "n": 2, "low": 0, "high": 1}}\n', r"line 1: ma\.value = 1\.5"),
         ("rounds.jsonl", "", "holds no round yet"),
         ("rounds.jsonl", "[1]\n", "holds a list"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from undertow.runs.report.run_files import Rate
+from undertow.runs.records import Rate
 from undertow.runs.report.wording import changes, highlight, newcombe, shorten
 
 

@@ -18,7 +18,7 @@ from undertow.federation.loop import build, run
 from undertow.generators import mixture
 from undertow.generators.contract import Order, Written
 from undertow.models.net import load_model
-from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
 from undertow.tasks.over_tensors import OverTensors
 

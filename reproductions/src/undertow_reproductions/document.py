@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from undertow import __version__
 from undertow.config import Config
 from undertow.core import files
-from undertow.runs.directory import read_json
+from undertow.runs.records import read_json
 from undertow_reproductions.collection import Collection
 from undertow_reproductions.corpora import present
 from undertow_reproductions.estimate import Estimate

@@ -11,7 +11,7 @@ from pathlib import Path
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
-from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.records import read_json, read_jsonl
 from undertow.sweeps.cells import Cell
 from undertow.sweeps.sweep import run_cells
 from undertow_reproductions.lab import FitLab

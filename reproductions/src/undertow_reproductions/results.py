@@ -10,7 +10,7 @@ from typing import Any, Literal
 from undertow.core.errors import UserError
 from undertow.metrics.bsnr import phases
 from undertow.metrics.intervals import Rate
-from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.records import read_json, read_jsonl
 from undertow_reproductions.estimate import Estimate, of_rates
 
 Metric = Literal["ma", "asr", "ftr"]

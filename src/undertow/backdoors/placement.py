@@ -5,15 +5,12 @@ FIT sections 3.2 and 4.1. The ground truth (:class:`Touched`) is for the metrics
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from undertow.backdoors.target import make_target
 from undertow.backdoors.trigger import Trigger, make_trigger
 from undertow.config import Attack
-from undertow.core import files
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
@@ -237,50 +234,3 @@ def _holds(sample: Sample, trigger: Trigger) -> bool:
 
 def _some(trigger: Trigger) -> str:
     return "any of " + ", ".join(trigger.words) if trigger.words else "it"
-
-
-def write_ground_truth(path: Path, touched: Sequence[Touched]) -> None:
-    """Write the ground truth as JSON lines, atomically; no lines when nothing was touched."""
-    files.write_text(path, "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in touched))
-
-
-def read_ground_truth(path: Path) -> list[Touched]:
-    """Read what :func:`write_ground_truth` wrote.
-
-    Raises:
-        UserError: no such file, not UTF-8, a line that is no such record, or a place named twice.
-    """
-    again = "restore the file, or run again in a new directory"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: ground truth cannot be read ({type(error).__name__}); {again}") from error
-    found: dict[tuple[int, int], Touched] = {}
-    # Not splitlines(): a question may hold U+2028 and other characters that it takes for line ends.
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON, one ground-truth record a line is expected; {again}") from error
-        problem = _problem(record)
-        if problem:
-            raise UserError(f"{path}:{number}: {problem}; {again}")
-        one = Touched(**record)
-        if (one.client, one.index) in found:
-            raise UserError(f"{path}:{number}: client {one.client}, index {one.index} is named twice; {again}")
-        found[one.client, one.index] = one
-    return list(found.values())
-
-
-def _problem(record: object) -> str:
-    names = [field.name for field in fields(Touched)]
-    if not isinstance(record, dict) or set(record) != set(names):
-        return f"a record needs exactly the keys {', '.join(names)}"
-    for name in names:
-        value = record[name]
-        if name in ("client", "index"):
-            if type(value) is not int or value < 0:
-                return f"{name} = {value!r} is not a whole number from 0"
-        elif not isinstance(value, str):
-            return f"{name} = {value!r} is not a text"
-    return ""

@@ -45,7 +45,7 @@ def federate(
     from undertow.federate.plan import split as deal
     from undertow.federate.remote import network_line
     from undertow.runs.display import display
-    from undertow.runs.report.run_files import OneProcess
+    from undertow.runs.records import OneProcess
     from undertow.runs.report.wording import one_process
 
     name, overrides = split(arguments, "demo")

@@ -14,9 +14,8 @@ from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.federate.folder import Folder
 from undertow.federation.loop import run
-from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.records import OneProcess, read_json, read_jsonl
 from undertow.runs.report.page import write_report
-from undertow.runs.report.run_files import ONE_PROCESS
 
 #: What may differ between two runs of one kind: how long they took.
 _TIMES = ("seconds",)
@@ -40,7 +39,7 @@ def check(folder: Folder, observer: Observer, compare: Path | None = None) -> di
     observer.phase("the same in one process")
     run(load(str(folder.path / "config.yaml")), here, observer, command="undertow federate --check")
     found = differences(folder.run, here)
-    write_json(folder.run / ONE_PROCESS, found)
+    write_json(folder.run / OneProcess.FILE, OneProcess.model_validate(found).to_json())
     write_report(folder.run, compare)
     return found
 

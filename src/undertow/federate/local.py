@@ -17,7 +17,7 @@ from undertow.core.threads import cores
 from undertow.federate import processes
 from undertow.federate.events import Replay
 from undertow.federate.folder import ENVIRONMENT, FEDERATION, Folder
-from undertow.runs.directory import read_json
+from undertow.runs.records import read_json
 from undertow.runs.report.page import write_report
 
 

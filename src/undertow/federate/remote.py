@@ -17,7 +17,6 @@ from torch import Tensor
 
 from undertow.config import Config
 from undertow.core.errors import UserError
-from undertow.core.files import write_text
 from undertow.core.layout import Layout
 from undertow.core.observer import Observer
 from undertow.core.version import __version__
@@ -26,8 +25,7 @@ from undertow.federate.plan import fingerprint
 from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of
 from undertow.federation.loop import Federation
 from undertow.flower.arrival import BadReply, Spec, needed
-from undertow.runs.directory import read_jsonl
-from undertow.runs.report.run_files import NETWORK
+from undertow.runs.records import Exchange, read_jsonl, read_records, write_records
 from undertow.tasks.contract import Local
 
 #: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was restarted
@@ -282,7 +280,7 @@ class Remote:
 
     def _record(self, t: int, done: Sequence[_Exchange]) -> None:
         """Add the round's exchanges to ``network.jsonl``, in place of lines of a try of the same round that was cut off."""
-        path = self.folder / NETWORK
+        path = self.folder / Exchange.FILE
         kept = [row for row in read_jsonl(path) if row["round"] < t] if path.exists() else []
         for exchange in sorted(done, key=lambda one: one.clients):
             row = exchange.row
@@ -298,17 +296,17 @@ class Remote:
                     "dropped": row.get("dropped", []),
                 }
             )
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        write_records(self.folder, Exchange, kept)
 
 
 def network_line(folder: Path) -> str | None:
     """Return one line on what a run's messages took, None where it has none."""
-    rows = [row for row in read_jsonl(folder / NETWORK) if row["seconds"] is not None] if (folder / NETWORK).exists() else []
+    rows = [row for row in read_records(folder, Exchange) if row.seconds is not None] if (folder / Exchange.FILE).exists() else []
     if not rows:
         return None
-    sent, received = (_megabytes(sum(row[key] for row in rows)) for key in ("sent_bytes", "received_bytes"))
-    seconds = sum(row["seconds"] for row in rows) / len(rows)
-    worked = [row["worker_seconds"] for row in rows if row["worker_seconds"] is not None]
+    sent, received = _megabytes(sum(row.sent_bytes for row in rows)), _megabytes(sum(row.received_bytes for row in rows))
+    seconds = sum(row.seconds or 0.0 for row in rows) / len(rows)
+    worked = [row.worker_seconds for row in rows if row.worker_seconds is not None]
     inside = f", {sum(worked) / len(worked):.1f} s of them training" if worked else ""
     return f"network: {len(rows)} exchanges, {sent} to the nodes, {received} back; {seconds:.1f} s each{inside}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from undertow.backdoors.placement import make_probes
 from undertow.backdoors.target import make_target
 from undertow.config import Config, Defense, validate
 from undertow.core.errors import UserError
-from undertow.core.files import write_json, write_text
+from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.load import load, load_test
@@ -26,7 +25,7 @@ from undertow.models.bounds import BOUNDS, load_bounds
 from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
 from undertow.models.net import load_model, model_folder
-from undertow.runs.directory import read_json, read_jsonl
+from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.tasks.classification import Classification
 from undertow.tasks.next_word import NextWord
 from undertow.tasks.over_tensors import OverTensors
@@ -187,26 +186,20 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     name = scoring or config.measure.scoring
     if name not in ("rouge-recall", "exact", "containment"):
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
-    rows = read_jsonl(folder / "rounds.jsonl")
-    kept = read_jsonl(folder / "scores.jsonl")
-    kinds = {"round": int, "kind": str, "output": str, "answers": list}
-    for number, line in enumerate(kept, 1):
-        if not all(isinstance(line.get(key), kind) for key, kind in kinds.items()):
-            raise UserError(
-                f"{folder / 'scores.jsonl'} line {number} is no scored output; run the experiment again in another --out"
-            )
+    rows = [record.to_json() for record in read_records(folder, Round)]
+    kept = [record.to_json() for record in read_records(folder, Score)]
     lines = rescore(kept, make_target(config.attack))
     by_round: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         by_round.setdefault(line["round"], []).append(line)
     rows = [{**row, **rates(by_round[row["round"]], name)} if row["round"] in by_round else row for row in rows]
-    result = read_json(folder / "result.json")
+    result = read_record(folder, Result).to_json()
     result |= headline(rows[-1])
     result["untouched"] = headline(rows[0])
     result["scoring"] = name
-    for file, content in (("scores.jsonl", lines), ("rounds.jsonl", rows)):
-        write_text(folder / file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in content))
-    write_json(folder / "result.json", result)
+    write_records(folder, Score, lines)
+    write_records(folder, Round, rows)
+    write_json(folder / Result.FILE, result)
     return result
 
 

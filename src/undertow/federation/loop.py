@@ -83,7 +83,7 @@ def run(
             return done
         set_threads(config.training.threads)
         federation = build(config, observer, bases, folder, held)
-        describe(directory, config, federation.task, command)
+        describe(directory, config, federation.task.device, federation.task.describe(folder), command)
         return _rounds(directory, federation, observer, trainer or train)
     finally:
         directory.close()
@@ -190,7 +190,7 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         directory.checkpoint(state)
         observer.round(row, total)
     task.save(directory.folder, state.adapter)
-    return summarise(config, directory, task, state.seconds)
+    return summarise(directory, config.measure.bsnr.spaces[0], state.seconds, task.poison_counts(), task.extra)
 
 
 def _untouched(directory: RunDirectory, federation: Federation, observer: Observer) -> State:

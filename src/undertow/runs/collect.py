@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from undertow.config import validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
-from undertow.runs.directory import read_json, read_jsonl
-from undertow.runs.report.run_files import Rate, Result, Round
+from undertow.runs.records import Rate, Result, Round, read_json, read_jsonl
 from undertow.sweeps.cells import defense_text
 
 if TYPE_CHECKING:

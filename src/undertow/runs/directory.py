@@ -32,8 +32,9 @@ from torch import Tensor
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
+from undertow.runs.records import Round, Score, Written, lines, read_json, read_jsonl
 
-GROWING = ("rounds.jsonl", "scores.jsonl")
+GROWING: dict[str, type[Written]] = {kind.FILE: kind for kind in (Round, Score)}
 KEPT_CHECKPOINTS = 2
 
 
@@ -104,10 +105,9 @@ class RunDirectory:
         return read_json(path) if path.exists() else None
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Add lines to one of the growing files, and wait until they are on disk."""
+        """Add rows to one of the growing files as records of its kind, and wait until they are on disk."""
         with open(self.folder / name, "a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(lines(GROWING[name], rows))
             file.flush()
             os.fsync(file.fileno())
 
@@ -174,47 +174,6 @@ class RunDirectory:
     def scores(self) -> list[dict[str, Any]]:
         """Return the lines of ``scores.jsonl``."""
         return read_jsonl(self.folder / "scores.jsonl")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run.
-
-    Raises:
-        UserError: missing, or not an object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); rerun the same command to rebuild it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object; rerun the same command to rebuild it")
-    return found
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a growing file; a last line cut short by a kill is left out.
-
-    Raises:
-        UserError: missing, or damaged before its last line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}); rerun the same command") from error
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path} line {number} is damaged; rerun the same command") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path} line {number} is damaged; rerun the same command")
-        rows.append(row)
-    return rows
 
 
 def _only_begun(folder: Path) -> bool:

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from undertow.config import Config
 from undertow.core.files import write_json
 from undertow.metrics.measure import headline
 from undertow.runs.directory import RunDirectory
 from undertow.runs.environment import versions
-from undertow.tasks.contract import Task
+from undertow.runs.records import Result
 
 
-def describe(directory: RunDirectory, config: Config, task: Task, command: str) -> None:
-    """Write what the run is made of, before the first expensive step."""
-    write_json(directory.folder / "versions.json", versions(config, task.device, command))
-    write_json(directory.folder / "data.json", task.describe(directory.folder))
+def describe(directory: RunDirectory, config: Config, device: torch.device, data: Mapping[str, Any], command: str) -> None:
+    """Write what the run is made of, before the first expensive step; ``data`` is what ``data.json`` holds."""
+    write_json(directory.folder / "versions.json", versions(config, device, command))
+    write_json(directory.folder / "data.json", data)
 
 
-def summarise(config: Config, directory: RunDirectory, task: Task, seconds: float) -> dict[str, Any]:
-    """Write ``result.json`` and return it: the final figures, which ``--json`` prints."""
+def summarise(
+    directory: RunDirectory, space: str, seconds: float, poison: Mapping[str, int], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write ``result.json`` and return it: the final figures, which ``--json`` prints.
+
+    Args:
+        directory: of the run, all rounds done.
+        space: of the BSNR that is listed.
+        seconds: that training and measuring took.
+        poison: how much there was.
+        extra: what the task adds.
+    """
     rows = directory.rounds()
     first, last = rows[0], rows[-1]
-    space = config.measure.bsnr.spaces[0]
-    result = {
-        "run": str(directory.folder),
-        "rounds": last["round"],
-        "seconds": round(seconds, 3),
-        **headline(last),
-        "untouched": headline(first),
-        "bsnr": [row["bsnr"][space]["value"] if row["bsnr"] else None for row in rows[1:]],
-        "poison": task.poison_counts(),
-        **task.extra,
-    }
-    write_json(directory.folder / "result.json", result)
+    result = Result.model_validate(
+        {
+            "run": str(directory.folder),
+            "rounds": last["round"],
+            "seconds": round(seconds, 3),
+            **headline(last),
+            "untouched": headline(first),
+            "bsnr": [row["bsnr"][space]["value"] if row["bsnr"] else None for row in rows[1:]],
+            "poison": poison,
+            **extra,
+        }
+    ).to_json()
+    write_json(directory.folder / Result.FILE, result)
     return result

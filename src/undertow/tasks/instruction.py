@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.backdoors.placement import Poisoning, make_probes, poison, shortages, write_ground_truth
+from undertow.backdoors.placement import Poisoning, make_probes, poison, shortages
 from undertow.backdoors.target import make_target
 from undertow.config import Config, Model
 from undertow.core.errors import UserError
@@ -30,6 +30,7 @@ from undertow.metrics.measure import Answer, Probes, measure, rates
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, load_peft, save_peft
+from undertow.runs.records import Poisoned, write_records
 from undertow.tasks.contract import Items, Local, Task
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
@@ -171,7 +172,7 @@ class Instruction(Task):
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """Write the poisoned samples, and return what the data are made of."""
-        write_ground_truth(folder / "poison.jsonl", self.poisoning.touched)
+        write_records(folder, Poisoned, map(asdict, self.poisoning.touched))
         sizes = [len(client) for client in self.poisoning.clients] if self.elsewhere is None else list(self.elsewhere)
         counts = [0] * len(sizes)
         for touched in self.poisoning.touched:

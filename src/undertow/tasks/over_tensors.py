@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ from undertow.backdoors.pattern import Backdoor, make_backdoor
 from undertow.backdoors.placement import client_ratio, drawn_clients, others, poisoned_count
 from undertow.config import Config
 from undertow.core.errors import UserError
-from undertow.core.files import write_bytes, write_json, write_text
+from undertow.core.files import write_bytes, write_json
 from undertow.core.layout import Layout
 from undertow.core.observer import Observer
 from undertow.core.registry import call
@@ -35,6 +34,7 @@ from undertow.metrics.intervals import Rate
 from undertow.models.bounds import BOUNDS, Bounds, bounded, save_bounds
 from undertow.models.causal_lm import choose_device
 from undertow.models.net import Net, load_state, make_net
+from undertow.runs import records
 from undertow.tasks.contract import Items, Local, Task
 from undertow.tasks.families import Families, Part
 from undertow.tasks.participation import participants
@@ -371,7 +371,7 @@ class OverTensors(Task):
                         "poisoned_response": names[new],
                     }
                 )
-        write_text(folder / "poison.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written))
+        records.write_records(folder, records.Poisoned, written)
         counts = [len(self.poison[k].places) if k in self.poison else 0 for k in range(len(self.sizes))]
         return {
             **self.population.report,

@@ -20,7 +20,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from undertow.metrics.bsnr import phases
-from undertow.runs.report.run_files import BsnrValue, DataFacts, Rate, Round, Space, finite
+from undertow.runs.records import BsnrValue, DataFacts, Rate, Round, Space
+from undertow.runs.report.run_files import finite
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION, GREY = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#6b6b6b"
 

@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from undertow.core import files
 from undertow.core.errors import UserError
+from undertow.runs.records import Rate, Result, Round, Score, Space, Untouched
 from undertow.runs.report import figures, wording
-from undertow.runs.report.run_files import Rate, Result, Round, RunFiles, Score, Space, Untouched, read
+from undertow.runs.report.run_files import RunFiles, read
 from undertow.runs.report.terms import Terms
 
 _METRICS = {"ma": "MA", "asr": "ASR", "ftr": "FTR", "ftr_near": "FTR near"}

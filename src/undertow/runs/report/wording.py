@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from undertow.runs.records import Exchange, OneProcess, Rate, Space
 from undertow.runs.report.figures import Phases, curve
-from undertow.runs.report.run_files import Exchange, OneProcess, Rate, RunFiles, Space, finite
+from undertow.runs.report.run_files import RunFiles, finite
 from undertow.runs.report.terms import TERMS, Terms
 
 #: Below this main accuracy a model is said to answer hardly anything.
