@@ -19,6 +19,8 @@ from undertow.sweeps.sweep import Cell, expand
 
 pandas = pytest.importorskip("pandas")
 
+RATES = ("ma", "asr", "ftr", "ftr_near")
+SCORINGS = tuple(f"scorings.{name}" for name in ("rouge-recall", "exact", "containment"))
 AXES = {"attack.affected_share": [0.34, 1.0], "defenses": ["none", "median"]}
 
 
@@ -44,10 +46,13 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
     told: list[str] = []
     table = collect(folder, told.append)
     assert told == []
-    rates = [f"{rate}{part}" for rate in ("ma", "asr", "ftr", "ftr_near") for part in ("", "_low", "_high", "_n")]
-    spaces = [f"bsnr_{s}{p}" for s in ("adapter", "delta_w") for p in ("", "_null_low", "_null_median", "_null_high", "_p")]
-    wanted = ["run", "seed", "attack.affected_share", "defenses", "round", "final", *rates, "loss", *spaces, "seconds", "status"]
-    assert list(table.columns) == wanted
+    parts = ("", "_low", "_high", "_n", "_hits")
+    rates, more = ([f"{rate}{part}" for rate in names for part in parts] for names in (RATES, ("asr_suffix", *SCORINGS)))
+    ends = ("", "_null_low", "_null_median", "_null_high", "_p", "_permutations")
+    spaces = [f"bsnr_{space}{end}" for space in ("adapter", "delta_w") for end in ends]
+    lists = ["client_loss", "participants", "dropped", "attackers"]
+    about = ["run", "seed", "attack.affected_share", "defenses", "round", "final", "status"]
+    assert list(table.columns) == [*about, *rates, "loss", *spaces, "seconds", *more, "update_norm", "cross_term", *lists]
     assert len(table) == 4 * 3
     for cell in cells:
         rows = table[table.run == cell.name]
@@ -63,6 +68,12 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
                     assert pandas.isna(found) if record[rate] is None else found == record[rate][part]
             assert pandas.isna(row.loss) if record["loss"] is None else row.loss == record["loss"]
             assert row.seconds == record["seconds"]
+            for name in ("client_loss", "participants", "dropped", "attackers"):
+                assert pandas.isna(row[name]) if record.get(name) is None else json.loads(row[name]) == record[name]
+            for name in ("update_norm", "cross_term"):
+                assert pandas.isna(row[name]) if record.get(name) is None else row[name] == record[name]
+            for name, rate in (record["scorings"] or {}).items():
+                assert row[f"scorings.{name}"] == rate["value"]
             for space in ("adapter", "delta_w"):
                 figure = (record["bsnr"] or {}).get(space) or {}
                 for part in ("value", "null_low", "null_high", "p"):
@@ -147,7 +158,7 @@ def _damages() -> dict[str, Callable[[Path], object]]:
         "does not hold the rounds": cut("rounds.jsonl"),
         "loss": rounds(lambda record: record.update(loss="high")),
         "bsnr": rounds(lambda record: record.update(bsnr={"elsewhere": None})),
-        "line 2 is damaged": lambda folder: (folder / "rounds.jsonl").write_text("{}\n{\n{}\n"),
+        "line 2 is damaged": lambda folder: (folder / "rounds.jsonl").write_text('{"round": 0}\n{\n{}\n'),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
 from undertow.config import validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
-from undertow.runs.records import Rate, Result, Round, read_json, read_jsonl
+from undertow.runs.records import Result, Round, read_record, read_records
+from undertow.runs.tables import figures, frame, installed, text
 from undertow.sweeps.cells import defense_text
 
 if TYPE_CHECKING:
@@ -34,9 +33,8 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
 
     Columns: ``run`` (its folder below the one given), ``seed``, every config value that differs between the runs by its
     dotted name (lists and mappings as text, defenses in short), ``round`` (0 is the untouched base), ``final`` (the last
-    round), for each of ``ma``, ``asr``, ``ftr`` and ``ftr_near`` the share in [0, 1] and its ``_low``, ``_high`` (95 % Wilson interval) and
-    ``_n``, ``loss``, for each space ``bsnr_SPACE`` and its ``_null_low``, ``_null_median``, ``_null_high`` and ``_p``, ``seconds``,
-    and ``status`` (``done``). What was not measured is missing.
+    round), ``status`` (``done``), and every figure of the round, as :mod:`undertow.runs.tables` names them: rates are shares in [0, 1]
+    with 95 % Wilson intervals; lists are JSON text. What was not measured is missing.
 
     Args:
         folder: searched at any depth; it may itself be a run.
@@ -45,9 +43,34 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
     Raises:
         UserError: no such folder, no finished run below it, or pandas is not installed.
     """
-    frames = _pandas()
+    installed("pandas")
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; give the folder of a sweep, or any folder with run directories")
+    runs, left_out = _read_all(folder)
+    if left_out:
+        more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+        (warn or _to_stderr)(f"{len(left_out)} left out: {'; '.join(left_out[:NAMED])}{more}")
+    if not runs:
+        raise UserError(f"{folder} holds no finished run; run `undertow sweep` or `undertow run` first, or give another folder")
+    varying = _varying([config for _, config, _ in runs])
+    rows = []
+    for name, config, rounds in runs:
+        axes = {key: config.get(key) for key in varying}
+        for record in rounds:
+            found = {key: text(value) for key, value in figures(record, json.loads(config["measure.bsnr.spaces"])).items()}
+            rows.append(
+                {"run": name, **axes, "round": found.pop("round"), "final": record is rounds[-1], "status": "done", **found}
+            )
+    table = frame(rows, ["adapter", "delta_w"])
+    for column in table.columns:
+        values = table[column]
+        if values.dtype == object and len({type(value) for value in values.dropna()}) > 1:  # a Parquet column has one type
+            table[column] = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return table
+
+
+def _read_all(folder: Path) -> tuple[list[tuple[str, dict[str, Any], list[Round]]], list[str]]:
+    """Return name, flat config and rounds of every finished run, by name, and a line for each folder that is none."""
     runs: list[tuple[str, dict[str, Any], list[Round]]] = []
     left_out: list[str] = []
     seen: dict[str, str] = {}
@@ -61,28 +84,9 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
             if twin != name:
                 raise ValueError(f"the same config as {twin}")
             runs.append((name, config, rounds))
-        except (OSError, ValueError, UserError) as error:
-            reason = " ".join(str(error).split())
-            left_out.append(f"{name} ({_shortened(reason)})")
-    if left_out:
-        more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
-        line = f"{len(left_out)} left out: {'; '.join(left_out[:NAMED])}{more}"
-        (warn or _to_stderr)(line)
-    if not runs:
-        raise UserError(f"{folder} holds no finished run; run `undertow sweep` or `undertow run` first, or give another folder")
-    runs.sort(key=lambda run: run[0])
-    varying = _varying([config for _, config, _ in runs])
-    rows = []
-    for name, config, rounds in runs:
-        axes = {key: config.get(key) for key in varying}
-        rows += [
-            {"run": name, **axes, **_figures(record, record is rounds[-1], json.loads(config["measure.bsnr.spaces"]))}
-            for record in rounds
-        ]
-    table = frames.DataFrame(rows)
-    # One type per column whatever is missing, so that tables of different sweeps can be joined.
-    known = {column: "Int64" if column.endswith("_n") else "float64" for column in table.columns if _is_figure(column)}
-    return table.astype(known)
+        except (OSError, ValueError) as error:
+            left_out.append(f"{name} ({_shortened(' '.join(str(error).split()))})")
+    return sorted(runs, key=lambda run: run[0]), left_out
 
 
 def write(table: pandas.DataFrame, folder: Path, out: Path | None = None) -> list[Path]:
@@ -96,7 +100,7 @@ def write(table: pandas.DataFrame, folder: Path, out: Path | None = None) -> lis
         if path.suffix == ".csv":
             content = table.to_csv(index=False).encode()
         elif path.suffix == ".parquet":
-            _import("pyarrow")
+            installed("pyarrow")
             buffer = io.BytesIO()
             table.to_parquet(buffer, index=False)
             content = buffer.getvalue()
@@ -135,12 +139,7 @@ def _read(run: Path) -> tuple[dict[str, Any], list[Round]]:
     config = validate(values, "config.yaml")
     if not (run / "result.json").is_file():
         raise ValueError("unfinished")
-    try:
-        result = Result.model_validate(read_json(run / "result.json"))
-        records = [Round.model_validate(row) for row in read_jsonl(run / "rounds.jsonl")]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    result, records = read_record(run, Result), list(read_records(run, Round))
     if [record.round for record in records] != list(
         range(config.federation.rounds + 1)
     ) or result.rounds != config.federation.rounds:
@@ -163,36 +162,6 @@ def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the seed and every key with more than one value, in the config's order."""
     keys = dict.fromkeys(key for config in configs for key in config)
     return [key for key in keys if key == "seed" or len({repr(config.get(key)) for config in configs}) > 1]
-
-
-def _figures(record: Round, final: bool, spaces: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"round": record.round, "final": final}
-    for name in ("ma", "asr", "ftr", "ftr_near"):
-        rate: Rate | None = getattr(record, name)
-        row[name] = rate.value if rate else None
-        row |= {f"{name}_{part}": getattr(rate, part) if rate else None for part in ("low", "high", "n")}
-    row["loss"] = record.loss
-    for space in spaces:
-        found = (record.bsnr or {}).get(space)  # type: ignore[call-overload]
-        row[f"bsnr_{space}"] = found.value if found else None
-        for part in ("null_low", "null_median", "null_high", "p"):
-            row[f"bsnr_{space}_{part}"] = getattr(found, part) if found else None
-    return {**row, "seconds": record.seconds, "status": "done"}
-
-
-def _is_figure(column: str) -> bool:
-    return column in ("loss", "seconds") or column.partition("_")[0] in ("ma", "asr", "ftr", "bsnr")
-
-
-def _pandas() -> Any:
-    return _import("pandas")
-
-
-def _import(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"tables need the package {package} ({error}): pip install 'undertow[tables]'") from error
 
 
 def _to_stderr(line: str) -> None:
