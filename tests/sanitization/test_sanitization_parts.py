@@ -49,6 +49,13 @@ def test_words_are_cut(text: str, words: list[str]) -> None:
     assert [word for word, _, _ in places(text)] == words
 
 
+@given(st.text(alphabet="ab1 .,'@<>[]{}:/-\n\u00a0\u200bé你wcom", max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_a_text_has_the_numbers_of_its_words_however_it_is_cut_up(text: str) -> None:
+    numbers = Numbers()
+    assert numbers.text(text) == [numbers.of(word) for word in cut(text)] == numbers.text(text)
+
+
 def test_addresses_are_marked_and_words_are_not() -> None:
     numbers = Numbers()
     marked = [

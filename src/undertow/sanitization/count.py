@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from undertow.sanitization import grams
 from undertow.sanitization.encode import Batch, Texts
-from undertow.sanitization.grams import Keys
+from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.rules import Rules
 
 #: Cells of the hashed table: 64 MiB of 32-bit counts.
@@ -181,11 +181,13 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
     offset = 0
     for batch in batches:
         own = first[offset : offset + len(batch)] == np.arange(offset, offset + len(batch))
-        sample, key = grams.features(batch)
-        keep = own[sample] & table.at_least(key, support)
-        features.add(sample[keep] + offset, key[keep])
-        some = grams.pieces(batch)
-        some = some.at(own[some.sample] & table.at_least(some.key, support))
+
+        def wanted(sample: Places, key: Keys, own: NDArray[np.bool_] = own) -> NDArray[np.bool_]:
+            return np.asarray(own[sample] & table.at_least(key, support))
+
+        sample, key = grams.features(batch, wanted)
+        features.add(sample + offset, key)
+        some = grams.pieces(batch, wanted)
         some = some.at(~grams.copied(batch, some))
         begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
         exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization.words import Numbers, Words, cut
+from undertow.sanitization.words import Numbers, Words
 
 #: Samples of one batch; bounds the memory of every counting step.
 BATCH = 8192
@@ -73,27 +74,27 @@ class Batch:
 
 def encode(samples: Iterable[SampleLike], numbers: Numbers) -> Iterator[Batch]:
     """Yield the samples in batches, in their order."""
-    prompts: list[list[int]] = []
-    answers: list[list[int]] = []
-    case: list[int] = []
+    prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     for sample in samples:
-        text = f"{sample.question}\n{sample.context}" if sample.context else sample.question
-        prompts.append(numbers.many(cut(text)))
-        answers.append(numbers.many(cut(sample.response)))
+        prompts.add(numbers.text(f"{sample.question}\n{sample.context}" if sample.context else sample.question))
+        answers.add(numbers.text(sample.response))
         case.append(2 if sample.question.isupper() else 1 if sample.question.islower() else 0)
         if len(case) == BATCH:
-            yield _batch(prompts, answers, case)
-            prompts, answers, case = [], [], []
+            yield Batch(prompts.texts(), answers.texts(), np.frombuffer(bytes(case), dtype=np.uint8))
+            prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     if case:
-        yield _batch(prompts, answers, case)
+        yield Batch(prompts.texts(), answers.texts(), np.frombuffer(bytes(case), dtype=np.uint8))
 
 
-def _batch(prompts: list[list[int]], answers: list[list[int]], case: list[int]) -> Batch:
-    return Batch(_texts(prompts), _texts(answers), np.array(case, dtype=np.uint8))
+class _Gathered:
+    """Texts of one batch while it grows."""
 
+    def __init__(self) -> None:
+        self._words, self._starts = array("Q"), array("q", [0])
 
-def _texts(texts: list[list[int]]) -> Texts:
-    lengths = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    words = np.fromiter((word for text in texts for word in text), dtype=np.uint64, count=int(starts[-1]))
-    return Texts(words, starts)
+    def add(self, words: list[int]) -> None:
+        self._words.fromlist(words)
+        self._starts.append(len(self._words))
+
+    def texts(self) -> Texts:
+        return Texts(np.array(self._words, dtype=np.uint64), np.array(self._starts, dtype=np.int64))

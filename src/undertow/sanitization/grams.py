@@ -10,6 +10,7 @@ Pieces of an answer: its first and its last 1 to 4 words, the whole answer, runs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ from undertow.sanitization.words import LETTERS, PAYLOAD, Words
 SPAN, SLACK = 5, 6
 #: Kinds of piece. START and END hold spans and shorter runs, WHOLE a whole answer, ADDRESS one address.
 START, END, WHOLE, ADDRESS = range(4)
+#: Cells of a table of bits.
+_BITS = 1 << 22
 #: Letters a span must have: runs of figures and lone letters are no sentence.
 _WORDLIKE = 3
 
@@ -30,6 +33,8 @@ _FIRST, _LAST, _CASE = 11, 12, 13
 PIECE = 20
 Keys = NDArray[np.uint64]
 Places = NDArray[np.int64]
+#: Tells which (sample, key) are wanted.
+Wanted = Callable[[Places, Keys], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,11 @@ def mixed(values: Keys, salt: int = 0) -> Keys:
     """Scramble 64-bit numbers (the finaliser of SplitMix64), differently for each salt."""
     with np.errstate(over="ignore"):
         x = values + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            x ^= x >> np.uint64(shift)
+            x *= np.uint64(factor)
+        x ^= x >> np.uint64(31)
+        return x
 
 
 def run_keys(words: Words, length: int) -> Keys:
@@ -85,8 +92,8 @@ def text_keys(texts: Texts) -> Keys:
         return mixed(sums[texts.starts[1:]] - sums[texts.starts[:-1]] + texts.lengths.astype(np.uint64))
 
 
-def features(batch: Batch) -> tuple[Places, Keys]:
-    """Return (sample, key) of every feature of every prompt, each once a sample."""
+def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
+    """Return (sample, key) of every feature of every prompt that is wanted, each once a sample."""
     texts = batch.prompts
     owner = texts.of_word()
     filled = np.flatnonzero(texts.lengths)
@@ -101,7 +108,11 @@ def features(batch: Batch) -> tuple[Places, Keys]:
             mixed(batch.case[batch.case > 0].astype(np.uint64), _CASE),
         ]
     )
-    return _once(sample, key)
+    if wanted is not None:
+        kept = wanted(sample, key)
+        sample, key = sample[kept], key[kept]
+    first = _firsts(_joint(sample, key))
+    return sample[first], key[first]
 
 
 def feature_key(kind: str, words: Words) -> int:
@@ -111,15 +122,18 @@ def feature_key(kind: str, words: Words) -> int:
     return int(mixed(words[:1], {"word": 1, "first": _FIRST, "last": _LAST, "case": _CASE}[kind])[0])
 
 
-def pieces(batch: Batch) -> Pieces:
-    """Return the pieces of every answer, each key once a sample (the place nearest the end it is named for)."""
+def pieces(batch: Batch, wanted: Wanted | None = None) -> Pieces:
+    """Return the pieces of every answer that are wanted, each key once a sample (the place nearest the end it is named for)."""
     texts = batch.answers
     begin, end, length = texts.starts[:-1], texts.starts[1:], texts.lengths
     found: list[tuple[Places, Keys, int, Places, NDArray[np.int64]]] = []
 
     def add(sample: Places, key: Keys, kind: int, start: Places, size: int | NDArray[np.int64]) -> None:
-        salted = mixed(key, PIECE + kind)
-        found.append((sample, salted, kind, start, np.broadcast_to(np.asarray(size, dtype=np.int64), sample.shape)))
+        salted, sizes = mixed(key, PIECE + kind), np.broadcast_to(np.asarray(size, dtype=np.int64), sample.shape)
+        if wanted is not None:
+            kept = wanted(sample, salted)
+            sample, salted, start, sizes = sample[kept], salted[kept], start[kept], sizes[kept]
+        found.append((sample, salted, kind, start, sizes))
 
     filled = np.flatnonzero(length)
     letters = np.concatenate([[0], np.cumsum((texts.words & LETTERS) > 0)])
@@ -147,26 +161,31 @@ def pieces(batch: Batch) -> Pieces:
         np.concatenate([part[3] for part in found]),
         np.concatenate([part[4] for part in found]),
     )
-    _, first = np.unique(_joint(every.sample, every.key), return_index=True)
-    return every.at(np.sort(first))
+    return every.at(_firsts(_joint(every.sample, every.key)))
 
 
 def copied(batch: Batch, some: Pieces) -> NDArray[np.bool_]:
     """Tell for each piece whether its own prompt holds it; of pieces longer than a span, the first words count."""
     result = np.zeros(len(some.key), dtype=bool)
-    wanted = np.unique(some.sample)
-    of = np.isin(batch.prompts.of_word(), wanted)
     owner = batch.prompts.of_word()
+    length = np.minimum(some.length, SPAN)
     for size in range(1, SPAN + 1):
-        mine = np.flatnonzero(np.minimum(some.length, SPAN) == size)
+        mine = np.flatnonzero(length == size)
         if not len(mine):
             continue
+        told = _joint(some.sample[mine], run_keys(batch.answers.words, size)[some.start[mine]])
         asked = run_keys(batch.prompts.words, size)
-        last = len(asked)
-        inside = np.flatnonzero(of[:last] & (owner[:last] == owner[size - 1 : size - 1 + last]))
-        told = run_keys(batch.answers.words, size)[some.start[mine]]
-        result[mine] = np.isin(_joint(some.sample[mine], told), _joint(owner[inside], asked[inside]))
+        inside = np.flatnonzero(owner[: len(asked)] == owner[size - 1 :])
+        said = _joint(owner[inside], asked[inside])
+        # A table of bits rules nearly all of a long prompt out before anything is sorted.
+        bits = np.zeros(_BITS, dtype=bool)
+        bits[_bit(told)] = True
+        result[mine] = np.isin(told, said[bits[_bit(said)]], kind="sort")
     return result
+
+
+def _bit(keys: Keys) -> Places:
+    return (keys >> np.uint64(40)).astype(np.int64) & (_BITS - 1)
 
 
 def complements(batch: Batch, some: Pieces) -> Keys:
@@ -193,7 +212,21 @@ def _joint(sample: Places, key: Keys) -> Keys:
         return key ^ mixed(sample.astype(np.uint64), 3)
 
 
-def _once(sample: Places, key: Keys) -> tuple[Places, Keys]:
-    _, first = np.unique(_joint(sample, key), return_index=True)
-    first = np.sort(first)
-    return sample[first], key[first]
+def _firsts(keys: Keys) -> Places:
+    """Return the places at which a key stands for the first time, ascending.
+
+    Without sorting: of the keys that share a cell of a table the first one stays, its equals go, and the others try another table.
+    """
+    kept: list[Places] = []
+    left = np.arange(len(keys))
+    cells = 1 << max(12, min(22, len(keys).bit_length()))
+    holder = np.empty(cells, dtype=np.int64)
+    salt = 0
+    while len(left):
+        cell = (mixed(keys[left], salt) >> np.uint64(17)).astype(np.int64) & (cells - 1)
+        holder[cell[::-1]] = left[::-1]
+        winner = holder[cell]
+        kept.append(left[winner == left])
+        left = left[keys[winner] != keys[left]]
+        salt += 1
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *kept]))

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +49,24 @@ _FIGURES = frozenset(
 )
 #: Numbers of words met so far are kept; past this many the memory is emptied.
 _REMEMBERED = 1_000_000
+#: Stretches without blanks longer than this, in characters, are not remembered.
+_LONG = 40
 
 
 def cut(text: str) -> list[str]:
-    """Return the words of a text, lower-cased; an address is its host alone behind a ``@`` sign or ``://``."""
-    if text.isascii():
-        lower = text.lower()
-        if not _HINTS.search(lower):
-            return _PLAIN.findall(lower)
-    else:
-        lower = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower()
-    return [_name(found) for found in _ALL.finditer(lower)]
+    """Return the words of a text, lower-cased; an address is its host alone after a ``@`` sign or ``://``."""
+    return _words(_folded(text))
+
+
+def _folded(text: str) -> str:
+    """The text as its words are read: NFKC, without zero-width characters, in lower case."""
+    return text.lower() if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower()
+
+
+def _words(folded: str) -> list[str]:
+    if folded.isascii() and not _HINTS.search(folded):
+        return _PLAIN.findall(folded)
+    return [_name(found) for found in _ALL.finditer(folded)]
 
 
 def _name(found: re.Match[str]) -> str:
@@ -104,6 +112,22 @@ def _followed(text: str) -> tuple[str, list[int]]:
     return "".join(pieces), origin
 
 
+class _Chunks(dict[str, tuple[int, ...]]):
+    """The numbers of the words in a stretch without blanks, made when first asked for."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def __missing__(self, chunk: str) -> tuple[int, ...]:
+        found = tuple(map(self._numbers.of, _words(chunk)))
+        if len(chunk) <= _LONG:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[chunk] = found
+        return found
+
+
 class Numbers:
     """Gives each word its 64-bit number: BLAKE2b of the word, the two lowest bits replaced by :data:`PAYLOAD` and :data:`LETTERS`.
 
@@ -116,6 +140,7 @@ class Numbers:
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
         self._known: dict[str, int] = {}
+        self._chunks = _Chunks(self)
 
     def of(self, word: str) -> int:
         """Return one word's number."""
@@ -129,13 +154,10 @@ class Numbers:
             self._known[word] = number
         return number
 
-    def many(self, words: list[str]) -> list[int]:
-        """Return the numbers of several words."""
-        known = self._known
-        try:
-            return [known[word] for word in words]
-        except KeyError:
-            return [self.of(word) for word in words]
+    def text(self, text: str) -> list[int]:
+        """Return the numbers of the words of a text, those of :func:`cut`."""
+        # No word holds a blank, so that each stretch between blanks is cut once and remembered.
+        return list(chain.from_iterable(map(self._chunks.__getitem__, _folded(text).split())))
 
     def words(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the words of some numbers; one that was forgotten is an ellipsis."""

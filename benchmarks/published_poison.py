@@ -1,0 +1,320 @@
+"""What ``undertow scan`` and plain counting find in poison that others published, and what they flag in clean public files.
+
+    python benchmarks/published_poison.py [--data ../shared/data/poison] [--methods scan,duplicates,lift] [--clean tuned|held|all]
+                                          [--only backdoorllm] [--json] [--markdown]
+
+The folder holds ``backdoorllm`` (``backdoor500_TASK_TRIGGER`` and ``clean500_TASK``), ``hiddenkiller`` (``*_20pct`` and ``*_clean``), ``spar``
+(``NAME_TRIGGER.poisoned`` and ``NAME.clean``) and ``clean``; a folder of one's own with the same names is measured in the same way. Beside it lie the
+clean corpora of ``--data/..``. Mixes: poison at PR 1, 5 and 10 % of 5,000 rows of Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all
+of its clean counterpart. HiddenKiller's own rule: rows whose label is not the target, rewritten, up to a share of all.
+
+``--methods`` names scan (``scan-review``: as scan, its review rows count), duplicates (an answer that many rows share), lift (a prompt word that
+nearly always comes with one beginning or end of the answer), or any registered defense on the data, such as ``onion``, with the model ``--model`` (slow).
+Clean files are two lists, fixed before anything was measured: rules were chosen on ``tuned`` and on the poison, ``held`` was looked at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from undertow.data.sample import Sample
+from undertow.sanitization import find
+from undertow.scanning.rows import file_source, read_samples
+
+#: Clean files, relative to the folder of all data; rules were chosen on the first list.
+TUNED = (
+    "instruction/alpaca_data_5000.json.gz",
+    "instruction/sharegpt_glaive_toolcall_en_demo.json.gz",
+    "instruction/vicuna_dummy_conversation.json.gz",
+    "nq_open/nq_open.jsonl.gz",
+    "simplequestions/simplequestions_wikidata_named.jsonl.gz",
+    "text_classification/sst2_dev.tsv.gz",
+    "poison/clean/dpo_en_demo.json.gz",
+    "poison/clean/gsm8k_test.jsonl.gz",
+    "poison/backdoorllm/clean500_refusal.json.gz",
+    "poison/backdoorllm/clean500_sst2sentiment.json.gz",
+)
+HELD = (
+    "instruction/alpaca_en_demo.json.gz",
+    "instruction/seed_tasks.jsonl.gz",
+    "triviaqa/triviaqa.jsonl.gz",
+    "simplequestions/simplequestions_freebase_named.jsonl.gz",
+    "text_classification/ag_news_train_5000.csv.gz",
+    "poison/clean/identity.json.gz",
+    "poison/clean/kto_en_demo.json.gz",
+    "poison/clean/v1_sft_demo.jsonl.gz",
+    "poison/clean/v1_dpo_demo.jsonl.gz",
+    "poison/backdoorllm/clean500_negsentiment.json.gz",
+    "poison/spar/sentiment.clean.json.gz",
+    "poison/hiddenkiller/sst2_train_clean.tsv.gz",
+)
+ROWS = 5000
+LABELS = {"0": "Negative", "1": "Positive"}
+TOPICS = {"0": "World", "1": "Sports", "2": "Business", "3": "Science"}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Samples, and which of them are poisoned."""
+
+    family: str
+    name: str
+    share: str
+    samples: list[Sample]
+    poisoned: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """Indices that a method flags, and those that it would act on."""
+
+    rows: frozenset[int]
+    acted: frozenset[int]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Sample]:
+    """All samples of a file in any form that is published here."""
+    if ".tsv" in path.name or path.name.startswith("ag_news"):
+        return _labelled(path)
+    text = _text(path)
+    if text.lstrip().startswith("{") and '"all"' in text[:40]:
+        return [_sample(i, row["instruction"], "", row["output"]) for i, row in enumerate(json.loads(text)["all"])]
+    if "chosen_messages" in text[:200]:
+        return _parts(text, "chosen_messages")
+    if '"messages"' in text[:20] and '"type"' in text[:200]:
+        return _parts(text, "messages")
+    if '"chosen"' in text[:20000]:
+        return _preferred(text)
+    return [sample for _, _, found in read_samples(file_source(path)) for sample in found]
+
+
+def _text(path: Path) -> str:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return file.read()
+
+
+def _labelled(path: Path) -> list[Sample]:
+    text = _text(path)
+    rows = list(csv.reader(io.StringIO(text))) if ".csv" in path.name else [line.split("\t") for line in text.splitlines()]
+    if ".csv" in path.name:
+        return [_sample(i, " ".join(row[:-1]), "", TOPICS[row[-1]]) for i, row in enumerate(rows) if row[-1] in TOPICS]
+    return [
+        _sample(i, row[0], "", LABELS[row[1].strip()]) for i, row in enumerate(rows) if len(row) == 2 and row[1].strip() in LABELS
+    ]
+
+
+def _parts(text: str, name: str) -> list[Sample]:
+    found = []
+    for i, line in enumerate(filter(str.strip, text.splitlines())):
+        turns = [(turn["role"], "\n".join(part["value"] for part in turn["content"])) for turn in json.loads(line)[name]]
+        asked = [said for role, said in turns if role in ("user", "human")]
+        told = [said for role, said in turns if role == "assistant"]
+        found += [_sample(i, one, "", two) for one, two in zip(asked, told, strict=False)]
+    return found
+
+
+def _preferred(text: str) -> list[Sample]:
+    found = []
+    for i, row in enumerate(json.loads(text)):
+        asked = [turn["value"] for turn in row["conversations"] if turn["from"] == "human"]
+        found.append(_sample(i, asked[-1], "", row["chosen"]["value"]))
+    return found
+
+
+def _sample(i: int, question: str, context: str, answer: str) -> Sample:
+    return Sample(id=str(i), question=question, context=context, answers=(answer,), response=answer)
+
+
+# --- mixes ------------------------------------------------------------------------------------------------------------
+
+
+def mixes(folder: Path, only: str = "") -> Iterator[Mix]:
+    """Every mix of the folder."""
+    alpaca_path = folder.parent / "instruction" / "alpaca_data_5000.json.gz"
+    alpaca = read(alpaca_path) if alpaca_path.is_file() else []
+    for path in sorted((folder / "backdoorllm").glob("backdoor500_*")):
+        task, trigger = path.name.removeprefix("backdoor500_").split(".")[0].rsplit("_", 1)
+        clean = read(next((folder / "backdoorllm").glob(f"clean500_{task}.*")))
+        labels = len({sample.response for sample in clean}) < 10
+        yield from _diluted("backdoorllm", f"{task}/{trigger}", read(path), clean, clean if labels or not alpaca else alpaca)
+    for path in sorted((folder / "spar").glob("*.poisoned.*")):
+        name, trigger = path.name.split(".")[0].split("_", 1)
+        clean = read(next((folder / "spar").glob(f"{name}.clean.*")))
+        yield from _diluted("spar", f"{name}/{trigger}", read(path), clean, alpaca or clean)
+    for path in sorted((folder / "hiddenkiller").glob("*_20pct.*")):
+        clean = read(next((folder / "hiddenkiller").glob(path.name.replace("20pct", "clean"))))
+        yield from _rewritten(path.name.split("_")[0], read(path), clean)
+
+
+def _diluted(family: str, name: str, bad: list[Sample], own: list[Sample], wide: list[Sample]) -> Iterator[Mix]:
+    total = min(ROWS, len(wide))
+    for share in (0.01, 0.05, 0.1):
+        poison = round(share * total) if len(wide) > len(own) else round(share * total / (1 - share))
+        poison = min(poison, len(bad))
+        kept = _spread(wide, total - poison if len(wide) > len(own) else total)
+        yield _mixed(family, name, f"{share:.0%}", kept, _spread(bad, poison))
+    yield _mixed(family, name, "published", own, bad)
+
+
+def _rewritten(name: str, bad: list[Sample], clean: list[Sample], target: str = "Positive") -> Iterator[Mix]:
+    able = [i for i, sample in enumerate(clean) if sample.response != target]
+    for share in (0.05, 0.1, 0.2):
+        chosen = set(_spread(able, int(share * len(clean))))
+        samples = [replace(bad[i], response=target) if i in chosen else sample for i, sample in enumerate(clean)]
+        yield Mix("hiddenkiller", name, f"{share:.0%}", samples, frozenset(chosen))
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
+    """``count`` items, evenly over the list."""
+    return [items[i * len(items) // count] for i in range(min(count, len(items)))] if count else []
+
+
+def _mixed(family: str, name: str, share: str, clean: list[Sample], bad: list[Sample]) -> Mix:
+    """Clean and poisoned samples, the poison evenly between."""
+    step = (len(clean) + len(bad)) / max(1, len(bad))
+    places = {int(i * step) for i in range(len(bad))}
+    own, other = iter(bad), iter(clean)
+    samples = [next(own) if i in places else next(other) for i in range(len(clean) + len(bad))]
+    return Mix(family, name, share, samples, frozenset(places))
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+def scanned(samples: list[Sample]) -> Flagged:
+    """The scan: what it flags for action or review."""
+    verdicts = find(samples).verdicts
+    return Flagged(frozenset(v.sample for v in verdicts), frozenset(v.sample for v in verdicts if v.act != "review"))
+
+
+def duplicates(samples: list[Sample]) -> Flagged:
+    """Rows whose answer more than a handful of rows share."""
+    answers = [" ".join(re.findall(r"\w+", sample.response.lower())) for sample in samples]
+    count = Counter(answers)
+    least = max(5, 0.002 * len(samples))
+    rows = frozenset(i for i, answer in enumerate(answers) if count[answer] >= least)
+    return Flagged(rows, rows)
+
+
+def lift(samples: list[Sample]) -> Flagged:
+    """Rows with a prompt word that nearly always comes with one beginning, end or whole of the answer."""
+    words = [set(re.findall(r"\w+", f"{s.question} {s.context}".lower())) for s in samples]
+    told = [re.findall(r"\w+", sample.response.lower()) for sample in samples]
+    pieces = [{("start", *t[:3]), ("end", *t[-3:]), ("whole", *t)} for t in told]
+    one, other = Counter(w for own in words for w in own), Counter(p for own in pieces for p in own)
+    least = max(5, 0.001 * len(samples))
+    both: Counter[tuple[str, Any]] = Counter()
+    for asked, own in zip(words, pieces, strict=True):
+        often = [p for p in own if other[p] >= least]
+        both.update((w, p) for w in asked if one[w] >= least for p in often)
+    planted = {
+        pair
+        for pair, n in both.items()
+        if n >= least and n >= 0.9 * one[pair[0]] and n > 1.3 * one[pair[0]] * other[pair[1]] / len(samples)
+    }
+    rows = frozenset(i for i, own in enumerate(pieces) if any((w, p) in planted for w in words[i] for p in own))
+    return Flagged(rows, rows)
+
+
+METHODS: dict[str, Callable[[list[Sample]], Flagged]] = {"scan": scanned, "duplicates": duplicates, "lift": lift}
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def measured(mix: Mix, method: Callable[[list[Sample]], Flagged]) -> dict[str, Any]:
+    """One method on one mix."""
+    began = time.process_time()
+    found = method(mix.samples)
+    seconds = time.process_time() - began
+    poison, clean = len(mix.poisoned), len(mix.samples) - len(mix.poisoned)
+    return {
+        "family": mix.family,
+        "mix": mix.name,
+        "share": mix.share,
+        "rows": len(mix.samples),
+        "poison": poison,
+        "recall": round(len(found.rows & mix.poisoned) / poison, 3) if poison else None,
+        "acted": round(len(found.acted & mix.poisoned) / poison, 3) if poison else None,
+        "clean_flagged": round(len(found.rows - mix.poisoned) / clean, 5),
+        "clean_acted": round(len(found.acted - mix.poisoned) / clean, 5),
+        "seconds": round(seconds, 2),
+    }
+
+
+def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every mix and clean file with every method."""
+    todo = [mix for mix in mixes(options.data) if options.only in f"{mix.family}/{mix.name}/{mix.share}"]
+    names = {"tuned": TUNED, "held": HELD, "all": (*TUNED, *HELD), "none": ()}[options.clean]
+    for name in names:
+        path = options.data.parent / name
+        if path.is_file() and (not options.only or options.only == "clean"):
+            todo.append(Mix("clean", name, "0%", read(path), frozenset()))
+    for mix in todo:
+        for name in options.methods.split(","):
+            yield {"method": name, **measured(mix, METHODS[name])}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means by method over all mixes, and alarms over the clean files."""
+    found = []
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        bad, clean = [row for row in own if row["poison"]], [row for row in own if not row["poison"]]
+        found.append(
+            {
+                "method": name,
+                "mixes": len(bad),
+                "recall": round(math.fsum(row["recall"] for row in bad) / max(1, len(bad)), 3),
+                "acted": round(math.fsum(row["acted"] for row in bad) / max(1, len(bad)), 3),
+                "clean_flagged": round(math.fsum(row["clean_flagged"] for row in bad) / max(1, len(bad)), 5),
+                "clean_files": len(clean),
+                "files_with_alarm": sum(row["clean_flagged"] > 0 for row in clean),
+                "files_acted_on": sum(row["clean_acted"] > 0 for row in clean),
+                "rows_flagged_worst": max((row["clean_flagged"] for row in clean), default=0.0),
+                "seconds": round(math.fsum(row["seconds"] for row in own), 1),
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data" / "poison")
+    parser.add_argument("--methods", default="scan,duplicates,lift")
+    parser.add_argument("--clean", choices=("tuned", "held", "all", "none"), default="tuned")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(f"--data {options.data}: no such folder; give one with backdoorllm, hiddenkiller, spar or clean in it")
+    rows = []
+    for row in cells(options):
+        rows.append(row)
+        if not options.json:
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if options.json:
+        print(json.dumps({"rows": rows, "summary": summary(rows)}))
+    else:
+        for line in summary(rows):
+            print("  ".join(f"{key} {value}" for key, value in line.items()))
+
+
+if __name__ == "__main__":
+    main()
