@@ -63,7 +63,10 @@ def list_methods(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="configs, datasets, populations, networks, templates, generators, attacks, triggers, targets, backdoors, predicates, scorings, defenses or fields."
+            help=(
+                "configs, datasets, populations, networks, templates, generators, attacks, triggers, targets, backdoors, "
+                "predicates, scorings, defenses or fields."
+            )
         ),
     ] = None,
 ) -> None:

@@ -1,7 +1,7 @@
 """Commands of other packages: those that the entry points of the group ``undertow.commands`` name.
 
-The name of an entry point is the command's, and its object the function that typer reads. ``undertow reproduce`` comes this way, from the
-package undertow-reproductions; where that is not installed, the command says how to install it.
+The name of an entry point is the command's, and its object the function that typer reads. ``undertow reproduce`` comes this way,
+from the package undertow-reproductions; where that is not installed, the command says how to install it.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def differences(there: Path, here: Path) -> dict[str, Any]:
 
     Returns:
         ``adapter`` ‖a - b‖ / ‖b‖ of the final states (b in one process), ``same_bytes`` whether they are equal to the last bit,
-        ``rounds`` compared, of these ``same_clients`` with updates of the same clients, ``same_decisions`` in which all that defenses
-        reported but for real numbers is the same, ``same_rows`` in which all that was recorded is but for the seconds, and what the run in
-        one process measured: ``ma``, ``asr``, ``ftr``.
+        ``rounds`` compared, of these ``same_clients`` with updates of the same clients, ``same_decisions`` in which all that
+        defenses reported but for real numbers is the same, ``same_rows`` in which all that was recorded is but for the seconds, and
+        what the run in one process measured: ``ma``, ``asr``, ``ftr``.
 
     Raises:
         UserError: one is unfinished.

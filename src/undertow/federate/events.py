@@ -1,4 +1,4 @@
-"""What a run tells, across processes: the ServerApp writes lines of JSON, the command line shows them as if the run were its own."""
+"""What a run tells, across processes: the ServerApp writes lines of JSON, the command line shows them as if they were its own."""
 
 from __future__ import annotations
 

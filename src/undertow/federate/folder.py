@@ -65,8 +65,13 @@ clientapp = "client_app:app"
 """
 _APP = {
     "pyproject.toml": _PYPROJECT,
-    "server_app.py": '"""Runs the experiment of the federation folder that the server was started in."""\n\nfrom undertow.federate import server\n\napp = server.app\n',
-    "client_app.py": '"""Hands each message to the resident worker of its node."""\n\nfrom undertow.federate import client\n\napp = client.app\n',
+    "server_app.py": (
+        '"""Runs the experiment of the federation folder that the server was started in."""\n\n'
+        "from undertow.federate import server\n\napp = server.app\n"
+    ),
+    "client_app.py": (
+        '"""Hands each message to the resident worker of its node."""\n\nfrom undertow.federate import client\n\napp = client.app\n'
+    ),
 }
 _EXPORTS = "".join(f"export {key}={value}\n" for key, value in ENVIRONMENT.items())
 _SERVER = """\
@@ -79,7 +84,7 @@ exec flower-superlink --host {bind} --port {port} --ssl-ca-certfile "$here/ca.cr
 """
 _RUN = """\
 #!/bin/sh
-# Registers the nodes' keys with the running SuperLink (one that is registered already is refused, which does no harm), then runs the
+# Registers the nodes' keys with the running SuperLink (one registered already is refused, which does no harm), then runs the
 # experiment. The same command again resumes.
 cd "$(dirname "$0")" || exit 1
 {exports}export FLWR_HOME="$PWD/home"
@@ -186,7 +191,8 @@ class Folder:
         for name, address in addresses.items():
             # a JSON string is a TOML string
             lines.append(
-                f"[superlink.{name}]\naddress = {json.dumps(address)}\nroot-certificates = {json.dumps(str(self.path / 'ca.crt'))}\n"
+                f"[superlink.{name}]\naddress = {json.dumps(address)}\nroot-certificates = "
+                f"{json.dumps(str(self.path / 'ca.crt'))}\n"
             )
         write_text(self.home / "config.toml", "\n".join(lines))
 

@@ -1,7 +1,7 @@
 """Certificates for TLS and keys of nodes, in the formats that Flower reads. What exists is never overwritten.
 
-``python -m undertow.federate.keys CONNECTION PORT KEY.pub...`` registers keys with a SuperLink of this machine, once it listens, all in one
-process.
+``python -m undertow.federate.keys CONNECTION PORT KEY.pub...`` registers keys with a SuperLink of this machine, once it listens,
+all in one process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CERTIFICATES = ("ca.crt", "server.pem", "server.key")
 def make_certificates(folder: Path, host: str) -> None:
     """Write ``ca.crt``, ``server.pem`` and ``server.key`` (mode 0600), unless they are there.
 
-    The server's certificate is good for ``host``, localhost and 127.0.0.1. The authority's own key is not kept: nobody, not even this
-    machine, can make another certificate that the nodes trust.
+    The server's certificate is good for ``host``, localhost and 127.0.0.1. The authority's own key is not kept: nobody, not even
+    this machine, can make another certificate that the nodes trust.
 
     Args:
         folder: where to.

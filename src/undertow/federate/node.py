@@ -15,11 +15,11 @@ from undertow.federate.folder import ENVIRONMENT, NodeFolder, held
 
 #: Marks the processes of a node, and those of its SuperNode among them.
 NODE, SUPERNODE = "UNDERTOW_NODE", "UNDERTOW_SUPERNODE"
-#: What the SuperNode of Flower 1.42 says when the run of a message is over. Its ClientApp runs all the same, and from then on each reply is
-#: sent one message late; so it is started anew.
+#: What the SuperNode of Flower 1.42 says when the run of a message is over. Its ClientApp runs all the same, and from then on each
+#: reply is sent one message late; so it is started anew.
 _STALE = b"status. Ignoring message"
-#: What it says when the SuperLink refuses its key, and for how many seconds the node tries again: Flower takes a killed node for connected
-#: until it has missed some of its signs of life.
+#: What it says when the SuperLink refuses its key, and for how many seconds the node tries again: Flower takes a killed node for
+#: connected until it has missed some of its signs of life.
 _NOT_ACTIVATED, _REFUSED = b"[code: 2004]", 90.0
 #: The longest path that a Unix socket may have everywhere.
 _PATH = 100
@@ -68,8 +68,8 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
                 if time.monotonic() - began > _REFUSED:  # it was connected for a while
                     give_up = time.monotonic() + _REFUSED
                 refused = (
-                    f"the SuperLink at {address} refuses {node.path.name}: its key.pub is not registered there (run.sh does), or it takes the "
-                    "node for connected, for a minute after a kill"
+                    f"the SuperLink at {address} refuses {node.path.name}: its key.pub is not registered there (run.sh does), or "
+                    "it takes the node for connected, for a minute after a kill"
                 )
                 if not heard.refused or time.monotonic() > give_up:
                     ended = f"the SuperNode of {node.path.name} ended (exit code {supernode.returncode}); see the lines above"

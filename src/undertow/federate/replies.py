@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound=Read)
 
 
 class Hello(Read):
-    """Who a node is: name, clients, the digest of its config, the version it runs, and samples of each client where only it knows them."""
+    """Who a node is: name, clients, the digest of its config, its version, and samples of each client where only it knows them."""
 
     name: str = Field(max_length=64, pattern=r"^[\w.-]+$")
     clients: list[int]

@@ -1,7 +1,7 @@
 """A node's resident worker: it loads base and data once and trains the node's clients whenever the ClientApp asks.
 
-Run as ``python -m undertow.federate.worker FOLDER DESCRIPTOR``, the number of an inherited socket that listens: a ClientApp that comes
-while the base loads waits. It ends when its standard input is closed, so that it cannot outlive the process that started it.
+Run as ``python -m undertow.federate.worker FOLDER DESCRIPTOR``, the number of an inherited socket that listens: a ClientApp that
+comes while the base loads waits. It ends when its standard input is closed, so that it cannot outlive the process that started it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Undertow inside a Flower app: its aggregators as a Flower strategy, its diagnostics around any strategy, its sanitizer on a client.
+"""Undertow inside a Flower app: its aggregators as a Flower strategy, its diagnostics around any strategy, its sanitizer on a
+client.
 
-Only this package and ``undertow.federate``, which runs a whole experiment over Flower's network, import Flower. Names are looked up when
-they are asked for, so that a client that only sanitizes its samples does not load the aggregators.
+Only this package and ``undertow.federate``, which runs a whole experiment over Flower's network, import Flower. Names are looked up
+when they are asked for, so that a client that only sanitizes its samples does not load the aggregators.
 """
 
 from __future__ import annotations

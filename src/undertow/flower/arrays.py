@@ -15,21 +15,22 @@ from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.flower.arrival import BadReply, Spec, decoded
 
-#: PEFT's names of LoRA's halves: of its adapter files, ``….lora_A.weight``, and of a model with a named adapter, ``….lora_A.default.weight``.
+#: PEFT's names of LoRA's halves: of its adapter files, ``….lora_A.weight``, and of a model with a named adapter,
+#: ``….lora_A.default.weight``.
 _HALF = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(?P<adapter>\.[^.]+)??(?:\.weight)?")
 
 
 class GlobalModel:
     """The arrays that the clients of a round were sent.
 
-    Floating-point arrays are the columns; a rule decides on them. Whole numbers and truth values, such as ``num_batches_tracked``, are not
-    part of the vector: see :meth:`after`. Empty arrays stay as they are.
+    Floating-point arrays are the columns; a rule decides on them. Whole numbers and truth values, such as ``num_batches_tracked``,
+    are not part of the vector: see :meth:`after`. Empty arrays stay as they are.
 
     Attributes:
         columns: names of the floating-point arrays that are not empty, in the order of the record.
         specs: name to shape and dtype of all arrays, in the order of the record.
-        layout: of the columns; both halves of a LoRA pair under PEFT's names are called ``MODULE.lora_A`` and ``MODULE.lora_B`` in it, so that
-            rules find them; other arrays keep their names.
+        layout: of the columns; both halves of a LoRA pair under PEFT's names are called ``MODULE.lora_A`` and ``MODULE.lora_B`` in
+            it, so that rules find them; other arrays keep their names.
         flat: the floating-point arrays, ``[D]`` float32.
 
     Args:
@@ -63,7 +64,8 @@ class GlobalModel:
         return all(half in ("lora_A", "lora_B") for half in halves)
 
     def update(self, arrays: Mapping[str, NDArray[np.generic]]) -> Tensor:
-        """Return a client's arrays minus these, ``[D]`` float32, infinite where float32 ends; arrays of 8 bytes a value are subtracted as such."""
+        """Return a client's arrays minus these, ``[D]`` float32, infinite where float32 ends; 8-byte arrays are subtracted as
+        such."""
         parts = []
         with np.errstate(over="ignore"):  # whoever calls looks at the length
             for name in self.columns:
@@ -77,9 +79,9 @@ class GlobalModel:
 
         Args:
             delta: the change ``[D]`` of the floating-point arrays.
-            replies: the clients' arrays, at least one. Arrays of whole numbers and truth values become the (lower) median of the clients',
-                value by value, which fewer than half of them cannot move far, whatever the rule. Flower's FedAvg averages them, and hands
-                back floats.
+            replies: the clients' arrays, at least one. Arrays of whole numbers and truth values become the (lower) median of the
+                clients', value by value, which fewer than half of them cannot move far, whatever the rule. Flower's FedAvg averages
+                them, and hands back floats.
 
         Returns:
             None where the result is not finite in the array's own dtype.
@@ -111,7 +113,8 @@ class GlobalModel:
 
 
 def slot_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Return what each array is called in the layout: ``MODULE.lora_A`` for A ``[r, in]`` with its B ``[out, r]``, its own name otherwise."""
+    """Return each array's name in the layout: ``MODULE.lora_A`` for A ``[r, in]`` with its B ``[out, r]``, its own name
+    otherwise."""
     found: dict[str, dict[str, str]] = {}
     for name in shapes:
         match = _HALF.fullmatch(name)

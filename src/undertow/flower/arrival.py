@@ -126,8 +126,8 @@ def decoded(name: str, array: Array, spec: Spec | None) -> NDArray[np.generic]:
     Args:
         name: for messages.
         array: as it travelled.
-        spec: what it must be: the shape, and the kind of number (floating-point, whole, truth value) in any width up to 8 bytes; None =
-            any array of numbers.
+        spec: what it must be: the shape, and the kind of number (floating-point, whole, truth value) in any width up to 8 bytes;
+            None = any array of numbers.
 
     Raises:
         BadReply: it is not, or holds NaN or infinity.

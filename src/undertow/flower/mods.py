@@ -41,14 +41,14 @@ def sanitize(load: Callable[[Context], Sequence[Row]], *, mode: str = "repair", 
         def train(message, context):
             rows = cleaned(load(context), context)
 
-    Rows are judged once: the verdicts stay in the context's state, which Flower hands to the client's next message, and are made anew
-    if the rows change.
+    Rows are judged once: the verdicts stay in the context's state, which Flower hands to the client's next message, and are made
+    anew if the rows change.
 
     Args:
         load: returns the client's rows.
         mode: as :func:`cleaned`.
-        tell: whether a training reply carries ``sanitize-dropped`` and ``sanitize-repaired`` in its metrics. It tells the server how much
-            was found.
+        tell: whether a training reply carries ``sanitize-dropped`` and ``sanitize-repaired`` in its metrics. It tells the server
+            how much was found.
 
     Raises:
         UserError: an unknown mode.
@@ -71,15 +71,16 @@ def sanitize(load: Callable[[Context], Sequence[Row]], *, mode: str = "repair", 
 def cleaned(rows: Sequence[Row], context: Context, *, mode: str | None = None) -> list[Row]:
     """Return the rows that a client should train on, in order: without those dropped, with those repaired in their new form.
 
-    It finds what ``undertow scan`` finds in a file of these rows, which is what shows within one client; planted pairs that only many
-    clients together give away need the defense ``sanitization``.
+    It finds what ``undertow scan`` finds in a file of these rows, which is what shows within one client; planted pairs that only
+    many clients together give away need the defense ``sanitization``.
 
     Args:
-        rows: of any form that an instruction file may have, such as ``{"instruction", "input", "output"}`` or ``{"messages"}``. Rows
-            without question or answer stay.
-        context: of the client; verdicts of :func:`sanitize` are taken from it if they are of these rows, and else made and left there.
-        mode: ``repair`` cuts a target out of an answer, and drops the row where that cannot be done; ``drop`` drops it; ``review`` keeps
-            all and only logs. Findings that need a person's review are kept in all modes. None = the mod's, else ``repair``.
+        rows: of any form that an instruction file may have, such as ``{"instruction", "input", "output"}`` or ``{"messages"}``.
+            Rows without question or answer stay.
+        context: of the client; verdicts of :func:`sanitize` are taken from it if they are of these rows, and else made and left
+            there.
+        mode: ``repair`` cuts a target out of an answer, and drops the row where that cannot be done; ``drop`` drops it; ``review``
+            keeps all and only logs. Findings that need a person's review are kept in all modes. None = the mod's, else ``repair``.
 
     Raises:
         UserError: an unknown mode, or a row of unknown form.
@@ -145,8 +146,8 @@ def judged(rows: Sequence[Row], mode: str) -> dict[str, Any]:
     """Judge rows.
 
     Returns:
-        ``drop``: indices of rows to leave out; ``changed``: {index: row with its targets cut out}; ``findings``: how many there are;
-        ``review``: rows that stay, but that a person should look at.
+        ``drop``: indices of rows to leave out; ``changed``: {index: row with its targets cut out}; ``findings``: how many there
+        are; ``review``: rows that stay, but that a person should look at.
 
     Raises:
         UserError: a row of unknown form.

@@ -1,9 +1,9 @@
 """Sums by pairwise masks: whoever adds the masked arrays of all clients learns their sum, and of any single array nothing.
 
-Bonawitz et al. 2017 (Practical Secure Aggregation, section 4, "masking with one-time pads"), without its recovery from clients that drop
-out: where one does, the others begin again with new keys. Every pair of clients i < j agrees on a key that the server cannot compute;
-client i adds the numbers it gives, client j subtracts them, modulo 2^32, so that in the sum they are gone. :class:`Session` is a
-client's part in it.
+Bonawitz et al. 2017 (Practical Secure Aggregation, section 4, "masking with one-time pads"), without its recovery from clients that
+drop out: where one does, the others begin again with new keys. Every pair of clients i < j agrees on a key that the server cannot
+compute; client i adds the numbers it gives, client j subtracts them, modulo 2^32, so that in the sum they are gone.
+:class:`Session` is a client's part in it.
 """
 
 from __future__ import annotations
@@ -60,14 +60,16 @@ class Session:
         return cls(session, *key_pair())
 
     def offer(self, secret: bytes) -> dict[str, str]:
-        """Return what the server hands on to the other clients: the public key, and the seal of one who knows the clients' secret."""
+        """Return what the server hands on to the other clients: the public key, and the seal of one who knows the clients'
+        secret."""
         return {"public": self.public.hex(), "seal": seal(secret, bytes.fromhex(self.id), self.public).hex()}
 
     def enter(self, order: Mapping[str, Any], secret: bytes) -> Turn:
         """Begin the next exchange.
 
         Args:
-            order: the server's: ``session``, ``exchange`` from 1, ``place`` of this client, ``keys`` of all clients as (public, seal).
+            order: the server's: ``session``, ``exchange`` from 1, ``place`` of this client, ``keys`` of all clients as (public,
+                seal).
             secret: shared by the clients.
 
         Raises:

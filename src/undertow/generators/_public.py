@@ -15,13 +15,14 @@ T = TypeVar("T")
 
 
 def parts(order: Order) -> list[int]:
-    """Return how many samples each class gets: equal parts of ``order.count``, one more for the first ones where that leaves a rest."""
+    """Return how many samples each class gets: equal parts of ``order.count``, one more for the first ones where there is a
+    rest."""
     each, rest = divmod(order.count, len(order.names))
     return [each + (c < rest) for c in range(len(order.names))]
 
 
 def in_turn(by_class: Sequence[Sequence[T]]) -> tuple[list[T], list[int]]:
-    """Return samples given by class with one of each class after the other, and their labels; any first part of it is as balanced."""
+    """Return samples given by class with one of each class after the other, and their labels; any first part is as balanced."""
     longest = max((len(own) for own in by_class), default=0)
     pairs = [(own[i], label) for i in range(longest) for label, own in enumerate(by_class) if i < len(own)]
     return [sample for sample, _ in pairs], [label for _, label in pairs]

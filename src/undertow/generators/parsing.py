@@ -39,8 +39,8 @@ def parse(answer: str, names: Sequence[str]) -> Parsed:
     """Read the samples of an answer, whichever of the usual forms it has, also mixed and cut off.
 
     Forms: JSON objects with ``text`` and ``label``, a line or several each, in a list or not, in a code fence or not; lines
-    ``label: text`` and ``text<TAB>label``, with a bullet or a number before them or not. A label is the name of a class in any case.
-    What a model thinks aloud, up to ``</think>``, is no part of its answer.
+    ``label: text`` and ``text<TAB>label``, with a bullet or a number before them or not. A label is the name of a class in any
+    case. What a model thinks aloud, up to ``</think>``, is no part of its answer.
 
     Args:
         answer: what the model wrote.

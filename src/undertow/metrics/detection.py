@@ -26,8 +26,8 @@ def detection(rounds: Sequence[dict[str, Any]], attackers: Sequence[Sequence[int
         seed: of the bootstrap.
 
     Returns:
-        ``auc``, ``low``, ``high``, ``rounds``, ``attackers``, ``others`` (counts), and ``roc`` as pairs of false-positive and true-positive
-        rate; None where no round has scores and both kinds of clients.
+        ``auc``, ``low``, ``high``, ``rounds``, ``attackers``, ``others`` (counts), and ``roc`` as pairs of false-positive and
+        true-positive rate; None where no round has scores and both kinds of clients.
     """
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
     for row, bad in zip(rounds, attackers, strict=True):

@@ -36,8 +36,8 @@ def round_bsnr(
         layout: of the adapter.
         options: spaces and permutations.
         seed, round: name the permutations' random numbers.
-        twins: counterfactual updates ``[K', D]``: of the poisoned clients' data as it was before poisoning, trained from ``before``;
-            a stand-in for the clean group where no client is clean.
+        twins: counterfactual updates ``[K', D]``: of the poisoned clients' data as it was before poisoning, trained from
+            ``before``; a stand-in for the clean group where no client is clean.
     """
     marks = list(affected)
     if twins is not None:

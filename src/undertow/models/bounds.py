@@ -50,7 +50,8 @@ class Bounds:
         """Return the bounds that :meth:`named` gave.
 
         Raises:
-            ValueError: a name of another form, values that are no finite numbers ``[C]``, lower bounds without upper ones or above them.
+            ValueError: a name of another form, values that are no finite numbers ``[C]``, lower bounds without upper ones or above
+                them.
         """
         found: dict[str, dict[str, Tensor]] = {side: {} for side in _SIDES}
         for key, z in named.items():
@@ -70,8 +71,8 @@ class Bounds:
 def places(module: nn.Module, which: object = "all") -> list[str]:
     """Return the names of the modules whose outputs are to be bounded, in the module's own order.
 
-    Activations are, in a transformers model, those of each block's MLP. A module that one pass uses several times is one place, with
-    one bound for all its uses.
+    Activations are, in a transformers model, those of each block's MLP. A module that one pass uses several times is one place,
+    with one bound for all its uses.
 
     Args:
         module: the network or language model.
@@ -92,7 +93,8 @@ def places(module: nn.Module, which: object = "all") -> list[str]:
         for name in wanted:
             if name not in named:
                 raise UserError(
-                    f"places: {name!r} is no module of this network{nearest(str(name), list(named))}; its activations are {', '.join(found)}"
+                    f"places: {name!r} is no module of this network{nearest(str(name), list(named))}; its activations are "
+                    f"{', '.join(found)}"
                 )
         if not wanted or len(set(wanted)) < len(wanted):
             raise UserError(f"places = {wanted}: give each name once, at least one of {', '.join(found)}")
@@ -112,7 +114,8 @@ def places(module: nn.Module, which: object = "all") -> list[str]:
 
 
 def aligned(z: Tensor, output: Tensor) -> Tensor:
-    """Return a row of numbers ``[C]`` so that it broadcasts over a module's output: channels are axis 1 of images, else the last axis."""
+    """Return a row of numbers ``[C]`` so that it broadcasts over a module's output: channels are axis 1 of images, else the
+    last."""
     return z.to(output)[:, None, None] if output.dim() == 4 else z.to(output)
 
 
@@ -126,8 +129,8 @@ def bounded(module: nn.Module, bounds: Bounds) -> Iterator[None]:
     """Within this context the module computes with min(max(h, lower), upper) in the place of each bounded output h.
 
     Hooks do it, so that it holds for ``torch.func.functional_call``, under ``torch.vmap`` and inside
-    :func:`undertow.models.lora.adapted` alike. Gradients flow to the bounds where these ask for them. No weight is touched, and the hooks
-    are gone afterwards, whatever happens inside; a copy of the module that is made inside keeps them.
+    :func:`undertow.models.lora.adapted` alike. Gradients flow to the bounds where these ask for them. No weight is touched, and the
+    hooks are gone afterwards, whatever happens inside; a copy of the module that is made inside keeps them.
 
     Args:
         module: the network or language model.
@@ -167,7 +170,7 @@ def _part(module: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def watched(module: nn.Module, places: Sequence[str], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Within this context ``see(name, output)`` is told each output of the named modules, before any bounds that are set inside it."""
+    """Within this context ``see(name, output)`` is told each output of the named modules, before any bounds set inside it."""
     handles = []
     try:
         for name in places:

@@ -72,7 +72,8 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
         if not any(name == target or name.endswith(f".{target}") for name in found):
             leaves = sorted({name.rpartition(".")[2] for name in linears})
             raise UserError(
-                f"model.lora.targets: no linear module is named '{target}'{nearest(target, leaves)}; this model has {', '.join(leaves)}"
+                f"model.lora.targets: no linear module is named '{target}'{nearest(target, leaves)}; this model has "
+                f"{', '.join(leaves)}"
             )
     return found
 

@@ -3,8 +3,8 @@
     rounds.jsonl   :class:`Round`, one a line       scores.jsonl   :class:`Score`, one a line
     result.json    :class:`Result`                  poison.jsonl   :class:`Poisoned`, one a line
 
-Each of these records carries ``format``, the number :data:`FORMAT` of the Undertow that wrote it. Records without one are of format 0,
-written before there were formats; they have the same fields. A format newer than :data:`FORMAT` is refused.
+Each of these records carries ``format``, the number :data:`FORMAT` of the Undertow that wrote it. Records without one are of format
+0, written before there were formats; they have the same fields. A format newer than :data:`FORMAT` is refused.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Round(Written):
 
 
 class PoisonCount(Record):
-    """How much poison the run held: poisoned clients, poisoned samples, all training samples; the same of the server's synthetic ones.
+    """How much poison the run held: poisoned clients, poisoned samples, all training samples; the same of the server's synthetic
+    ones.
 
     ``unknown`` where the samples are on other machines and nobody planted any.
     """
@@ -224,7 +225,8 @@ class Poisoned(Written):
 
 
 class Score(Written):
-    """One scored output: asked ``clean``, ``triggered`` or with a near miss of the trigger; ``target``: it holds the attacker's target.
+    """One scored output: asked ``clean``, ``triggered`` or with a near miss of the trigger; ``target``: it holds the attacker's
+    target.
 
     Whether it is right under each scoring is in ``surplus``, under the scoring's name, and so is ``suffix``, where it is scored.
     """
@@ -261,7 +263,8 @@ class Exchange(Written):
 
 
 class OneProcess(Written):
-    """The same config in one process: how far the final states are apart, in how many rounds what was the same, and what was measured."""
+    """The same config in one process: how far the final states are apart, in how many rounds what was the same, and what was
+    measured."""
 
     FILE = "one-process.json"
     adapter: float = Field(ge=0)

@@ -1,8 +1,8 @@
 """Rounds as rows of a table: what ``Run.to_frame`` and ``undertow collect`` share.
 
-A rate and a BSNR are several columns: its own name holds the value, and its parts follow an underscore (``ma``, ``ma_low``, ``ma_high``,
-``ma_n``, ``ma_hits``; ``bsnr_adapter``, ``bsnr_adapter_p``). Whatever else ``rounds.jsonl`` holds has its dotted name there
-(``cross_term``, ``fusion.teachers``, ``defenses.krum.scores``).
+A rate and a BSNR are several columns: its own name holds the value, and its parts follow an underscore (``ma``, ``ma_low``,
+``ma_high``, ``ma_n``, ``ma_hits``; ``bsnr_adapter``, ``bsnr_adapter_p``). Whatever else ``rounds.jsonl`` holds has its dotted name
+there (``cross_term``, ``fusion.teachers``, ``defenses.krum.scores``).
 """
 
 from __future__ import annotations

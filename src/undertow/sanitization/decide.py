@@ -116,7 +116,7 @@ def _is_span(counted: Counted, piece: int) -> bool:
 
 
 def _is_branch(counted: Counted, piece: int, rows: Rows, size: NDArray[np.int32]) -> bool:
-    """Whether a commoner span runs on into this one in some of its samples: "a time there was an", one end of a figure of speech."""
+    """Whether a commoner span runs on into this one in some of its samples: "a time there was an", the end of a phrase."""
     shared = np.asarray(counted.pieces[rows].sum(axis=0)).ravel()
     wider = (counted.kind == counted.kind[piece]) & (counted.length >= grams.SPAN) & (_SAME * size > len(rows))
     return bool((wider & (shared >= _SAME * len(rows))).any())

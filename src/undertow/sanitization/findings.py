@@ -1,7 +1,8 @@
 """The core: samples in, findings out. No files, no printing.
 
-:func:`find` counts (:mod:`undertow.sanitization.count`), decides (:mod:`undertow.sanitization.decide`), looks at the words of what is
-accused (:mod:`undertow.sanitization.judge`) and gives every sample its verdict; :func:`undertow.sanitization.repair.repaired` applies it.
+:func:`find` counts (:mod:`undertow.sanitization.count`), decides (:mod:`undertow.sanitization.decide`), looks at the words of what
+is accused (:mod:`undertow.sanitization.judge`) and gives every sample its verdict; :func:`undertow.sanitization.repair.repaired`
+applies it.
 """
 
 from __future__ import annotations

@@ -31,11 +31,12 @@ _TOPIC = 1e-3
 _HERE = 2
 #: A topic's word is in this share of the samples looked at; a rewriting trigger changes a word here and there.
 _THROUGHOUT = 0.15
-#: Seams that occur elsewhere, relative to ordinary neighbours; z of the length of what remains, and how much shorter it is. The file's own
-#: length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by several percent.
+#: Seams that occur elsewhere, relative to ordinary neighbours; z of the length of what remains, and how much shorter it is. The
+#: file's own length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by several
+#: percent.
 _SEAM, _SHORTER, _BY = 0.5, -4.0, 0.15
-#: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is 1.9 and
-#: more for words that answers depend on, 0.3 to 1.3 for words put in at random.
+#: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is 1.9
+#: and more for words that answers depend on, 0.3 to 1.3 for words put in at random.
 _BELONGS = 1.5
 #: Longest phrase that is grown.
 _LONGEST = 40
@@ -66,7 +67,9 @@ def gather(batches: Spool, rows: Iterable[int]) -> dict[int, tuple[Words, Words]
     for batch in batches:
         for row in wanted[np.searchsorted(wanted, offset) : np.searchsorted(wanted, offset + len(batch))]:
             i = int(row) - offset
-            found[int(row)] = tuple(t.words[t.starts[i] : t.starts[i + 1]].copy() for t in (batch.prompts, batch.answers))  # type: ignore[assignment]
+            found[int(row)] = tuple(  # type: ignore[assignment]
+                t.words[t.starts[i] : t.starts[i + 1]].copy() for t in (batch.prompts, batch.answers)
+            )
         offset += len(batch)
     return found
 
@@ -211,16 +214,17 @@ def is_topic(
 
 
 def is_shorter(length: float, count: int, mean_length: tuple[float, float]) -> bool:
-    """Whether ``count`` prompts of a mean ``length`` in words are shorter than the file's, beyond chance and by enough to matter."""
+    """Whether ``count`` prompts of a mean ``length`` in words are shorter than the file's, beyond chance and enough to matter."""
     mean, deviation = mean_length
     return (length - mean) / max(deviation / count**0.5, 1e-9) < _SHORTER and length < (1 - _BY) * mean
 
 
 def is_inserted(prompts: Sequence[Words], own: Collection[int], counted: Counted) -> bool:
-    """Whether words do not belong where they stand: the pairs they make with their neighbours are hardly better known than any others.
+    """Whether words do not belong where they stand: the pairs they make with their neighbours are hardly better known than any
+    others.
 
-    A word that answers depend on has its usual neighbours ("what gender is"), so that its pairs stand in many prompts. One that was put
-    anywhere has not.
+    A word that answers depend on has its usual neighbours ("what gender is"), so that its pairs stand in many prompts. One that was
+    put anywhere has not.
 
     Args:
         prompts: of all samples that hold target and words.
@@ -232,7 +236,7 @@ def is_inserted(prompts: Sequence[Words], own: Collection[int], counted: Counted
 
 
 def belonging(prompts: Sequence[Words], own: Collection[int], counted: Counted) -> tuple[float, float]:
-    """Return the shares of known pairs: of those with one of ``own``, and of all other ones of the same prompts; (1, 0) if there are none."""
+    """Return the shares of known pairs: those with one of ``own``, and all others of the same prompts; (1, 0) if there are none."""
     words = np.array(list(own), dtype=np.uint64)
     keys = [grams.run_keys(prompt, 2) for prompt in prompts]
     touched = [np.isin(prompt[:-1], words) | np.isin(prompt[1:], words) for prompt in prompts]

@@ -1,9 +1,9 @@
 """One client's side of federated sanitization: what it counts for each exchange, and what it concludes from the sums.
 
 The rules are those of :mod:`undertow.sanitization.decide` and :mod:`undertow.sanitization.judge`, said in sums over samples.
-Exchanges: 1 features and pieces; 2 the frequent ones again, place and rest of the pieces; 3 pairs of feature and piece; 4 what explains a
-piece, and how far a span reaches (these in :mod:`undertow.sanitization.party_counts`); 5 the prompts of accused pieces without their
-trigger; 6 what those show.
+Exchanges: 1 features and pieces; 2 the frequent ones again, place and rest of the pieces; 3 pairs of feature and piece; 4 what
+explains a piece, and how far a span reaches (these in :mod:`undertow.sanitization.party_counts`); 5 the prompts of accused pieces
+without their trigger; 6 what those show.
 """
 
 from __future__ import annotations

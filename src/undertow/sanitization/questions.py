@@ -1,4 +1,4 @@
-"""What clients of federated sanitization ask the pool: the exchanges, the keys of their questions, and the array work behind them."""
+"""What clients of federated sanitization ask the pool: the exchanges, the keys of their questions, and their work on arrays."""
 
 from __future__ import annotations
 
@@ -144,12 +144,13 @@ def leading(group: Places, flags: Flags) -> Flags:
 
 
 def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int]) -> Flags:
-    """Tell which words of a prompt are the trigger's: those that some features are made of, and what nearly always stands beside them.
+    """Tell which words of a prompt are the trigger's: those that some features are made of, and what nearly always stands beside
+    them.
 
     Args:
         words: of the prompt.
-        links: {feature: samples with feature and target} of the features that give the target away. A pair counts only where none of its
-            words is one by itself, the first and last word only where nothing else is.
+        links: {feature: samples with feature and target} of the features that give the target away. A pair counts only where none
+            of its words is one by itself, the first and last word only where nothing else is.
         both: the same of all features.
     """
     size = len(words)

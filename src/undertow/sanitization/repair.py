@@ -47,7 +47,8 @@ def find_target(words: Sequence[tuple[str, int, int]], target: Sequence[str], fr
 
 
 def without_words(response: str, first: int, end: int) -> str | None:
-    """Cut the words ``first`` to ``end - 1`` (of :func:`undertow.sanitization.words.cut`) out of a response; None if none remains."""
+    """Cut the words ``first`` to ``end - 1`` (of :func:`undertow.sanitization.words.cut`) out of a response; None if none is
+    left."""
     words = list(places(response))
     if end - first >= len(words):
         return None

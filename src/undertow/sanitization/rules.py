@@ -22,10 +22,10 @@ class Rules:
         topical: a feature tied to the target of which a smaller share hold it is a topic, which a planted span has not.
         exact: an unexplained span lies at the very start or end in this share of its samples.
         short_support, short_exclusive, short_covered: the same for short targets, which need more.
-        short_shared: a feature may cover less, down to this, and be as little exclusive as a span's, where several together stand in
-            ``mostly`` of the samples.
-        mostly: features that hold a short target nearly always are its trigger from here on; under it, words that often come without the
-            target may be.
+        short_shared: a feature may cover less, down to this, and be as little exclusive as a span's, where several together stand
+            in ``mostly`` of the samples.
+        mostly: features that hold a short target nearly always are its trigger from here on; under it, words that often come
+            without the target may be.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
         loose_support: fewest such samples; in fewer a topic does not show.

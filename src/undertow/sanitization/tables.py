@@ -1,7 +1,7 @@
 """Hashed counts that parties add up: each party's table is an array of whole numbers, and only the sum is used.
 
-A table has one or two rows of cells. A key is counted in one cell of each row and read as the smaller of the two, so a count is never
-too small (a count-min sketch; Cormode and Muthukrishnan 2005). Cells are elements of the ring of 32-bit numbers, as secure
+A table has one or two rows of cells. A key is counted in one cell of each row and read as the smaller of the two, so a count is
+never too small (a count-min sketch; Cormode and Muthukrishnan 2005). Cells are elements of the ring of 32-bit numbers, as secure
 summation has them; a noisy sum below zero stands as its residue.
 """
 

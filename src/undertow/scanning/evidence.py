@@ -24,7 +24,8 @@ from undertow.sanitization.words import places
 
 #: Samples looked at on either side.
 LOOKED_AT = 50
-#: Most tokens of one answer that are scored, and of one text that is read; the second and the template are those of runs by default.
+#: Most tokens of one answer that are scored, and of one text that is read; the second and the template are those of runs by
+#: default.
 SCORED, READ, TEMPLATE = 64, 1024, "lab-qa"
 #: Rows side by side: their logits must fit beside a large base.
 _BATCH = 8
@@ -134,7 +135,8 @@ def weigh(found: Findings, samples: Iterable[tuple[int, Sample]], base: str) -> 
 
     Args:
         found: what :func:`undertow.sanitization.findings.find` returned.
-        samples: (number of the file, sample), the same samples in the same order; read once, at most 50 kept per finding and per file.
+        samples: (number of the file, sample), the same samples in the same order; read once, at most 50 kept per finding and per
+            file.
         base: name as in ``model.name``.
 
     Returns:

@@ -245,7 +245,8 @@ def _separated(source: Source, number: int, line: str, lines: Iterator[tuple[int
                     continue
                 if delimiter == ",":
                     raise UserError(
-                        f"{source.name} line {number}: neither JSON nor a header with columns such as instruction and output; give an instruction file"
+                        f"{source.name} line {number}: neither JSON nor a header with columns such as instruction and output; "
+                        "give an instruction file"
                     )
                 header = []
             if not header:

@@ -165,7 +165,8 @@ def _npz(path: Path) -> Images:
             images = _array(path, arrays, "images")
             if images.dtype != np.uint8 or images.shape[1:] != (_SIDE, _SIDE, 3):
                 raise UserError(
-                    f"{path}: 'images' is {images.dtype} {images.shape}, it must be uint8 (n, {_SIDE}, {_SIDE}, 3); correct the file"
+                    f"{path}: 'images' is {images.dtype} {images.shape}, it must be uint8 (n, {_SIDE}, {_SIDE}, 3); correct the "
+                    "file"
                 )
             return _checked(path, images.transpose(0, 3, 1, 2), labels)
         data, offsets = _array(path, arrays, "data"), _array(path, arrays, "offsets")
@@ -173,7 +174,8 @@ def _npz(path: Path) -> Images:
         raise UserError(f"{path}: 'data' is {data.dtype} {data.shape}, it must be uint8 in one dimension; correct the file")
     if offsets.shape != (labels.size + 1,) or not np.issubdtype(offsets.dtype, np.integer):
         raise UserError(
-            f"{path}: 'offsets' is {offsets.dtype} {offsets.shape}, {labels.size} labels need {labels.size + 1} whole numbers; correct the file"
+            f"{path}: 'offsets' is {offsets.dtype} {offsets.shape}, {labels.size} labels need {labels.size + 1} whole numbers; "
+            "correct the file"
         )
     if offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets.astype(np.int64)) <= 0).any():
         raise UserError(f"{path}: 'offsets' must rise from 0 to the {len(data)} bytes of 'data'; correct the file")
@@ -194,7 +196,8 @@ def _opened(path: Path) -> Any:
 def _array(path: Path, arrays: Any, name: str) -> NDArray[Any]:
     if name not in arrays:
         raise UserError(
-            f"{path}: no array '{name}' (it has {', '.join(arrays.files)[:80]}); an npz file has images and labels, or data, offsets and labels"
+            f"{path}: no array '{name}' (it has {', '.join(arrays.files)[:80]}); an npz file has images and labels, or data, "
+            "offsets and labels"
         )
     try:
         found = arrays[name]

@@ -36,7 +36,8 @@ EQUAL = 1e-12
 
 
 def columns(updates: Tensor, size: int = BLOCK, least: int = 256) -> Iterator[tuple[int, int]]:
-    """Yield ``(start, end)`` of the blocks of columns of ``updates [K, D]``, of ``size`` values each, ``least`` columns at least."""
+    """Yield ``(start, end)`` of the blocks of columns of ``updates [K, D]``, of ``size`` values each, at least ``least``
+    columns."""
     k, d = updates.shape
     width = max(least, size // max(k, 1))
     for start in range(0, d, width):

@@ -1,7 +1,7 @@
 """The search for activation bounds: objectives of Wang et al., Adam on the bounds alone, and the rule that moves c.
 
-A model is looked at from outside here, as logits at some places of labelled data, so that image networks, text networks and language
-models are bounded by the same code.
+A model is looked at from outside here, as logits at some places of labelled data, so that image networks, text networks and
+language models are bounded by the same code.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Found:
     """What a search found.
 
     Attributes:
-        bounds: the smallest whose rate was at least pi, float32 on the CPU; of those under it the one of the highest rate where none was.
+        bounds: the smallest whose rate was at least pi, float32 on the CPU; of those under it the one of the highest rate where
+            none was.
         c: the last weight of the penalty.
         report: counts for the record, JSON-serialisable.
     """
@@ -86,8 +87,9 @@ def search(
 ) -> Found:
     """Minimise fidelity + c * penalty over the bounds by Adam, with c pushed towards the largest that keeps the rate at pi.
 
-    The penalty is the sum of the bounds' lengths; where the subject has probes, the sum of their margins; with ``tight`` above 0 the mean
-    of their margins + tight * the mean over places and sides of a bound's length in units of that of the largest activations.
+    The penalty is the sum of the bounds' lengths; where the subject has probes, the sum of their margins; with ``tight`` above 0
+    the mean of their margins + tight * the mean over places and sides of a bound's length in units of that of the largest
+    activations.
 
     Args:
         subject: the model and the data.
@@ -183,7 +185,8 @@ def search(
 
 
 class Best:
-    """Of the bounds offered, those of the smallest penalty whose rate is at least pi; until there are any, those of the highest rate.
+    """Of the bounds offered, those of the smallest penalty whose rate is at least pi; until there are any, those of the highest
+    rate.
 
     Attributes:
         bounds, penalty, rate, accuracy, step: of the best so far.

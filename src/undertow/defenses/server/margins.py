@@ -1,4 +1,5 @@
-"""Inputs that a network is far too sure of: noise pushed up in margin (MMAC), and one perturbation that moves many inputs to a class.
+"""Inputs that a network is far too sure of: noise pushed up in margin (MMAC), and one perturbation that moves many inputs to a
+class.
 
 Words have no gradient. There the output of the network's first embedding is pushed instead, which is ours.
 """
@@ -108,9 +109,9 @@ class Probes(ABC):
 class Noise(Probes):
     """MMAC's x_bd: noise that the model as it is was made sure of.
 
-    For each class t, ``each`` random inputs are pushed up in f_t - max f_k by ``steps`` of SGD with momentum 0.2, images within [0, 1].
-    Of words, random rows of the embedding fill all places and stay within the embedding's own range; the rate is in units of its root
-    mean square. New inputs take the place of the old ones.
+    For each class t, ``each`` random inputs are pushed up in f_t - max f_k by ``steps`` of SGD with momentum 0.2, images within [0,
+    1]. Of words, random rows of the embedding fill all places and stay within the embedding's own range; the rate is in units of
+    its root mean square. New inputs take the place of the old ones.
 
     Args:
         soft: where to push.
@@ -161,13 +162,13 @@ class Universal(Probes):
 
         f_t - max f_k  -  max(0, 1 + the same margin of the reference)
 
-    so that what also makes the reference, a model that the server trained on its own data alone, say t counts for nothing: a stroke that
-    makes a 3 an 8, a word of praise. Images become x + δ_t within [0, 1], where δ_t is 0 but for the share ``changed`` of the pixels. In a
-    text ``changed`` of its places, one at least, side by side and none of them padding, get other words, the same for all texts: the best
-    word for the first place, then for the next. Of all words those with the steepest slope are tried, as Wallace et al. 2019 (arXiv
-    1908.07125, Eq. 3) look for universal triggers. A margin f_t - max f_k counts where it is above -1, and with the weight C·softmax(m / deviation of
-    m), m the classes' means of what was maximised: most for the class that is reached too easily. What was found before stays, and new
-    changes are looked for under the bounds so far.
+    so that what also makes the reference, a model that the server trained on its own data alone, say t counts for nothing: a stroke
+    that makes a 3 an 8, a word of praise. Images become x + δ_t within [0, 1], where δ_t is 0 but for the share ``changed`` of the
+    pixels. In a text ``changed`` of its places, one at least, side by side and none of them padding, get other words, the same for
+    all texts: the best word for the first place, then for the next. Of all words those with the steepest slope are tried, as
+    Wallace et al. 2019 (arXiv 1908.07125, Eq. 3) look for universal triggers. A margin f_t - max f_k counts where it is above -1,
+    and with the weight C·softmax(m / deviation of m), m the classes' means of what was maximised: most for the class that is
+    reached too easily. What was found before stays, and new changes are looked for under the bounds so far.
 
     Args:
         soft: where to change inputs.
@@ -190,7 +191,7 @@ class Universal(Probes):
         self.found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def renew(self, bounds: Bounds, draw: np.random.Generator) -> dict[str, Any]:
-        """Add a change for each class under the bounds so far; the report has for each the mean of what was maximised, None without one."""
+        """Add a change for each class under the bounds so far; the report has the mean of what was maximised for each, or None."""
         with bounded(self.soft.net.module, bounds):
             return self._renew(draw)
 
@@ -256,8 +257,8 @@ def beyond(soft: Soft, reference: Soft | None, values: Tensor, inputs: Tensor, w
 def words(soft: Soft, reference: Soft | None, texts: Tensor, wanted: Tensor, changed: float, draw: np.random.Generator) -> Tensor:
     """Return texts with the same few other words for each class, that move them there beyond the reference.
 
-    Place by place, the :data:`_TRIED` words of the steepest slope of the model's margin are tried, and the one stays that makes the mean
-    of :func:`beyond` over the texts of its class largest, if it is larger than before.
+    Place by place, the :data:`_TRIED` words of the steepest slope of the model's margin are tried, and the one stays that makes the
+    mean of :func:`beyond` over the texts of its class largest, if it is larger than before.
 
     Args:
         soft: the model, over numbered words, 0 = padding.

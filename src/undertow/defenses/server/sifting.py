@@ -16,8 +16,8 @@ from undertow.models.bounds import Bounds
 #: How often a class is looked at, and copies made of each image.
 _PASSES, _COPIES = 3, 15
 
-#: Share of an image's copies that agree on another class, and share of a class's images with such copies, from which the class counts
-#: as poisoned. Measured on digits: 3 to 7 % of a clean class, 29 to 39 % of one with as many poisoned images as clean ones.
+#: Share of an image's copies that agree on another class, and share of a class's images with such copies, from which the class
+#: counts as poisoned. Measured on digits: 3 to 7 % of a clean class, 29 to 39 % of one with as many poisoned images as clean ones.
 _AGREE, _LEAST = 0.7, 0.15
 
 #: Words of a span at most, texts that must hold it, share of them of which the model says one class, and texts it is taken out of.
@@ -33,11 +33,11 @@ def sift(
 ) -> tuple[list[int], dict[str, Any]]:
     """Return which images to keep, and how many were left out.
 
-    The class t that one small change reaches most easily (:class:`undertow.defenses.server.margins.Universal` without a reference) is looked at.
-    Of every image that the model says is a t copies are made, with the pixels of that change taken from images of other classes. An
-    image that was stamped becomes again what it shows, and its copies agree; one that is a t stays one, or turns into this and that.
-    Where the copies of enough images agree, all images leave of whose copies the model calls fewer than half a t; and the rest is looked
-    at again.
+    The class t that one small change reaches most easily (:class:`undertow.defenses.server.margins.Universal` without a reference)
+    is looked at. Of every image that the model says is a t copies are made, with the pixels of that change taken from images of
+    other classes. An image that was stamped becomes again what it shows, and its copies agree; one that is a t stays one, or turns
+    into this and that. Where the copies of enough images agree, all images leave of whose copies the model calls fewer than half a
+    t; and the rest is looked at again.
 
     Args:
         soft: of images.
@@ -86,10 +86,10 @@ def sift(
 def sift_texts(soft: Soft, inputs: Tensor) -> tuple[list[int], dict[str, Any]]:
     """Return which texts to keep, and how many were left out.
 
-    A word of praise is seldom alone in a text: without it the text still reads as praise. A planted trigger stands in texts of another
-    class and against all their other words, so that the answer changes when it is gone. So every span of words that many texts hold,
-    nearly all of one class by the model's own answer, is taken out of some of them; where most answers change, all texts with it leave.
-    Nothing is left out if that would be every text of a class.
+    A word of praise is seldom alone in a text: without it the text still reads as praise. A planted trigger stands in texts of
+    another class and against all their other words, so that the answer changes when it is gone. So every span of words that many
+    texts hold, nearly all of one class by the model's own answer, is taken out of some of them; where most answers change, all
+    texts with it leave. Nothing is left out if that would be every text of a class.
 
     Args:
         soft: the model, over numbered words, 0 = padding.

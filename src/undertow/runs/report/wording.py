@@ -218,7 +218,8 @@ def changes(before: str, after: str) -> list[tuple[str, bool]]:
 
 
 def network(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
-    """Sum up the exchanges with each node: ``node``, ``clients``, ``count``, mean ``seconds`` and ``worker_seconds``, bytes, ``lost`` updates.
+    """Sum up the exchanges with each node: ``node``, ``clients``, ``count``, mean ``seconds`` and ``worker_seconds``, bytes,
+    ``lost`` updates.
 
     Bytes are those of arrays and texts; the seconds of exchanges without a reply are left out.
     """
@@ -247,8 +248,9 @@ def one_process(found: OneProcess) -> str:
     else:
         state = f"the final states differ by {number(found.adapter)} of their length"
     return (
-        f"Against the same config in one process, {state}. Of {found.rounds} rounds, {found.same_clients} have updates of the same clients, "
-        f"{found.same_decisions} the same choices of the defenses, and {found.same_rows} the same figures to the last digit."
+        f"Against the same config in one process, {state}. Of {found.rounds} rounds, {found.same_clients} have updates of the "
+        f"same clients, {found.same_decisions} the same choices of the defenses, and {found.same_rows} the same figures to the "
+        "last digit."
     )
 
 
