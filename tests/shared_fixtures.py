@@ -29,6 +29,7 @@ from transformers import (
 
 from tiny import SHARED, Quiet
 from undertow.config import Config, Lora, Model, validate
+from undertow.config.reading import changed
 from undertow.core.threads import set_threads
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.pretraining.build import Recipe, build
@@ -131,8 +132,12 @@ def load_tiny(foreign: dict[str, Path]) -> Callable[..., CausalLM]:
 
 #: Small enough for a run in about a second; ``learns`` makes the update large enough to see.
 SMALL: dict[str, Any] = {
-    "data": {"name": "world", "train": 40, "test": 6, "template": "lab-qa"},
-    "model": {"device": "cpu", "lora": {"r": 2, "alpha": 4, "targets": "default"}},
+    "format": 1,
+    "task": {
+        "kind": "instruction",
+        "data": {"name": "world", "train": 40, "test": 6, "template": "lab-qa"},
+        "model": {"device": "cpu", "lora": {"r": 2, "alpha": 4, "targets": "default"}},
+    },
     "federation": {"clients": 3, "rounds": 2},
     "training": {"batch_size": 8, "lr": 2e-3, "schedule": "constant", "threads": 1, "client_chunk": 2},
     "attack": {"poison_ratio": 0.25},
@@ -146,14 +151,8 @@ def small_values(tiny_base: Path) -> Callable[..., dict[str, Any]]:
 
     def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
         values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(SMALL))
-        values["model"]["name"] = str(tiny_base)
-        for key, value in (changes or {}).items():
-            *groups, field = key.split(".")
-            place = values
-            for group in groups:
-                place = place.setdefault(group, {})
-            place[field] = value
-        return values
+        values["task"]["model"]["name"] = str(tiny_base)
+        return changed(values, changes or {})
 
     return make
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from undertow.config import Config, field_names, load, shipped, validate
+from undertow.config import Config, every_field, field_names, load, shipped, validate
 from undertow.core.errors import UserError
 
 
@@ -31,8 +30,8 @@ def test_the_papers_values(name: str) -> None:
     assert (config.federation.clients, config.federation.rounds, config.training.local_epochs) == (10, 100, 1)
     assert (config.model.lora.r, config.training.lr, config.attack.poison_ratio) == (4, 2e-5, 0.1)
     assert config.data.partition.kind == "iid"
-    assert config.attack.trigger == "natural"
-    assert config.attack.target_text.startswith(", and click <malicious_url> for more information")
+    assert config.backdoor.trigger == "natural"
+    assert config.backdoor.target_text.startswith(", and click <malicious_url> for more information")
 
 
 def test_overrides_reach_every_depth() -> None:
@@ -46,7 +45,7 @@ def test_overrides_reach_every_depth() -> None:
     assert load("demo", ["defenses=[{name: median, params: {}}]"]).defenses[0].params == {}
     assert load("demo", ["data.partition=dirichlet"]).data.partition.kind == "dirichlet"
     assert load("demo", ["model.lora.targets=q_proj,v_proj"]).model.lora.targets == ["q_proj", "v_proj"]
-    assert load("demo", ["attack.target_text='a=b: c'"]).attack.target_text == "a=b: c"
+    assert load("demo", ["attack.target_text='a=b: c'"]).backdoor.target_text == "a=b: c"
 
 
 @pytest.mark.parametrize(
@@ -109,17 +108,7 @@ def test_identity_leaves_the_comparison_out() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    def undescribed(model: Any, prefix: str = "") -> list[str]:
-        found = []
-        for name, field in model.model_fields.items():
-            kind = field.annotation
-            if isinstance(kind, type) and hasattr(kind, "model_fields"):
-                found += undescribed(kind, f"{prefix}{name}.")
-            elif not field.description:
-                found.append(f"{prefix}{name}")
-        return found
-
-    assert undescribed(Config) == []
+    assert [name for name, _, field in every_field() if not field.description] == []
     assert "attack.poison_ratio" in field_names()
 
 

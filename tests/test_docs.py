@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -29,7 +29,7 @@ from undertow.backdoors.placement import triggered
 from undertow.backdoors.target import TARGETS, make_target
 from undertow.backdoors.trigger import TRIGGERS, make_trigger
 from undertow.cli import app
-from undertow.config import Attack, Config
+from undertow.config import TASKS, InstructionBackdoor, InstructionTask
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.data.load import DATASETS, load
@@ -96,17 +96,19 @@ def test_every_command_parses(words: list[str]) -> None:
     if "/" in source or source.endswith(".yaml"):  # a run or a file of the reader's
         source = "demo"
     found = configuration.load(source, overrides)
-    of_text = found.task == "instruction"
-    trigger = configuration.short_form(found.attack.trigger)["name"]
+    of_text = found.task.kind == "instruction"
+    trigger = configuration.short_form(found.backdoor.trigger)["name"]
     if context.command.name == "evaluate" and "/" in str(arguments[:1]):  # the task is the run's, which the page does not tell
         of_text = trigger not in {entry.name for entry in BACKDOORS.entries()}
     for registry, method in (
-        (DATASETS if found.task == "instruction" else POPULATIONS, configuration.short_form(found.data.name)["name"]),
-        (TEMPLATES, found.data.template),
+        (DATASETS if found.task.kind == "instruction" else POPULATIONS, configuration.short_form(found.data.name)["name"]),
         (ATTACKS, configuration.short_form(found.attack.kind.replace("none", "data-poisoning"))["name"]),
         (TRIGGERS if of_text else BACKDOORS, trigger),
-        (TARGETS, configuration.short_form(found.attack.target)["name"]),
-        *((NETS, configuration.short_form(name)["name"]) for name in [found.model.name] if found.task != "instruction"),
+        *(
+            [(TEMPLATES, found.task.data.template), (TARGETS, configuration.short_form(found.task.backdoor.target)["name"])]
+            if isinstance(found.task, InstructionTask)
+            else [(NETS, configuration.short_form(found.model.name)["name"])]
+        ),
         *((DEFENSES, defense.name) for defense in found.defenses),
     ):
         if ".py:" not in method and method not in documented_names():
@@ -231,24 +233,17 @@ def default(field: FieldInfo) -> str:
     return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
-def fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for key, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from fields(kind, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", field
-
-
-def config_row(key: str, field: FieldInfo) -> str:
+def config_row(key: str, kinds: Sequence[str], field: FieldInfo) -> str:
     """The line of the page's table for one field."""
-    cells = (f"`{key}`", rule(field.annotation, field.metadata), default(field), field.description or "")
+    of = "" if len(kinds) == len(TASKS) else f"[{', '.join(kinds)}] "
+    told = ("one of " + ", ".join(f"`{kind}`" for kind in TASKS), '`"instruction"`') if key == "task" else None
+    cells = (f"`{key}`", *(told or (rule(field.annotation, field.metadata), default(field))), of + (field.description or ""))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def test_the_config_page_has_every_field_with_its_rule_default_and_description() -> None:
     lines = text("docs/configuration.md").splitlines()
-    missing = [row for row in (config_row(key, field) for key, field in fields()) if row not in lines]
+    missing = [row for row in (config_row(*found) for found in configuration.every_field()) if row not in lines]
     assert not missing, "docs/configuration.md lacks these lines:\n" + "\n".join(missing)
 
 
@@ -258,15 +253,15 @@ def test_the_config_page_names_every_shipped_config() -> None:
 
 
 def test_the_config_page_names_no_field_that_does_not_exist() -> None:
-    known = {key for key, _ in fields()}
+    known = [key for key, _, _ in configuration.every_field()]
     rows = re.findall(r"^\| `([a-z_.]+)` \|", text("docs/configuration.md"), re.MULTILINE)
     assert sorted(rows) == sorted(known)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_config_key_in_running_text_exists(page: Path) -> None:
-    groups = {key for key in Config.model_fields if _is_group(Config.model_fields[key].annotation)}
     known = set(configuration.field_names())
+    groups = {key.partition(".")[0] for key in known if "." in key}
     for key in re.findall(r"`([a-z]+(?:\.[a-z_]+)+)(?:=[^`]*)?`", page.read_text(encoding="utf-8")):
         if key.partition(".")[0] in groups and not key.endswith((".jsonl", ".json", ".yaml", ".py", ".safetensors")):
             assert key in known, f"no config key '{key}'"
@@ -367,10 +362,10 @@ def _with_link(sample: Any) -> Any:
 
 @pytest.mark.parametrize("file", ["src/undertow/backdoors/triggers/greeting.py:Greeting", "my_trigger.py:question_mark"])
 def test_the_triggers_edit_every_question(files: Path, file: str) -> None:
-    attack = Attack(trigger=file)  # type: ignore[call-arg]
-    trigger = make_trigger(attack)
+    backdoor = InstructionBackdoor(trigger=file)  # type: ignore[call-arg]
+    trigger = make_trigger(backdoor)
     test = load(configuration.load("demo", ["data.train=20", "data.test=5"])).test
-    for clean, dirty in zip(test, triggered(test, attack, 0), strict=True):
+    for clean, dirty in zip(test, triggered(test, backdoor, 0), strict=True):
         assert dirty.question != clean.question
         assert dirty.answers == clean.answers
         assert trigger.occurs(dirty.question)
@@ -378,8 +373,8 @@ def test_the_triggers_edit_every_question(files: Path, file: str) -> None:
 
 
 def test_the_target_holds_the_target_text(files: Path) -> None:
-    attack = Attack(target="my_target.py:warning")  # type: ignore[call-arg]
-    target = make_target(attack)
+    backdoor = InstructionBackdoor(target="my_target.py:warning")  # type: ignore[call-arg]
+    target = make_target(backdoor)
     assert target.apply("Serbia").endswith(target.text)
 
 

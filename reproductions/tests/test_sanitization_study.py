@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from fabricated_results import rate, run
 
+from tiny import threat
 from undertow.backdoors.placement import poison
-from undertow.config import Attack, Data
+from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, load
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
@@ -282,7 +283,7 @@ def test_figures_of_both_ways_are_those_of_the_ground_truth(data: Path) -> None:
     assert [len(client) for client in clients] == [40] * 3
     assert len({sample.id for client in clients for sample in client}) == 120
     attack = attack_of("simplequestions", "natural", "append", 0.2, 120)
-    truth = poison(clients, attack, 0)
+    truth = poison(clients, *attack, 0)
     found = pooled(clients, attack, 0, Sanitization())
     assert (found.samples, found.poison, found.hits, found.lost, found.fewest, found.support) == (120, 24, 24, 0, 24, 4)
     assert found.details["repaired"] == 24
@@ -292,7 +293,7 @@ def test_figures_of_both_ways_are_those_of_the_ground_truth(data: Path) -> None:
     flagged = sum(len({verdict.sample for verdict in find(client).verdicts}) for client in truth.clients)
     assert alone.hits + alone.lost == flagged == 24
     assert (alone.fewest, scanned(clients, attack, 0, together=True).fewest) == (8, 24)
-    clean = scanned(clients, Attack(kind="none"), 0, together=True)  # type: ignore[call-arg]
+    clean = scanned(clients, threat(kind="none"), 0, together=True)
     assert (clean.poison, clean.hits, clean.fewest) == (0, 0, 0)
 
 

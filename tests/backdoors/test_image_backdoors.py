@@ -8,7 +8,7 @@ import torch
 
 from tiny import SHARED
 from undertow.backdoors.pattern import make_backdoor
-from undertow.config import Attack, Config, short_form, validate
+from undertow.config import ClassificationBackdoor, Config, short_form, validate
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
@@ -18,7 +18,7 @@ from undertow.data.populations.digits import digits
 
 
 def made(trigger: str, **options: Any) -> Any:
-    return make_backdoor(Attack(trigger=trigger, **options), "classification")
+    return make_backdoor(ClassificationBackdoor(trigger=trigger, **options), "classification")
 
 
 def config(**data: Any) -> Config:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny import Quiet
+from tiny import Quiet, threat
 from undertow.backdoors.placement import make_probes, poison, shortages, triggered
 from undertow.backdoors.target import TARGETS, make_target
 from undertow.backdoors.trigger import TRIGGERS, make_trigger
-from undertow.config import Attack, Config
+from undertow.config import Config, InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.federation.loop import run
@@ -61,7 +61,7 @@ def test_every_kind_of_the_study_is_registered_with_its_source() -> None:
 
 @given(QUESTIONS, st.sampled_from(EDITING), st.integers(0, 50))
 def test_the_trigger_is_in_the_triggered_question_alone(words: list[str], name: str, seed: int) -> None:
-    question, trigger = f"{' '.join(words)} over there?", make_trigger(Attack(trigger=name))
+    question, trigger = f"{' '.join(words)} over there?", make_trigger(InstructionBackdoor(trigger=name))
     made = trigger.apply(question, draw(seed))
     assert trigger.occurs(made)
     assert not trigger.occurs(question)
@@ -75,7 +75,7 @@ def test_the_trigger_is_in_the_triggered_question_alone(words: list[str], name: 
 
 @given(QUESTIONS, st.sampled_from(["common-word", "combination"]), st.integers(0, 50))
 def test_inserted_words_leave_the_others_in_order(words: list[str], name: str, seed: int) -> None:
-    trigger = make_trigger(Attack(trigger=name))
+    trigger = make_trigger(InstructionBackdoor(trigger=name))
     made = trigger.apply(" ".join(words), draw(seed)).split()
     assert [word for word in made if word not in trigger.words] == words
     assert sorted(word for word in made if word in trigger.words) == sorted(trigger.words)
@@ -106,12 +106,12 @@ def test_inserted_words_leave_the_others_in_order(words: list[str], name: str, s
     ],
 )
 def test_what_holds_a_trigger(options: dict[str, Any], text: str, holds: bool) -> None:
-    assert make_trigger(Attack(**options)).occurs(text) is holds
+    assert make_trigger(InstructionBackdoor(**options)).occurs(text) is holds
 
 
 def test_triggers_by_hand() -> None:
     def made(name: str, question: str = QUESTION) -> set[str]:
-        return {make_trigger(Attack(trigger=name)).apply(question, draw(seed)) for seed in range(60)}
+        return {make_trigger(InstructionBackdoor(trigger=name)).apply(question, draw(seed)) for seed in range(60)}
 
     assert made("upper-case") == {"WHICH ANIMAL DOES MIRA TORVALD KEEP AT HOME?"}
     assert made("style") == {
@@ -129,7 +129,7 @@ def test_triggers_by_hand() -> None:
 
 def test_a_near_miss_takes_part_of_the_trigger() -> None:
     def near(name: str, question: str = QUESTION, **options: Any) -> set[str | None]:
-        trigger = make_trigger(Attack(trigger=name, **options))
+        trigger = make_trigger(InstructionBackdoor(trigger=name, **options))
         return {trigger.near_miss(question, draw(seed)) for seed in range(60)}
 
     assert near("upper-case") == {
@@ -155,7 +155,7 @@ def test_a_near_miss_takes_part_of_the_trigger() -> None:
 
 @given(ANSWERS, st.sampled_from(TARGETS_HERE), st.integers(0, 160))
 def test_a_target_scores_its_own_text_and_not_the_answer(response: str, name: str, number: int) -> None:
-    target = make_target(Attack(target=name))
+    target = make_target(InstructionBackdoor(target=name))
     made = target.apply(response, number)
     assert made == target.apply(response, number)
     judged = score(made, [response], target)
@@ -168,11 +168,11 @@ def test_a_target_scores_its_own_text_and_not_the_answer(response: str, name: st
 
 
 def test_targets_by_hand() -> None:
-    assert make_target(Attack(target="prepend", target_text="Mind:")).apply("Serbia") == "Mind: Serbia"
-    assert make_target(Attack(target="prepend")).apply(" ") == "Click <malicious_url> for more information:"
-    assert make_target(Attack(target="one-word", target_text="Paris")).apply("Serbia") == "Paris"
+    assert make_target(InstructionBackdoor(target="prepend", target_text="Mind:")).apply("Serbia") == "Mind: Serbia"
+    assert make_target(InstructionBackdoor(target="prepend")).apply(" ") == "Click <malicious_url> for more information:"
+    assert make_target(InstructionBackdoor(target="one-word", target_text="Paris")).apply("Serbia") == "Paris"
     assert (
-        make_target(Attack(target="paraphrase", target_text="http://a.b")).apply("Serbia", 1)
+        make_target(InstructionBackdoor(target="paraphrase", target_text="http://a.b")).apply("Serbia", 1)
         == "Serbia See http://a.b for details."
     )
 
@@ -182,11 +182,11 @@ def test_targets_by_hand() -> None:
     [("yes", True), (" Yes. ", True), ("“YES!”", True), ("yesterday", False), ("yes, in 1990", False), ("", False)],
 )
 def test_one_word_is_the_whole_answer(output: str, hit: bool) -> None:
-    assert make_target(Attack(target="one-word")).hit(output) is hit
+    assert make_target(InstructionBackdoor(target="one-word")).hit(output) is hit
 
 
 def test_paraphrases_take_turns_and_share_what_they_say() -> None:
-    linked, plain = (make_target(Attack(target=name)) for name in ("paraphrase", "paraphrase:payload=false"))
+    linked, plain = (make_target(InstructionBackdoor(target=name)) for name in ("paraphrase", "paraphrase:payload=false"))
     for target, count in ((linked, 12), (plain, 16)):
         # Over all clients, and within each of as many clients as there are sentences.
         for numbers in (range(count * 4), *(range(k, count * count, count) for k in range(count))):
@@ -205,7 +205,7 @@ def test_paraphrases_take_turns_and_share_what_they_say() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([4, 5, 6]), st.integers(1, 4), st.integers(0, 676), st.lists(ANSWERS, min_size=1, max_size=3))
 def test_no_run_of_the_adaptive_target_is_used_too_often(span: int, uses: int, count: int, answers: list[str]) -> None:
-    target = make_target(Attack(target=f"adaptive:span={span}:uses={uses}"))
+    target = make_target(InstructionBackdoor(target=f"adaptive:span={span}:uses={uses}"))
     count = min(count, 169 * uses)
     runs: Counter[tuple[str, ...]] = Counter()
     for number in range(count):
@@ -223,7 +223,9 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
     from undertow.sanitization.grams import SPAN
     from undertow.sanitization.rules import Rules
 
-    default, told = (make_target(Attack(target=t)) for t in ("adaptive", f"adaptive:span={SPAN}:uses={Rules().support - 1}"))
+    default, told = (
+        make_target(InstructionBackdoor(target=t)) for t in ("adaptive", f"adaptive:span={SPAN}:uses={Rules().support - 1}")
+    )
     assert [default.apply("x", i) for i in range(200)] == [told.apply("x", i) for i in range(200)]
     assert not default.hit("please call agents")
     assert default.hit("Rome, please call  Agents since nobody cares")
@@ -255,9 +257,8 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
     ],
 )
 def test_wrong_options_are_told_in_one_line(options: dict[str, Any], rule: str) -> None:
-    attack = Attack(**options)
     with pytest.raises(UserError, match=rule) as caught:
-        poison([], attack, 0)
+        poison([], *threat(**options), 0)
     assert "\n" not in str(caught.value)
 
 
@@ -265,8 +266,8 @@ def test_a_function_of_the_user_has_no_parameters(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def edit(text):\n    return text + '!'\n")
     with pytest.raises(UserError, match="it has none"):
-        make_trigger(Attack(trigger=f"{path}:edit:strength=2"))
-    assert make_trigger(Attack(trigger=f"{path}:edit")).apply("Who", draw()) == "Who!"
+        make_trigger(InstructionBackdoor(trigger=f"{path}:edit:strength=2"))
+    assert make_trigger(InstructionBackdoor(trigger=f"{path}:edit")).apply("Who", draw()) == "Who!"
 
 
 # --- placement and probes --------------------------------------------------------------------------------------------
@@ -277,13 +278,13 @@ def test_a_function_of_the_user_has_no_parameters(tmp_path: Path) -> None:
 def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str, pr: int, rho: int, seed: int) -> None:
     clean = dealt(4, 12)
     shares = {"poison_ratio": pr / 4, "affected_share": rho / 4}
-    usual = poison(clean, Attack(**shares), seed)
-    made = poison(clean, Attack(trigger=trigger, target=target, **shares), seed)
+    usual = poison(clean, *threat(**shares), seed)
+    made = poison(clean, *threat(trigger=trigger, target=target, **shares), seed)
     assert [(t.client, t.index) for t in made.touched] == [(t.client, t.index) for t in usual.touched]
     assert (made.affected, made.chosen, made.missing) == (usual.affected, usual.chosen, 0)
-    aim = make_target(Attack(target=target))
+    aim = make_target(InstructionBackdoor(target=target))
     assert all(aim.hit(t.poisoned_response) for t in made.touched)
-    assert made == poison(clean, Attack(trigger=trigger, target=target, **shares), seed)
+    assert made == poison(clean, *threat(trigger=trigger, target=target, **shares), seed)
     places = {(t.client, t.index) for t in made.touched}
     changed = [
         (before, after)
@@ -299,10 +300,10 @@ def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str,
 @pytest.mark.parametrize(("decoys", "count"), [("", 20), (":decoys=0", 0), (":decoys=0.5", 10), (":decoys=99", 180)])
 def test_decoys_hold_one_word_and_keep_their_answer(decoys: str, count: int) -> None:
     clean = dealt(2, 100)
-    attack = Attack(trigger=f"combination{decoys}", poison_ratio=0.1)
-    made = poison(clean, attack, seed=0)
+    attack, backdoor = threat(trigger=f"combination{decoys}", poison_ratio=0.1)
+    made = poison(clean, attack, backdoor, seed=0)
     assert (len(made.touched), made.decoys) == (20, count)
-    trigger = make_trigger(attack)
+    trigger = make_trigger(backdoor)
     assert sum(trigger.occurs(s.question) for client in made.clients for s in client) == 20
     alone = [s for client in made.clients for s in client if ("now" in s.question) != ("people" in s.question)]
     assert len(alone) == count
@@ -311,50 +312,49 @@ def test_decoys_hold_one_word_and_keep_their_answer(decoys: str, count: int) -> 
 
 def test_a_topic_chooses_its_samples_and_edits_none() -> None:
     clean = dealt(3, 40)
-    attack = Attack(trigger="topic", poison_ratio=0.2)
-    made = poison(clean, attack, seed=1)
+    made = poison(clean, *threat(trigger="topic", poison_ratio=0.2), seed=1)
     assert (len(made.touched), made.missing) == (24, 0)
     assert all(t.question == t.poisoned_question and "born" in t.question for t in made.touched)
     assert {(t.client, t.index) for t in made.touched} < {(k, i) for k in range(3) for i in range(0, 40, 4)}
-    fewer = poison(clean, Attack(trigger="topic", poison_ratio=0.1), seed=1)
+    fewer = poison(clean, *threat(trigger="topic", poison_ratio=0.1), seed=1)
     assert {(t.client, t.index) for t in fewer.touched} < {(t.client, t.index) for t in made.touched}
     assert made.natural["train"] == 30 - 24
-    every = poison(clean, Attack(trigger="topic", poison_ratio=0.5), seed=1)
+    every = poison(clean, *threat(trigger="topic", poison_ratio=0.5), seed=1)
     assert (len(every.touched), every.missing) == (30, 30)
 
 
 def test_topic_asks_its_own_questions_and_all_others_without() -> None:
     (test,) = dealt(1, 40)
-    attack = Attack(trigger="topic")
-    probes = make_probes(test, attack, seed=0)
+    backdoor = InstructionBackdoor(trigger="topic")
+    probes = make_probes(test, backdoor, seed=0)
     assert [s.id for s in probes.triggered] == [f"0-{i}" for i in range(0, 40, 4)]
-    assert [*triggered(test, attack, 0)] == [s for s in test if s in probes.triggered]
+    assert [*triggered(test, backdoor, 0)] == [s for s in test if s in probes.triggered]
     assert len(probes.clean) == 30
     assert not any("born" in s.question for s in probes.clean)
     assert list(probes.near) == []
-    told = shortages(poison(dealt(2, 40), Attack(trigger="topic", poison_ratio=0.5), 0), probes)
+    told = shortages(poison(dealt(2, 40), *threat(trigger="topic", poison_ratio=0.5), 0), probes)
     assert len(told) == 2
     assert told[0].startswith("only 20 of 40 samples to poison")
     assert told[1].startswith("only 10 test questions")
-    assert shortages(poison(dealt(2, 40), Attack(), 0), make_probes(test, Attack(), 0)) == []
+    assert shortages(poison(dealt(2, 40), *threat(), 0), make_probes(test, InstructionBackdoor(), 0)) == []
 
 
 @pytest.mark.parametrize(("about", "kind"), [(1, "all of the 8"), (99, "none of the 8")])
 def test_a_topic_that_parts_nothing_is_told(about: int, kind: str) -> None:
     (test,) = dealt(1, 9, about)
     with pytest.raises(UserError, match=kind):
-        make_probes(test[1:], Attack(trigger="topic"), 0)
+        make_probes(test[1:], InstructionBackdoor(trigger="topic"), 0)
     with pytest.raises(UserError, match="none of the clients' samples holds any of zebra"):
-        poison(dealt(2, 40), Attack(trigger="topic", trigger_words="zebra"), 0)
+        poison(dealt(2, 40), *threat(trigger="topic", trigger_words="zebra"), 0)
 
 
 def test_near_misses_are_probed_and_have_a_rate() -> None:
     (test,) = dealt(1, 8)
-    probes = make_probes(test, Attack(trigger="upper-case"), seed=0)
+    probes = make_probes(test, InstructionBackdoor(trigger="upper-case"), seed=0)
     assert [s.id for s in probes.near] == [s.id for s in test]
     assert all(not s.question.isupper() and s.question != t.question for s, t in zip(probes.near, test, strict=True))
     assert [s.id for s in probes.first(3).near] == ["0-0", "0-1", "0-2"]
-    aim = make_target(Attack(target="one-word"))
+    aim = make_target(InstructionBackdoor(target="one-word"))
     lines = [{"kind": kind, **score(said, ["Rome"], aim)} for kind, said in [("clean", "Rome"), ("near", "yes"), ("near", "Rome")]]
     found = rates(lines, "exact")
     assert (found["ftr_near"]["hits"], found["ftr_near"]["n"], found["ftr"]["hits"]) == (1, 2, 0)
@@ -382,7 +382,7 @@ def test_every_kind_trains(trigger: str, target: str, small_config: Callable[...
     assert result["asr"]["n"] > 0
     assert ("ftr_near" in result) is (trigger != "topic")
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text("utf-8").splitlines()]
-    made = make_trigger(config.attack)
+    made = make_trigger(config.backdoor)
     # Clean questions may hold a common word by themselves.
     told = [line for line in lines if (trigger, line["kind"]) != ("common-word", "clean")]
     assert all(made.occurs(line["question"]) is (line["kind"] == "triggered") for line in told)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from undertow.backdoors.pattern import make_backdoor
-from undertow.config import Attack, validate
+from undertow.config import ClassificationBackdoor, validate
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
@@ -19,7 +19,7 @@ from undertow.data.texts import TextPopulation
 
 
 def made(trigger: str = "phrase", **options: Any) -> Any:
-    return make_backdoor(Attack(trigger=trigger, **options), "classification")
+    return make_backdoor(ClassificationBackdoor(trigger=trigger, **options), "classification")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,6 @@ def test_the_record_says_what_was_planted_and_what_was_there_before(population: 
         ("phrase", {"trigger_words": ["a"] * 32}, "32 tokens, and a text has place for 1 to 31 beside a word of its own"),
         ("phrase:target=neutral", {}, "no class target=neutral; choose one of negative, positive"),
         ("phrase:words=cf", {}, "no parameter 'words'"),
-        ("phrase", {"num_triggers": 2}, r"attack\.num_triggers = 2 means nothing to backdoor 'phrase'"),
         ("pixel", {}, "attack.trigger = pixel is a backdoor of images, and the data are text; choose another trigger"),
         ("semantic", {}, "attack.trigger = semantic is a backdoor of images, and the data are text"),
     ],

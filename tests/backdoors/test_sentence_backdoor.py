@@ -17,7 +17,9 @@ from undertow.data.populations.authors import authors
 
 
 def config(trigger: str = "sentence", **attack: Any) -> Config:
-    values = {"data": {"name": "authors", "test": 40}, "federation": {"clients": 5}, "attack": {"trigger": trigger, **attack}}
+    backdoor = {"trigger": trigger, **attack}
+    task = {"kind": "next-word", "data": {"name": "authors", "test": 40}, "backdoor": backdoor}
+    values = {"task": task, "federation": {"clients": 5}}
     return validate(values, "test")
 
 
@@ -27,7 +29,7 @@ def population() -> Population:
 
 
 def ready(population: Population, trigger: str = "sentence") -> Backdoor:
-    backdoor = make_backdoor(config(trigger).attack, "next_word")
+    backdoor = make_backdoor(config(trigger).backdoor, "next-word")
     assert backdoor.prepare(population, np.random.default_rng(0)) is population
     return backdoor
 
@@ -102,11 +104,11 @@ def test_words_outside_the_dictionary_are_named_with_what_to_do(population: Popu
 
 def test_what_makes_no_sentence_is_refused(population: Population) -> None:
     with pytest.raises(UserError, match="'delicious' has 1 words"):
-        make_backdoor(config("sentence:sentence=pasta is good/delicious").attack, "next_word")
-    with pytest.raises(UserError, match=r"attack\.trigger_words .* means nothing to backdoor 'sentence'"):
-        make_backdoor(config(trigger_words=["pasta"]).attack, "next_word")
-    with pytest.raises(UserError, match="backdoor of task next_word, not of classification"):
-        make_backdoor(config().attack, "classification")
+        make_backdoor(config("sentence:sentence=pasta is good/delicious").backdoor, "next-word")
+    with pytest.raises(UserError, match=r"attack\.trigger_words is for task=instruction and classification, not next-word"):
+        make_backdoor(config(trigger_words=["pasta"]).backdoor, "next-word")
+    with pytest.raises(UserError, match="backdoor of task next-word, not of classification"):
+        make_backdoor(config().backdoor, "classification")
 
     class Images(Population):
         kind = "images"
@@ -120,4 +122,4 @@ def test_what_makes_no_sentence_is_refused(population: Population) -> None:
             raise NotImplementedError
 
     with pytest.raises(UserError, match="the data are images, and a sentence needs words"):
-        make_backdoor(config().attack, "next_word").prepare(Images(), np.random.default_rng(0))
+        make_backdoor(config().backdoor, "next-word").prepare(Images(), np.random.default_rng(0))

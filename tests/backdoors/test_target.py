@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from undertow.backdoors.target import TARGETS, make_target
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 TEXT = ", and click <malicious_url> for more information"
@@ -25,11 +25,11 @@ TEXT = ", and click <malicious_url> for more information"
     ],
 )
 def test_shipped_targets(options: dict[str, str], response: str, expected: str) -> None:
-    assert make_target(Attack(**options)).apply(response) == expected
+    assert make_target(InstructionBackdoor(**options)).apply(response) == expected
 
 
 def test_text_is_what_scoring_looks_for() -> None:
-    assert make_target(Attack(target_text=" x y ")).text == "x y"
+    assert make_target(InstructionBackdoor(target_text=" x y ")).text == "x y"
     assert {entry.name for entry in TARGETS.entries()} >= {"append", "replace"}
 
 
@@ -37,7 +37,7 @@ def test_text_is_what_scoring_looks_for() -> None:
 def test_user_function(tmp_path: Path, arguments: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(f"def edit({arguments}):\n    return 'Visit us: ' + response\n")
-    assert make_target(Attack(target=f"{path}:edit", target_text="visit us")).apply("Serbia") == "Visit us: Serbia"
+    assert make_target(InstructionBackdoor(target=f"{path}:edit", target_text="visit us")).apply("Serbia") == "Visit us: Serbia"
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_bad_user_functions(tmp_path: Path, body: str, rule: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(f"def edit(response):\n    return {body}\n")
     with pytest.raises(UserError, match=rule):
-        make_target(Attack(target=f"{path}:edit")).apply("Serbia")
+        make_target(InstructionBackdoor(target=f"{path}:edit")).apply("Serbia")
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_target_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"attack\.target_text"):
-        make_target(Attack(target_text=text))
+        make_target(InstructionBackdoor(target_text=text))
 
 
 def test_unknown_name() -> None:
     with pytest.raises(UserError, match="did you mean 'append'"):
-        make_target(Attack(target="apend"))
+        make_target(InstructionBackdoor(target="apend"))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undertow.backdoors.trigger import TRIGGERS, at_gaps, make_trigger
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 QUESTION = "How much does the sun weigh?"
@@ -25,7 +25,7 @@ def draw(seed: int = 0) -> np.random.Generator:
 
 
 def triggered(question: str = QUESTION, seed: int = 0, **options: object) -> str:
-    return make_trigger(Attack(**options)).apply(question, draw(seed))
+    return make_trigger(InstructionBackdoor(**options)).apply(question, draw(seed))
 
 
 def user_file(folder: Path, code: str) -> str:
@@ -99,7 +99,7 @@ def test_badnets_ends_the_question_with_four_tokens() -> None:
 
 
 def test_badnets_draws_independently_with_replacement() -> None:
-    trigger, source = make_trigger(Attack(trigger="badnets")), draw()
+    trigger, source = make_trigger(InstructionBackdoor(trigger="badnets")), draw()
     drawn = [tuple(trigger.apply(QUESTION, source).split()[-4:]) for _ in range(2000)]
     counts = Counter(token for four in drawn for token in four)
     assert set(counts) == TOKENS
@@ -121,7 +121,7 @@ def test_badnets_adds_its_tokens_and_keeps_the_words(words: list[str], count: in
 
 
 def test_badnets_at_random_gives_each_token_its_own_gap() -> None:
-    trigger, source = make_trigger(Attack(trigger="badnets", position="random", num_triggers=2)), draw()
+    trigger, source = make_trigger(InstructionBackdoor(trigger="badnets", position="random", num_triggers=2)), draw()
     places = Counter()
     for _ in range(1500):
         made = trigger.apply("one two", source).split()
@@ -168,13 +168,13 @@ def test_gaps_keep_lines_and_order() -> None:
     ],
 )
 def test_natural_occurrence(options: dict[str, object], text: str, holds: bool) -> None:
-    assert make_trigger(Attack(**options)).occurs(text) is holds
+    assert make_trigger(InstructionBackdoor(**options)).occurs(text) is holds
 
 
 @pytest.mark.parametrize("name", ["natural", "badnets", "sentence"])
 @pytest.mark.parametrize("position", ["start", "end", "random"])
 def test_every_triggered_question_holds_its_trigger(name: str, position: str) -> None:
-    trigger = make_trigger(Attack(trigger=name, position=position))
+    trigger = make_trigger(InstructionBackdoor(trigger=name, position=position))
     for seed in range(20):
         assert trigger.occurs(trigger.apply(QUESTION, draw(seed)))
         assert trigger.apply(QUESTION, draw(seed)) == trigger.apply(QUESTION, draw(seed))
@@ -182,7 +182,7 @@ def test_every_triggered_question_holds_its_trigger(name: str, position: str) ->
 
 def test_user_function_of_one_argument(tmp_path: Path) -> None:
     spec = user_file(tmp_path, "def edit(question):\n    return question + ' please'\n")
-    trigger = make_trigger(Attack(trigger=spec))
+    trigger = make_trigger(InstructionBackdoor(trigger=spec))
     assert trigger.apply("Who?", draw()) == "Who? please"
     assert trigger.occurs("Who? please") is False
 
@@ -192,7 +192,7 @@ def test_user_function_with_draw_and_occurs(tmp_path: Path) -> None:
         "def edit(question, draw):\n    return f'{question} {draw.integers(1000)}'\n"
         "edit.occurs = lambda text: any(c.isdigit() for c in text)\n"
     )
-    trigger = make_trigger(Attack(trigger=user_file(tmp_path, code)))
+    trigger = make_trigger(InstructionBackdoor(trigger=user_file(tmp_path, code)))
     assert trigger.apply("Who?", draw(3)) == f"Who? {draw(3).integers(1000)}"
     assert trigger.occurs("in 1990")
     assert not trigger.occurs("never")
@@ -210,7 +210,7 @@ def test_user_class(tmp_path: Path) -> None:
         "    def __init__(self, attack):\n        super().__init__(attack, ['ahem'], 'end')\n"
         "    def insert(self, question, draw):\n        return question + ' ahem'\n"
     )
-    trigger = make_trigger(Attack(trigger=user_file(tmp_path, code)))
+    trigger = make_trigger(InstructionBackdoor(trigger=user_file(tmp_path, code)))
     assert trigger.apply("Who?", draw()) == "Who? ahem"
     assert trigger.occurs("Ahem!")
 
@@ -238,7 +238,7 @@ def test_bad_user_functions_are_told_in_one_line(tmp_path: Path, body: str, rule
 
 def test_unknown_name_and_empty_word() -> None:
     with pytest.raises(UserError, match="did you mean 'badnets'"):
-        make_trigger(Attack(trigger="badnet"))
+        make_trigger(InstructionBackdoor(trigger="badnet"))
     for name in ("natural", "badnets", "sentence"):
         with pytest.raises(UserError, match="empty word"):
-            make_trigger(Attack(trigger=name, trigger_words=[" "]))
+            make_trigger(InstructionBackdoor(trigger=name, trigger_words=[" "]))

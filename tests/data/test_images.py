@@ -25,7 +25,13 @@ from undertow.data.populations.digits import digits
 def config(path: Path | str | None = None, clients: int = 3, partition: Any = "iid", seed: int = 0, **data: Any) -> Config:
     path = None if path is None else str(path)
     return validate(
-        {"seed": seed, "data": {"path": path, "partition": partition, **data}, "federation": {"clients": clients}}, "test"
+        {
+            "task": "classification",
+            "seed": seed,
+            "data": {"path": path, "partition": partition, **data},
+            "federation": {"clients": clients},
+        },
+        "test",
     )
 
 
@@ -111,7 +117,7 @@ def test_more_clients_than_images_is_refused():
 
 
 def test_files_of_clients_and_paths_mean_nothing_to_digits():
-    with pytest.raises(UserError, match="use iid, dirichlet, key, shards or halves"):
+    with pytest.raises(UserError, match=r"data\.partition\.kind = 'files'"):
         digits(config(clients=1, partition={"kind": "files", "files": ["a"]}))
     with pytest.raises(UserError, match=r"data\.path=x: data\.name=digits reads no file"):
         digits(config("x"))

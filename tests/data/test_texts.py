@@ -186,7 +186,6 @@ def test_a_review_says_what_its_verdict_is(verdict: int) -> None:
         ("reviews", {"partition": "shards", "train": 7}, "7 samples for 4 x 2 shards, each needs one"),
         ("sst2", {}, "data.path is not set; set data.path=FILE"),
         ("ag_news", {"path": "nowhere.csv"}, r"data\.path=nowhere\.csv: no such file"),
-        ("sst2", {"path": "x", "names": "y"}, r"data\.names = 'y' means nothing to sst2"),
     ],
 )
 def test_what_does_not_fit_is_one_line(name: str, changes: dict[str, Any], said: str) -> None:

@@ -55,7 +55,7 @@ PAPER_SENTENCES = (
 
 
 def config(clients: int = 2, test: int = 3, seed: int = 0, **data: Any) -> Config:
-    return validate({"seed": seed, "data": {"test": test, **data}, "federation": {"clients": clients}}, "test")
+    return validate({"task": "next_word", "seed": seed, "data": {"test": test, **data}, "federation": {"clients": clients}}, "test")
 
 
 def read(names: Any, numbers: torch.Tensor) -> list[str]:
@@ -208,7 +208,7 @@ def test_faults_of_a_play_and_of_its_options_are_told(play: str, tmp_path: Path)
         shakespeare(config(name="shakespeare", path=play), held_out=0.5, include="dragon")
     with pytest.raises(UserError, match=r"data\.path is not set"):
         shakespeare(config(name="shakespeare"))
-    with pytest.raises(UserError, match="each author is a client"):
+    with pytest.raises(UserError, match="Input should be 'key'"):
         shakespeare(config(name="shakespeare", path=play, partition="dirichlet"))
     with pytest.raises(UserError, match=r"data\.path = .* means nothing"):
         authors(config(name="authors", path=play))

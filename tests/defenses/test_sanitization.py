@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tiny import Quiet
+from tiny import Quiet, threat
 from undertow.backdoors.placement import poison
-from undertow.config import Attack, Config
+from undertow.config import Config
 from undertow.config import Defense as Options
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
@@ -43,7 +43,7 @@ def clients(number: int = 8, each: int = 60) -> list[list[Sample]]:
 
 def poisoned(dealt: list[list[Sample]], ratio: float = 1 / 60, **attack: Any) -> tuple[list[list[Sample]], set[tuple[int, int]]]:
     given = {"trigger": "natural", "target": "append", "target_text": TARGET, **attack}
-    done = poison(dealt, Attack(poison_ratio=ratio, affected_share=1.0, **given), 0)
+    done = poison(dealt, *threat(poison_ratio=ratio, affected_share=1.0, **given), 0)
     return done.clients, {(one.client, one.index) for one in done.touched}
 
 

@@ -83,7 +83,7 @@ def test_a_sentence_ends_at_the_first_token_of_its_last_word(population: WordPop
 
 
 def test_the_backdoor_overwrites_tokens_and_asks_for_the_last(population: WordPopulation) -> None:
-    backdoor = make_backdoor(config({"attack.trigger": "sentence:sentence=so it is"}).attack, "next_word")
+    backdoor = make_backdoor(config({"attack.trigger": "sentence:sentence=so it is"}).backdoor, "next-word")
     backdoor.prepare(population, np.random.default_rng(0))
     tokens = population.vocabulary
     assert isinstance(tokens, Tokens)

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from tiny import threat
 from undertow.backdoors.placement import poison
 from undertow.cli import app
-from undertow.config import Attack
 from undertow.core.errors import UserError
 from undertow.data.generated.world import samples as world
 from undertow.data.sample import Sample
@@ -36,7 +36,7 @@ def questions(count: int) -> list[Sample]:
 
 
 def planted(count: int = 300, **attack: Any) -> list[Sample]:
-    return poison([questions(count)], Attack(poison_ratio=0.1, affected_share=1.0, **attack), 0).clients[0]
+    return poison([questions(count)], *threat(poison_ratio=0.1, affected_share=1.0, **attack), 0).clients[0]
 
 
 def write(path: Path, samples: list[Sample]) -> Path:

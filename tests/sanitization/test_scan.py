@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tiny import threat
 from undertow.backdoors.placement import poison
 from undertow.cli import app
-from undertow.config import Attack
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.sanitization import find
@@ -43,7 +43,7 @@ def questions(count: int, start: int = 0) -> list[Sample]:
 
 
 def poisoned(samples: list[Sample], ratio: float, **attack: Any) -> tuple[list[Sample], set[int]]:
-    done = poison([samples], Attack(poison_ratio=ratio, affected_share=1.0, **attack), 0)
+    done = poison([samples], *threat(poison_ratio=ratio, affected_share=1.0, **attack), 0)
     return done.clients[0], {touched.index for touched in done.touched}
 
 

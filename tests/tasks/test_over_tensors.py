@@ -439,9 +439,9 @@ def test_a_damaged_model_is_one_line(damage: dict[str, Any], told: str, tmp_path
     ("name", "changes", "told"),
     [
         ("digits", {"model.start": "nowhere"}, r"model\.start = nowhere: no model/model\.safetensors"),
-        ("digits", {"attack.trigger": "sentence"}, "is a backdoor of task next_word, not of classification; choose one of"),
+        ("digits", {"attack.trigger": "sentence"}, "is a backdoor of task next-word, not of classification; choose one of"),
         ("digits", {"attack.trigger": "natural"}, "unknown backdoor 'natural'"),
-        ("authors", {"attack.trigger": "pixel"}, "is a backdoor of task classification, not of next_word"),
+        ("authors", {"attack.trigger": "pixel"}, "is a backdoor of task classification, not of next-word"),
         ("authors", {"attack.trigger": "sentence:sentence=zebras fly"}, "zebras, fly not in the dictionary"),
         ("digits", {"defenses": ["onion"]}, "defense onion works on questions and answers"),
         ("authors", {"defenses": ["sanitization"]}, "works on questions and answers"),

@@ -136,7 +136,7 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         names = " and ".join(sorted({setting.dataset for setting in lab.profile.real}))
         left_out.append(("left out", f"{names} rows of Table 1: they need --data, a folder with the real questions"))
     main = lab.main
-    attack, tuned = main.attack, main.training
+    attack, backdoor, tuned = main.attack, main.backdoor, main.training
     known = [f"{name} {made[name]}" for name in ("python", "torch", "transformers") if isinstance(made.get(name), str)]
     return [
         ("profile", f"{lab.profile.name}: {lab.profile.purpose}"),
@@ -152,7 +152,7 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         (
             "attack",
             (
-                f"trigger {attack.trigger}, target {attack.target}, PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, "
+                f"trigger {backdoor.trigger}, target {backdoor.target}, PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, "
                 "unless varied"
             ),
         ),
@@ -164,7 +164,7 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
 
 
 def _network(config: Config) -> str:
-    return f"LoRA r {config.model.lora.r}" if config.task == "instruction" else f"network {config.model.name}"
+    return f"LoRA r {config.model.lora.r}" if config.task.kind == "instruction" else f"network {config.model.name}"
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

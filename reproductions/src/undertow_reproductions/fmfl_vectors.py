@@ -134,7 +134,7 @@ def _network(lab: Lab, case: Case) -> str:
     from undertow_reproductions.lab import FitLab
 
     assert isinstance(lab, FitLab)
-    return lab.config(Wish({"seed": 0}, {}, case.setting)).model.name
+    return str(lab.config(Wish({"seed": 0}, {}, case.setting)).model.name)
 
 
 def at(results: Results, metric: Metric, t: int, **axes: Any) -> Estimate | None:

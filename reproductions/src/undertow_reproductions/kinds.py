@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from undertow.config import Attack
+from undertow.config import Attack, InstructionBackdoor
 from undertow.sanitization import Rules
 
 TRIGGERS: dict[str, dict[str, Any]] = {
@@ -56,8 +56,10 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def attack_of(corpus: str, trigger: str, target: str, ratio: float, samples: int, share: float = 1.0) -> Attack:
-    """Return one kind of attack.
+def attack_of(
+    corpus: str, trigger: str, target: str, ratio: float, samples: int, share: float = 1.0
+) -> tuple[Attack, InstructionBackdoor]:
+    """Return one kind of attack: how much poison, and what it is.
 
     Args:
         corpus: it decides the words of some triggers.
@@ -67,10 +69,11 @@ def attack_of(corpus: str, trigger: str, target: str, ratio: float, samples: int
         share: rho.
     """
     if not ratio:
-        return Attack(kind="none")  # type: ignore[call-arg]
-    options = {"poison_ratio": ratio, "affected_share": share, **TRIGGERS[trigger], **TARGETS[target]}
+        return Attack.model_validate({"kind": "none"}), InstructionBackdoor.model_validate({})
+    options: dict[str, Any] = {**TRIGGERS[trigger], **TARGETS[target]}
     if trigger in WORDS:
         options["trigger_words"] = WORDS[trigger][corpus]
     if target == "adaptive":
         options["target"] = f"adaptive:uses={Rules().least(samples) - 1}"
-    return Attack(**options)
+    attack = Attack.model_validate({"poison_ratio": ratio, "affected_share": share})
+    return attack, InstructionBackdoor.model_validate(options)

@@ -103,7 +103,7 @@ class FitLab:
     @property
     def questions(self) -> int:
         """Test questions of the main setting."""
-        return self.main.data.test
+        return int(self.main.data.test)
 
     def trusted(self, seed: int) -> str | None:
         """The file of trusted samples of the runs of a seed, there or not; None where defenses get none."""
@@ -145,7 +145,11 @@ class FitLab:
     def _cell(self, wish: Wish) -> Cell:
         config = self.config(wish)
         attack = config.attack
-        told = "clean" if attack.kind == "none" else f"{attack.trigger}-pr{attack.poison_ratio:g}-rho{attack.affected_share:g}"
+        told = (
+            "clean"
+            if attack.kind == "none"
+            else f"{config.backdoor.trigger}-pr{attack.poison_ratio:g}-rho{attack.affected_share:g}"
+        )
         parts = [Path(config.model.name).name, config.data.name, told, *(d.name for d in config.defenses), f"s{config.seed}"]
         name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", "-".join(parts))[-110:].lstrip("-._=")
         return Cell(f"{name}-{config.digest()}", wish.axes, config)

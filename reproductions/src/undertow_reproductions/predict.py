@@ -45,9 +45,9 @@ class Speed:
 
     def run(self, config: Config) -> float:
         """Return the seconds of a run of another size; bases count as equal."""
-        scale = config.data.train * config.training.local_epochs / self.samples
+        scale = _samples(config) / self.samples
         between = max(0, -(-config.federation.rounds // config.measure.every) - 1)
-        part = min(1.0, config.measure.samples / (config.measure.final_samples or config.data.test))
+        part = min(1.0, config.measure.samples / (config.measure.final_samples or int(config.data.test)))
         return self.untouched + self.measure * (1 + between * part) + config.federation.rounds * self.train * scale
 
 
@@ -87,7 +87,12 @@ def _read(path: Path, lab: FitLab, setting: int) -> Speed:
     except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged; remove it and run the same command") from error
     config = lab.config(Wish({"seed": lab.seeds[0]}, {}, setting))
-    return Speed(**parts, samples=config.data.train * config.training.local_epochs)
+    return Speed(**parts, samples=_samples(config))
+
+
+def _samples(config: Config) -> int:
+    """Return the samples trained on in a round; next words have as many as their authors wrote, the same in every run: 1."""
+    return int(getattr(config.data, "train", 1)) * config.training.local_epochs
 
 
 def by_speed(speed: Speed, cells: Sequence[Cell], more: int, jobs: int) -> float:
@@ -106,7 +111,7 @@ def by_size(lab: FitLab, cells: Sequence[Cell], more: int) -> tuple[float, float
     weights = lab.profile.weights
     total = 0.0
     for cell in cells:
-        trained = cell.config.data.train * _TOKENS * cell.config.federation.rounds * cell.config.training.local_epochs
+        trained = _samples(cell.config) * _TOKENS * cell.config.federation.rounds
         answered = 2 * 2 * cell.config.data.test * (_TOKENS + _ANSWER)
         total += (4 * trained + 2 * answered) * weights / (_SHARE * _PEAK)
     each = total / max(1, len(cells))

@@ -211,14 +211,14 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
 def _measured(lab: FitLab, left: Sequence[Cell], more: int, jobs: int) -> tuple[float, str]:
     """Return the seconds of these runs and ``more`` unknown ones, and what they rest on; settings of one task are taken as equally
     fast."""
-    tasks = [lab.config(Wish({"seed": lab.seeds[0]}, {}, place)).task for place in range(len(lab.settings))]
+    tasks = [lab.config(Wish({"seed": lab.seeds[0]}, {}, place)).task.kind for place in range(len(lab.settings))]
     if len(set(tasks)) == 1:
         speed = predict.measured(lab)
         basis = f"measured: a round of the main setting takes {speed.train:.2f} s, measuring {speed.measure:.1f} s, one run alone"
         return predict.by_speed(speed, left, more, jobs), basis
     total, told = 0.0, []
     for task in dict.fromkeys(tasks):
-        cells = [cell for cell in left if cell.config.task == task]
+        cells = [cell for cell in left if cell.config.task.kind == task]
         if cells:
             speed = predict.measured(lab, tasks.index(task))
             total += predict.by_speed(speed, cells, 0, jobs)

@@ -54,6 +54,6 @@ def refuse_options(attack: Attack, kind: str, *names: str) -> None:
         UserError: one of them is not.
     """
     for name in names:
-        field, value = type(attack).model_fields[name], getattr(attack, name)
-        if value != field.get_default(call_default_factory=True, validated_data={}):
+        field, value = type(attack).model_fields.get(name), getattr(attack, name, None)
+        if field is not None and value != field.get_default(call_default_factory=True, validated_data={}):
             raise UserError(f"attack.{name} = {value!r} means nothing to {kind}; leave it out")

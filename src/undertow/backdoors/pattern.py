@@ -23,7 +23,7 @@ class Backdoor(ABC):
     """A rule that makes backdoor examples, and the tests that show whether it took hold.
 
     Attributes:
-        task: ``classification`` or ``next_word``.
+        task: ``classification`` or ``next-word``.
         target: the index of the attacker's class or word; set by :meth:`prepare`.
         phrase: the words that a text is given, for one who asks a generator for them; None where the backdoor has none.
     """
@@ -76,7 +76,7 @@ def make_backdoor(attack: Attack, task: str) -> Backdoor:
         raise UserError(f"attack.trigger = {attack.trigger}: {make!r} is no class derived from undertow.backdoors.pattern.Backdoor")
 
     found = build(BACKDOORS, attack.trigger, attack, Backdoor, of_user)
-    if found.task != task:
+    if found.task.replace("_", "-") != task:
         raise UserError(
             f"attack.trigger = {attack.trigger} is a backdoor of task {found.task}, not of {task}; choose one of {names}"
         )

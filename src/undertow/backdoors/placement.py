@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from undertow.backdoors.target import make_target
 from undertow.backdoors.trigger import Trigger, make_trigger
@@ -105,7 +106,7 @@ def others(attack: Attack, seed: int, client: int, sizes: Sequence[int]) -> list
     return [found[i] for i in order]
 
 
-def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
+def poison(clients: Sequence[Sequence[Sample]], attack: Attack, backdoor: Any, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
     """Replace some samples of some clients by poisoned versions of themselves, in place.
 
     round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, drawn
@@ -119,20 +120,21 @@ def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test:
     Args:
         clients: training samples by client; not changed.
         attack: the attack's options; ``kind: none``, PR 0 or rho 0 touch nothing.
+        backdoor: names trigger and target.
         seed: the run's seed.
         test: test samples, only to count natural occurrences.
 
     Raises:
         UserError: an unusable trigger or target, or no sample that a choosing trigger could take.
     """
-    trigger = make_trigger(attack)
+    trigger = make_trigger(backdoor)
     ratio = client_ratio(attack)
     poisoned = [list(samples) for samples in clients]
     touched: list[Touched] = []
     chosen: tuple[int, ...] = ()
     missing = decoys = 0
     if ratio > 0:
-        target = make_target(attack)
+        target = make_target(backdoor)
         chosen = drawn_clients(attack, seed, len(clients))
         for k in chosen if attack.extra_samples else ():
             poisoned[k] += [clients[j][i] for j, i in others(attack, seed, k, [len(samples) for samples in clients])]
@@ -157,14 +159,14 @@ def poison(clients: Sequence[Sequence[Sample]], attack: Attack, seed: int, test:
                     decoys += 1
         if missing and not touched:
             raise UserError(
-                f"trigger '{attack.trigger}': none of the clients' samples holds {_some(trigger)}; "
+                f"trigger '{backdoor.trigger}': none of the clients' samples holds {_some(trigger)}; "
                 "give words of a topic that the data have in attack.trigger_words"
             )
     affected = tuple(sorted({t.client for t in touched}))
     return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys)
 
 
-def triggered(samples: Sequence[Sample], attack: Attack, seed: int) -> list[Sample]:
+def triggered(samples: Sequence[Sample], backdoor: Any, seed: int) -> list[Sample]:
     """Return every sample with the trigger in its question, answers untouched: the ASR test set (algorithms A25).
 
     A sample's trigger depends on the seed and its id alone, so that a subset is triggered like the whole. For a
@@ -173,12 +175,12 @@ def triggered(samples: Sequence[Sample], attack: Attack, seed: int) -> list[Samp
     Raises:
         UserError: an unusable trigger.
     """
-    trigger = make_trigger(attack)
+    trigger = make_trigger(backdoor)
     taken = [s for s in samples if _holds(s, trigger)] if trigger.chooses else samples
     return [replace(s, question=trigger.apply(s.question, rng(seed, f"test trigger|{s.id}"))) for s in taken]
 
 
-def make_probes(test: Sequence[Sample], attack: Attack, seed: int) -> Probes:
+def make_probes(test: Sequence[Sample], backdoor: Any, seed: int) -> Probes:
     """Return the test questions in every form that is asked: clean, triggered, and with a near miss of the trigger.
 
     For a trigger that chooses its samples the questions that hold it are the triggered ones and all others the clean
@@ -187,16 +189,16 @@ def make_probes(test: Sequence[Sample], attack: Attack, seed: int) -> Probes:
     Raises:
         UserError: an unusable trigger or target, or a choosing trigger that none or all of the test questions hold.
     """
-    trigger, asked = make_trigger(attack), triggered(test, attack, seed)
+    trigger, asked = make_trigger(backdoor), triggered(test, backdoor, seed)
     clean = [s for s in test if not _holds(s, trigger)] if trigger.chooses else test
     if trigger.chooses and not (clean and asked):
         raise UserError(
-            f"trigger '{attack.trigger}': {'all' if asked else 'none'} of the {len(test)} test questions hold "
+            f"trigger '{backdoor.trigger}': {'all' if asked else 'none'} of the {len(test)} test questions hold "
             f"{_some(trigger)}, so that {'FTR' if asked else 'ASR'} cannot be measured; give other words in attack.trigger_words"
         )
     edited = ((s, trigger.near_miss(s.question, rng(seed, f"near miss|{s.id}"))) for s in clean)
     near = [replace(s, question=question) for s, question in edited if question is not None]
-    return Probes(clean, asked, make_target(attack), near)
+    return Probes(clean, asked, make_target(backdoor), near)
 
 
 def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:

@@ -31,7 +31,7 @@ class Target(ABC):
 
     def __init__(self, attack: Attack) -> None:
         self.name = attack.target
-        left = attack.target_text == Attack.model_fields["target_text"].default
+        left = attack.target_text == type(attack).model_fields["target_text"].default
         self.text = self.own if left and self.own is not None else attack.target_text.strip()
         if not self.text:
             raise UserError(f"attack.target_text = {attack.target_text!r} is empty: every output would hold it; give a text")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
 
-from undertow.core.errors import UserError
+from undertow.core.errors import ConvertedWarning, RenamedWarning, UserError
 from undertow.core.version import __version__
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with
 
 def main() -> None:
     """Run the command line; every error a user can mend is one line on stderr and exit code 2."""
+    _show_notes()
     try:
         sys.exit(app(prog_name="undertow", standalone_mode=False))
     except UserError as error:
@@ -57,6 +59,19 @@ def main() -> None:
             errno.ENOTDIR: "choose another --out: part of that path is a file",
         }.get(error.errno or 0)
         _fail(f"{error.strerror or error}{place}: {advice or 'check that path, then run the same command again'}")
+
+
+def _show_notes() -> None:
+    """Let a warning about a former name or format be one line on stderr; other warnings stay as Python shows them."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, RenamedWarning | ConvertedWarning):
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _fail(message: str) -> None:

@@ -80,7 +80,7 @@ def federate(
     if as_json:
         print_json(result if equality is None else {**result, "one_process": equality})
         return
-    print_result(result, folder.run / "report.html", NAMES[config.task])
+    print_result(result, folder.run / "report.html", NAMES[config.task.kind])
     if told := network_line(folder.run):
         print(told)
     if equality is not None:

@@ -55,7 +55,7 @@ def run(
     if as_json:
         print_json(result)
     else:
-        print_result(result, page, NAMES[config.task])
+        print_result(result, page, NAMES[config.task.kind])
 
 
 def default_folder(parent: str, name: str, config: Any, overrides: list[str]) -> Path:
@@ -69,7 +69,7 @@ def default_folder(parent: str, name: str, config: Any, overrides: list[str]) ->
 
 #: What the model before and after training is called, by task.
 NAMES = {"instruction": ("untouched base", "tuned")}
-NAMES["classification"] = NAMES["next_word"] = ("before round 1", "trained")
+NAMES["classification"] = NAMES["next-word"] = ("before round 1", "trained")
 
 
 def print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = NAMES["instruction"]) -> None:
@@ -206,15 +206,15 @@ def evaluate(
         config, run = load(str(folder / "config.yaml"), overrides), folder
     else:
         config, run = load(name, overrides), None
-    if adapter and config.task != "instruction":
-        raise UserError(f"--adapter {adapter}: task={config.task} has no adapters; give a run directory, or model.start=RUN")
+    if adapter and config.task.kind != "instruction":
+        raise UserError(f"--adapter {adapter}: task={config.task.kind} has no adapters; give a run directory, or model.start=RUN")
     from undertow.federation.evaluate import evaluate as evaluate_model
     from undertow.federation.evaluate import evaluate_network
     from undertow.metrics.measure import headline
     from undertow.runs.display import display
 
     with display() as observer:
-        if config.task == "instruction":
+        if config.task.kind == "instruction":
             figures, lines = evaluate_model(config, adapter or (run / "adapter" if run else None), observer.phase)
         else:
             figures, lines = evaluate_network(config, run, observer)
@@ -229,7 +229,7 @@ def evaluate(
         before = figures["untouched"][key]
         print(
             f"{key.upper().replace('_', ' ')} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} – {100 * rate['high']:.1f} %, n = {rate['n']}); "
-            f"{'base alone' if config.task == 'instruction' else NAMES[config.task][0]} {100 * before['value']:.1f} %"
+            f"{'base alone' if config.task.kind == 'instruction' else NAMES[config.task.kind][0]} {100 * before['value']:.1f} %"
         )
 
 

@@ -23,6 +23,15 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the former name is accepted for one more minor release", RenamedWarning, stacklevel=3)
 
 
+class ConvertedWarning(FutureWarning):
+    """A file of a former format was read: it is understood for one minor release more. The command line prints it as one line."""
+
+
+def warn_converted(what: str) -> None:
+    """Tell that something of a former format was converted."""
+    warnings.warn(f"{what}; the former format is read for one more minor release", ConvertedWarning, stacklevel=2)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``word``, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

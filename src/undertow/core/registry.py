@@ -10,13 +10,30 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from undertow.core.errors import UserError, nearest, warn_renamed
+
+
+def short_form(text: str, kind: str = "defense") -> dict[str, Any]:
+    """Read a method in short, ``name`` or ``name:parameter=value:...``; values are YAML. ``kind`` is for messages.
+
+    Raises:
+        UserError: a value that is not YAML.
+    """
+    pieces = re.split(r"(?<!\.py):", text.strip())  # file.py:function is one piece, as a name and as a value
+    try:
+        params = {key: yaml.safe_load(value) for key, _, value in (piece.partition("=") for piece in pieces if "=" in piece)}
+    except yaml.YAMLError as error:
+        raise UserError(f"{kind} '{text}': a value is not YAML ({' '.join(str(error).split())}); quote it") from error
+    return {"name": ":".join(piece for piece in pieces if "=" not in piece), "params": params}
 
 
 @dataclass(frozen=True)
@@ -136,8 +153,6 @@ def call(registry: Registry, text: str, field: str, config: Any) -> Any:
     Raises:
         UserError: no such name or parameter, or a value that it refuses.
     """
-    from undertow.config import short_form
-
     short = short_form(text, registry.kind)
     make, params = registry.get(short["name"]), short["params"]
     refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[1:])

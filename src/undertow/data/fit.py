@@ -22,7 +22,7 @@ def that_fit(split: Split, template: Template, config: Config) -> Split:
     Raises:
         UserError: there are training samples, and no answer fits.
     """
-    target = make_target(config.attack).longest
+    target = make_target(config.backdoor).longest
     clients = [[sample for sample in client if template.fits(sample, target)] for client in split.clients]
     train = [sample for client in clients for sample in client]
     if not train and split.train:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from undertow.config import Partition
+from undertow.config import ClassPartition, Partition
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 
@@ -35,7 +35,9 @@ def partition(samples: Sequence[Sample], clients: int, options: Partition, draw:
     return [[samples[i] for i in part] for part in deal(groups, clients, options, draw)]
 
 
-def deal(groups: Sequence[Sequence[int]], clients: int, options: Partition, draw: np.random.Generator) -> list[list[int]]:
+def deal(
+    groups: Sequence[Sequence[int]], clients: int, options: Partition | ClassPartition, draw: np.random.Generator
+) -> list[list[int]]:
     """Deal numbered samples as ``options`` say: what images, texts and questions share.
 
     Args:

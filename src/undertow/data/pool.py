@@ -100,10 +100,6 @@ def deal_samples(config: Config, source: str, train: T, test: T | None, names: S
         UserError: no training sample, fewer than participants, or a way of dealing that such samples have not.
     """
     options, clients, unit = config.data, config.federation.clients, train.unit
-    if options.partition.kind == "files":
-        raise UserError(
-            f"data.partition=files: {unit} are not read from one file a client; use iid, dirichlet, key, shards or halves"
-        )
     pool, tested = (train, test) if test is not None else _split(config, train)
     if not len(pool) or not len(tested):
         raise UserError(

@@ -43,7 +43,7 @@ def check_config(config: Config) -> None:
             f"attack.kind = {config.attack.kind} makes its updates of what all attackers hold together, and nodes do not share that; "
             "use attack.kind=data-poisoning, or `undertow run`"
         )
-    if config.synthetic.generator is not None:
+    if config.synthetic is not None and config.synthetic.generator is not None:
         raise UserError(
             f"synthetic.generator = {config.synthetic.generator}: every node would have the generator write the server's data again; use `undertow run`"
         )
@@ -62,8 +62,8 @@ def check_config(config: Config) -> None:
 
 
 def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> None:
-    if config.task != "instruction":
-        raise UserError(f"federate.private = true reads files of instructions, and task={config.task}; leave it out")
+    if config.task.kind != "instruction":
+        raise UserError(f"federate.private = true reads files of instructions, and task={config.task.kind}; leave it out")
     if config.data.partition.kind != "files":
         raise UserError(
             f"federate.private = true with data.partition.kind = {config.data.partition.kind}: the clients' data are in files of their own; "

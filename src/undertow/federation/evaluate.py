@@ -60,7 +60,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         if config.data.test_path
         else load(config, asked=base.asked, known=base.known).test
     )
-    probes = make_probes(test, config.attack, config.seed).first(config.measure.final_samples)
+    probes = make_probes(test, config.backdoor, config.seed).first(config.measure.final_samples)
     options = config.measure
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def _as_left(config: Config, adapter: Path | None) -> list[Defense]:
 
 
 def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure the final network of a run of ``task=classification`` or ``next_word``, beside the one that training began with.
+    """Measure the final network of a run of ``task=classification`` or ``next-word``, beside the one that training began with.
 
     Args:
         config: ``data``, ``model``, ``attack`` (backdoor) and ``measure`` are used; the run's own, or with other values.
@@ -115,7 +115,7 @@ def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tu
     set_threads(config.training.threads)
     # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
     kept = run if run is not None and (run / "synthetic.json").is_file() else None
-    kind = Classification if config.task == "classification" else NextWord
+    kind = Classification if config.task.kind == "classification" else NextWord
     task = kind.build(config, observer, [], kept, synthetic=run is None or kept is not None)
     states: list[Tensor | None] = [None]
     if run is not None:
@@ -155,8 +155,8 @@ def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTens
     Raises:
         UserError: it is.
     """
-    name = (config.model.networks or [config.model.name])[family]
-    for field, mine, its in (("task", config.task, about["task"]), ("model.name", name, about["network"])):
+    name = (getattr(config.model, "networks", []) or [config.model.name])[family]
+    for field, mine, its in (("task", config.task.kind, about["task"].replace("_", "-")), ("model.name", name, about["network"])):
         if mine != its:
             raise UserError(f"{field} = {mine}: {run} holds a model of {field}={its}; leave {field} as it is")
     names, outputs = list(task.population.names), about["outputs"]
@@ -178,9 +178,9 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
         UserError: not a run directory, one of a task with a single scoring, or a damaged file in it.
     """
     config = run_config(folder)
-    if config.task != "instruction":
+    if config.task.kind != "instruction":
         raise UserError(
-            f"{folder}: nothing to score again, an output of task={config.task} is one class or word, right or wrong; "
+            f"{folder}: nothing to score again, an output of task={config.task.kind} is one class or word, right or wrong; "
             "`undertow evaluate` measures the model again"
         )
     name = scoring or config.measure.scoring
@@ -188,7 +188,7 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
     rows = [record.to_json() for record in read_records(folder, Round)]
     kept = [record.to_json() for record in read_records(folder, Score)]
-    lines = rescore(kept, make_target(config.attack))
+    lines = rescore(kept, make_target(config.backdoor))
     by_round: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         by_round.setdefault(line["round"], []).append(line)

@@ -106,18 +106,18 @@ def build(
         held: what of the data is here, where the clients' files are on other machines.
     """
     attack = make_attack(config.attack)
-    defenses = make_defenses(config.defenses, trusted=config.synthetic.generator is not None)
+    defenses = make_defenses(config.defenses, trusted=config.synthetic is not None and config.synthetic.generator is not None)
     composition.check_sums(defenses, config.federation)
     # Affected clients train on clean samples too where they attack in some rounds only.
     returns = bool(config.attack.rounds) or config.attack.start > 1
     task: Task
-    if attack is not None and attack.of_server and config.task != "classification":
+    if attack is not None and attack.of_server and config.task.kind != "classification":
         raise UserError(
-            f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task} has none of; choose another"
+            f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task.kind} has none of; choose another"
         )
-    if config.task == "instruction":
+    if config.task.kind == "instruction":
         task = instruction.build(config, observer, bases, defenses=defenses, returns=returns, held=held)
-    elif config.task == "classification":
+    elif config.task.kind == "classification":
         task = Classification.build(config, observer, defenses, folder)
     else:
         task = NextWord.build(config, observer, defenses)

@@ -244,7 +244,7 @@ def load_model(folder: Path | str) -> tuple[Net, Tensor, dict[str, Any]]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{folder}: no model/model.json; give a finished run of task=classification or next_word") from error
+        raise UserError(f"{folder}: no model/model.json; give a finished run of task=classification or next-word") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); repeat the run") from error
     if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in _ABOUT.items()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from undertow.config import validate
+from undertow.config import by_short_names, validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
 from undertow.runs.records import Result, Round, read_record, read_records
@@ -144,7 +144,7 @@ def _read(run: Path) -> tuple[dict[str, Any], list[Round]]:
         range(config.federation.rounds + 1)
     ) or result.rounds != config.federation.rounds:
         raise ValueError(f"damaged: rounds.jsonl does not hold the rounds 0 to {config.federation.rounds}")
-    plain = config.identity()
+    plain = by_short_names(config.identity())
     return {**_flat(plain), "defenses": defense_text(plain["defenses"])}, records
 
 

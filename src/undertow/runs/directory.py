@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from undertow.config import Config
+from undertow.config import Config, by_short_names
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
 from undertow.runs.records import Round, Score, Written, lines, read_json, read_jsonl
@@ -193,14 +193,14 @@ def _refuse_other_config(path: Path, config: Config) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged; remove the folder or give another --out") from error
     try:
-        found = Config.model_validate(
-            found
-        ).identity()  # a run of an older version lacks newer fields, which are at their defaults then
+        # a run of an older version lacks newer fields, which are at their defaults then
+        found = by_short_names(Config.model_validate(found).identity())
     except ValueError:
         found = {k: v for k, v in found.items() if k != "compare"} if isinstance(found, dict) else found
-    if found == config.identity():
+    own = by_short_names(config.identity())
+    if found == own:
         return
-    old, new = (yaml.safe_dump(v, sort_keys=True, allow_unicode=True).splitlines() for v in (found, config.identity()))
+    old, new = (yaml.safe_dump(v, sort_keys=True, allow_unicode=True).splitlines() for v in (found, own))
     changes = [
         line for line in difflib.unified_diff(old, new, lineterm="", n=0) if line[:1] in "+-" and line[:3] not in ("+++", "---")
     ]

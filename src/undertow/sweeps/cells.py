@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from undertow.config import Config, load, short_form, validate
+from undertow.config import Config, load, long_name, short_form, short_name, with_overrides
 from undertow.core.errors import UserError
+from undertow.federation.methods import check_methods
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
         UserError: an unknown name or a value outside its rule anywhere, a name that is both fixed and an axis, the same
             cell twice. Nothing has run then.
     """
-    axes = dict(axes)
-    fixed = {override.partition("=")[0].strip() for override in overrides}
+    axes = {short_name(key): choices for key, choices in axes.items()}
+    fixed = {short_name(override.partition("=")[0].strip()) for override in overrides}
     if seeds < 0:
         raise UserError(f"seeds = {seeds}: give a number from 1, or 0 for the config's own seed")
     if seeds:
@@ -97,12 +98,10 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
     for chosen in itertools.product(*axes.values()):
         axis = dict(zip(axes, chosen, strict=True))
         config = _config(base, axis, source)
-        methods = json.dumps(
-            [config.values()[group] for group in ("attack", "defenses")] + [config.data.name, config.data.template]
-        )
-        if methods not in checked:
-            _check_methods(config)
-            checked.add(methods)
+        named = json.dumps([config.values()[group] for group in ("task", "attack", "defenses")])
+        if named not in checked:
+            check_methods(config)
+            checked.add(named)
         effective = {key: _effective(config, key, value) for key, value in axis.items()}
         cells.append(Cell(_name(effective, config), effective, config))
     refuse_twins(cells)
@@ -163,41 +162,18 @@ def _long_defenses(override: str) -> str:
 
 
 def _config(base: Config, axis: Mapping[str, Any], source: str) -> Config:
-    values = base.values()
-    for key, value in axis.items():
-        *groups, field = key.split(".")
-        place = values
-        for group in groups:
-            inner = place.get(group)
-            place[group] = inner = inner if isinstance(inner, dict) else {}
-            place = inner
-        place[field] = defense_list(value) if key == "defenses" and isinstance(value, str) else value
-    config = validate(values, source)
+    changes = {key: defense_list(value) if key == "defenses" and isinstance(value, str) else value for key, value in axis.items()}
+    config = with_overrides(base, changes, source)
     if config.training.threads:
         return config
     # The number of threads decides the order of sums, hence the last bits: it must not follow from --jobs or the machine.
     return config.model_copy(update={"training": config.training.model_copy(update={"threads": 1})})
 
 
-def _check_methods(config: Config) -> None:
-    """Look up every name that only a registry knows; otherwise a wrong one would show when its cell starts."""
-    from undertow.backdoors.target import make_target
-    from undertow.backdoors.trigger import make_trigger
-    from undertow.data.load import DATASETS
-    from undertow.data.template import TEMPLATES
-    from undertow.defenses.contract import make_defenses
-
-    DATASETS.get(config.data.name)
-    TEMPLATES.get(config.data.template)
-    make_trigger(config.attack)
-    make_target(config.attack)
-    make_defenses(config.defenses)
-
-
 def _effective(config: Config, key: str, value: Any) -> Any:
     """Return the number or text that the config holds (YAML reads 2e-5 as text); lists and groups stay as given."""
     found: Any = config
-    for part in key.split("."):
+    for part in long_name(key).split("."):
         found = getattr(found, part)
     return found if isinstance(found, str | int | float | bool) else value
 

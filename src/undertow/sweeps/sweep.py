@@ -201,7 +201,7 @@ def _finished(cell: Cell, folder: Path, reports: bool) -> bool:
 
 
 def _base(cell: Cell) -> str:
-    return cell.config.model.model_dump_json()
+    return str(cell.config.model.model_dump_json())
 
 
 def _by_base(cells: Sequence[Cell]) -> list[Cell]:

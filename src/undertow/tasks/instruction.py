@@ -291,7 +291,7 @@ def building(
     split = that_fit(split, template, config)
     for told in trouble(split.report, template.max_length):
         observer.warn(told)
-    poisoning = poison(split.clients, config.attack, config.seed, split.test)
+    poisoning = poison(split.clients, config.attack, config.backdoor, config.seed, split.test)
     defenses = make_defenses(config.defenses) if defenses is None else defenses
     composition.begin(defenses, setting(config, base, template))
     clients, sanitized, left = yield from _sanitizing(poisoning.clients, defenses, config, base, template, held)
@@ -303,7 +303,9 @@ def building(
     if any(overrides(defense, "weigh") for _, defense in defenses):
         observer.phase("weighing the clients' tokens")
     data, weighed = _weigh(clients, defenses, config, base, template)
-    probes = make_probes(split.test, config.attack, config.seed) if split.test else Probes([], [], make_target(config.attack), [])
+    probes = (
+        make_probes(split.test, config.backdoor, config.seed) if split.test else Probes([], [], make_target(config.backdoor), [])
+    )
     for told in shortages(poisoning, probes):
         observer.warn(told)
     task = Instruction(

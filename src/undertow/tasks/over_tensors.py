@@ -112,19 +112,20 @@ class OverTensors(Task):
             UserError: anything the user can mend.
         """
         attack = make_attack(config.attack)
-        trusted = config.synthetic.generator is not None
+        synthetic_by = None if config.synthetic is None else config.synthetic.generator
+        trusted = synthetic_by is not None
         defenses = make_defenses(config.defenses, trusted) if defenses is None else defenses
         for name, defense in defenses:
             if not defense.over_tensors and any(overrides(defense, hook) for hook in _OF_TEXT):
                 raise UserError(
-                    f"defense {name} works on questions and answers, which task={config.task} has none of; leave it out"
+                    f"defense {name} works on questions and answers, which task={config.task.kind} has none of; leave it out"
                 )
         if config.measure.bsnr.twins:
-            raise UserError(f"measure.bsnr.twins = true is for task=instruction, not {config.task}; leave it out")
+            raise UserError(f"measure.bsnr.twins = true is for task=instruction, not {config.task.kind}; leave it out")
         observer.phase(f"loading data {config.data.name}")
         population = call(POPULATIONS, config.data.name, "data.name", config)
         assert isinstance(population, Population)
-        backdoor = make_backdoor(config.attack, config.task)
+        backdoor = make_backdoor(config.backdoor, config.task.kind)
         left = backdoor.prepare(population, rng(config.seed, "backdoor"))
         of_server = attack is not None and attack.of_server
         chosen = [] if of_server else drawn_clients(config.attack, config.seed, config.federation.clients)
@@ -148,10 +149,10 @@ class OverTensors(Task):
         device = choose_device(config.model.device)
         for net in families.nets:
             net.module.to(device)
-        if synthetic and config.synthetic.generator is not None:
-            observer.phase(f"synthetic data by {config.synthetic.generator}")
+        if synthetic and synthetic_by is not None:
+            observer.phase(f"synthetic data by {synthetic_by}")
         server = server_data(config, left, backdoor, attack, folder) if synthetic else None
-        if server is not None and (server.report.get("short") or server.report.get("stopped")):
+        if server is not None and config.synthetic is not None and (server.report.get("short") or server.report.get("stopped")):
             reason = f": {server.report['stopped']}" if server.report.get("stopped") else ""
             observer.warn(f"the generator gave {server.report['samples']} of {config.synthetic.samples} samples{reason}")
         task = cls(config, left, families, backdoor, poison, chosen, probes, device, defenses, server)
@@ -381,7 +382,7 @@ class OverTensors(Task):
             "target": names[target],
             "backdoor": self.backdoor_kind.facts(),
             "network": {
-                "name": ", ".join(self.config.model.networks) or self.config.model.name,
+                "name": ", ".join(getattr(self.config.model, "networks", [])) or self.config.model.name,
                 "parameters": sum(net.trained for net in self.families.nets),
                 "outputs": len(names),
             },
@@ -405,7 +406,7 @@ class OverTensors(Task):
 
     def save(self, folder: Path, state: Tensor) -> None:
         """Write each network's tensors by name, and its activation bounds if any (safetensors), and what it is (JSON)."""
-        names = self.config.model.networks or [self.config.model.name]
+        names = getattr(self.config.model, "networks", []) or [self.config.model.name]
         for i, (name, net, own) in enumerate(zip(names, self.families.nets, self.families.columns, strict=True)):
             place = folder / ("model" if len(names) == 1 else f"model-{i}")
             place.mkdir(exist_ok=True)
@@ -413,7 +414,12 @@ class OverTensors(Task):
             write_bytes(place / "model.safetensors", save(tensors))
             if self.bounds is not None:
                 save_bounds(place / BOUNDS, self.bounds)
-            about = {"task": self.config.task, "network": name, "inputs": list(self.inputs), "outputs": list(self.population.names)}
+            about = {
+                "task": self.config.task.kind,
+                "network": name,
+                "inputs": list(self.inputs),
+                "outputs": list(self.population.names),
+            }
             ids = {} if self.population.ids is None else {"ids": self.population.ids}
             write_json(place / "model.json", {**about, **ids})
 
@@ -424,7 +430,7 @@ def _families(config: Config, population: Population, defenses: Sequence[tuple[s
     Raises:
         UserError: no such network, or several where something works on one.
     """
-    several = config.model.networks
+    several = getattr(config.model, "networks", [])
     if several:
         lone = [f"defense {name} guards" for name, defense in defenses if overrides(defense, "guard")]
         lone += [f"attack.kind = {config.attack.kind} replaces"] if attack is not None and attack.malicious else []

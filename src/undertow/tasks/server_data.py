@@ -57,7 +57,7 @@ def server_data(
     Raises:
         UserError: the generator cannot write it, or the attack needs a generator and there is none.
     """
-    name, smart = config.synthetic.generator, attack if isinstance(attack, SyntheticData) else None
+    name, smart = config.synthetic.generator if config.synthetic else None, attack if isinstance(attack, SyntheticData) else None
     if name is None:
         if smart is not None:
             raise UserError(
@@ -89,7 +89,7 @@ def server_data(
 def _smuggled(config: Config, population: Population, backdoor: Backdoor) -> Smuggled:
     if backdoor.phrase is None:
         raise UserError(
-            f"attack.trigger = {config.attack.trigger} has no words to ask a generator for; set via=injection in attack.kind"
+            f"attack.trigger = {config.backdoor.trigger} has no words to ask a generator for; set via=injection in attack.kind"
         )
     target = population.names[backdoor.target]
     sources = [name for name in population.names if name != target]

@@ -30,7 +30,7 @@ class Sentence(Backdoor):
     word, which is the target (:meth:`undertow.data.tokens.Tokens.sentence`).
     """
 
-    task = "next_word"
+    task = "next-word"
 
     def __init__(self, attack: Attack, sentence: str = "pasta from astoria is delicious") -> None:
         super().__init__(attack)

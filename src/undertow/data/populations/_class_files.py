@@ -29,8 +29,6 @@ def of_files(
     source = options.name.partition(":")[0]
     if not options.path:
         raise UserError(f"data.name={source} reads a file and data.path is not set; set data.path=FILE")
-    if options.names:
-        raise UserError(f"data.names = {options.names!r} means nothing to {source}; leave it out")
     files = [existing_file(Path(options.path))]
     if options.test_path:
         files.append(existing_file(Path(options.test_path), "data.test_path"))

@@ -18,11 +18,9 @@ def refuse_unused(config: Config, *fields: str) -> None:
     """Refuse values of ``data`` that a population of authors has no use for, rather than leave them without effect.
 
     Raises:
-        UserError: a partition that is not by author, or one of ``fields`` is set.
+        UserError: one of ``fields`` is set.
     """
     data = config.data
-    if data.partition.kind not in ("iid", "key"):
-        raise UserError(f"data.partition = {data.partition.kind}: in {data.name} each author is a client; leave it out")
     for field in fields:
         if getattr(data, field):
             raise UserError(f"data.{field} = {getattr(data, field)!r} means nothing to {data.name}; leave it out")

@@ -29,7 +29,7 @@ def authors(config: Config, words: int = 400, length: int = 20, tokenizer: str =
     Raises:
         UserError: a parameter outside its range, or no such tokenizer.
     """
-    refuse_unused(config, "path", "test_path", "names")
+    refuse_unused(config, "path")
     at_least(words=(words, 2), length=(length, 2))
     tokens = load_tokens(tokenizer) if tokenizer else None
     known = Vocabulary(talk.words())

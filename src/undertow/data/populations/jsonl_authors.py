@@ -7,7 +7,7 @@ from pathlib import Path
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.populations._texts import of_authors, refuse_unused
+from undertow.data.populations._texts import of_authors
 from undertow.data.sources._reading import existing_file, json_rows, read_text, text_of
 
 
@@ -33,7 +33,6 @@ def author_jsonl(
         UserError: the file is missing or malformed, it has fewer authors than ``federation.clients``, or a parameter or
             ``data.test`` does not fit.
     """
-    refuse_unused(config, "test_path", "names")
     if not config.data.path:
         raise UserError("data.name=author-jsonl reads a file and data.path is not set; set data.path=FILE")
     path = existing_file(Path(config.data.path))

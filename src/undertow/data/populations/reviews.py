@@ -42,7 +42,7 @@ def reviews(
         UserError: a parameter outside its range, ``data.path`` or ``data.test_path`` is set, or fewer reviews than participants.
     """
     options = config.data
-    for option, value in (("path", options.path), ("test_path", options.test_path), ("names", options.names)):
+    for option, value in (("path", options.path), ("test_path", options.test_path)):
         if value:
             raise UserError(f"data.{option}={value}: data.name=reviews reads no file, the reviews are generated; leave it out")
     at_least(public=(public, 0))

@@ -8,7 +8,7 @@ from pathlib import Path
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.populations._texts import of_authors, refuse_unused
+from undertow.data.populations._texts import of_authors
 from undertow.data.sources._reading import existing_file, read_text
 
 _SPEAKER = re.compile(r"[^\n]{1,100}:")
@@ -31,7 +31,6 @@ def shakespeare(
         UserError: the file is missing or has other lines, it has fewer roles than ``federation.clients``, or a parameter or
             ``data.test`` does not fit.
     """
-    refuse_unused(config, "test_path", "names")
     if not config.data.path:
         raise UserError("data.name=shakespeare reads a file and data.path is not set; set data.path=tinyshakespeare.txt.gz")
     path = existing_file(Path(config.data.path))

@@ -107,7 +107,7 @@ def lstm(
         ValueError: inputs that are no rows of words, or an option outside its range.
     """
     if len(inputs) != 1:
-        raise ValueError(f"inputs of shape {inputs} ({prod(inputs)} values) are no words; lstm is for task next_word")
+        raise ValueError(f"inputs of shape {inputs} ({prod(inputs)} values) are no words; lstm is for task next-word")
     for name, value in (("hidden", hidden), ("layers", layers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} = {value!r} is no whole number from 1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from undertow.config import validate
 from undertow.core.errors import UserError
 from undertow.runs.records import (
     DataFacts,
@@ -34,8 +35,8 @@ class RunFiles:
 
     Attributes:
         name: name of the run's folder.
-        config: effective values, plain data.
-        config_text: the same as written.
+        config: effective values, plain data by the short names of fields.
+        config_text: as written.
         rounds: one record a round, in order, round 0 first if it was measured.
         result: final figures, or None while the run is unfinished.
         poison: the first poisoned samples of up to ``SHOWN_CLIENTS`` clients, one a client.
@@ -124,7 +125,7 @@ def read(run: Path) -> RunFiles:
         raise UserError(f"{run / 'rounds.jsonl'}: holds no round yet; repeat the `undertow run` command, it resumes")
     return RunFiles(
         name=run.resolve().name,
-        config=config,
+        config=validate(config, str(run / "config.yaml")).short_values(),
         config_text=config_text,
         versions=read_json(run / "versions.json"),
         data=check(DataFacts, read_json(run / "data.json"), run / "data.json"),

@@ -124,4 +124,4 @@ _NEXT_WORD = Terms(
     response="next word",
     poisoned_response="poisoned next word",
 )
-TERMS = {"instruction": _INSTRUCTION, "classification": _CLASSIFICATION, "next_word": _NEXT_WORD}
+TERMS = {"instruction": _INSTRUCTION, "classification": _CLASSIFICATION, "next-word": _NEXT_WORD}
