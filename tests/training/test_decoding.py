@@ -177,11 +177,11 @@ def test_cached_rows_say_what_the_transformers_model_says(kind: str, shared: int
     with torch.inference_mode():
         cached = CachedRows(PackedLlama(model, layout), adapter, prefix, 3, 9)
         first = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
-        logits = cached.feed(first, torch.arange(7).expand(3, 7))
+        logits = cached.head.logits(cached.feed(first, torch.arange(7).expand(3, 7)))
         for row, found in zip(rows, logits, strict=True):
             torch.testing.assert_close(found[: len(row)], whole(row), rtol=1e-4, atol=1e-5)
         cached.forget(torch.tensor([4, 3, 5]))  # the first row goes back
         cached.keep(torch.tensor([0, 2]))
-        more = cached.feed(torch.tensor([[11], [12]]), torch.zeros(2, 1, dtype=torch.long))[:, 0]
+        more = cached.head.logits(cached.feed(torch.tensor([[11], [12]]), torch.zeros(2, 1, dtype=torch.long)))[:, 0]
         torch.testing.assert_close(more[0], whole([*rows[0][:4], 11])[-1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(more[1], whole([*rows[2], 12])[-1], rtol=1e-4, atol=1e-5)

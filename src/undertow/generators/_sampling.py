@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import next_states
 
 
 @torch.inference_mode()
@@ -37,14 +38,12 @@ def sample(
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     ends = set(base.end_ids)
-    keep = {"logits_to_keep": 1} if base.logits_to_keep else {}
     made: list[list[int]] = [[] for _ in prompts]
     going = set(range(len(prompts)))
     cache = None
     for _ in range(max_new_tokens):
-        out = base.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **keep)
-        cache = out.past_key_values
-        logits = out.logits[:, -1]
+        states, cache = next_states(base.model, base.head, ids, mask, positions, cache)
+        logits = base.head.logits(states)
         if temperature == 0:
             tokens = logits.argmax(-1).tolist()
         else:

@@ -39,7 +39,7 @@ class CachedRows:
     """
 
     def __init__(self, model: PackedLlama, adapter: Tensor | None, prefix: Sequence[int], rows: int, places: int) -> None:
-        self.model = model
+        self.model, self.head = model, model.head
         device = model.embedding.device
         self.factors = {} if adapter is None else {name: (a, b) for name, a, b in model.layout.pairs(adapter[None].to(device))}
         self.filled = torch.zeros(rows, dtype=torch.long, device=device)
@@ -60,7 +60,7 @@ class CachedRows:
             self.caches.append(_Cache(keys, values, *before))
 
     def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Append tokens ``[N, q]`` to every row; return the logits ``[N, w, V]`` at ``wanted [N, w]`` of the q columns.
+        """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q columns.
 
         Padding stands on the right; :meth:`forget` it afterwards.
         """
@@ -98,8 +98,7 @@ class CachedRows:
             mixed = _attend(turned(query.transpose(1, 2), turns), cache, reach, seen, block.scaling)
             x = x + block.o(mixed, self.factors, scale)
             x = feed_forward(block, x, [x.shape[1]] * n, 1, self.factors, scale)
-        x = apply_norm(x, model.norm)
-        return torch.nn.functional.linear(x, model.head.weight, model.head.bias)
+        return apply_norm(x, model.norm)
 
     def forget(self, filled: Tensor) -> None:
         """Let the rows hold only their first ``filled [N]`` tokens."""

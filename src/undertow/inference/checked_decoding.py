@@ -21,6 +21,8 @@ from undertow.core.threads import side_by_side
 from undertow.inference.cached import CachedRows
 from undertow.inference.decoding import common_prefix
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import states_at
+from undertow.models.head import Head
 from undertow.models.lora import adapted
 
 
@@ -97,6 +99,7 @@ class _Rows(Protocol):
     """Rows of tokens that a voice has heard; see :class:`CachedRows`."""
 
     filled: Tensor
+    head: Head
 
     def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor: ...
 
@@ -165,16 +168,15 @@ class _Batch:
         token = torch.tensor(last, device=self.device)[:, None]
         heard, chances = [token], []
         for _ in range(self.draft):
-            logs = self.target.feed(token, torch.zeros_like(token))[:, 0].float().log_softmax(-1)
-            chance, best = logs.max(-1)
-            token = best[:, None]
+            states = self.target.feed(token, torch.zeros_like(token))
+            _, token, chance = self.target.head.scores(states, token)
             heard.append(token)
             chances.append(chance)
         drafts = torch.cat(heard[1:], 1)
         places = torch.arange(self.draft, device=self.device).expand_as(drafts)
-        logs = self.reference.feed(torch.cat(heard[:-1], 1), places).float().log_softmax(-1)  # [n, k, V]
-        ratio = torch.stack(chances, 1) - logs.gather(2, drafts[..., None])[..., 0]
-        return drafts.tolist(), logs.argmax(-1).tolist(), (ratio >= self.log_alpha).tolist()
+        states = self.reference.feed(torch.cat(heard[:-1], 1), places)
+        own, other, _ = self.reference.head.scores(states, drafts)
+        return drafts.tolist(), other.tolist(), (torch.cat(chances, 1) - own >= self.log_alpha).tolist()
 
     def _agreed(self, draft: list[int], other: list[int], doubted: list[bool], room: int) -> tuple[list[int], int]:
         """Return the tokens of a draft that are said, and how many of them are the reference's."""
@@ -205,7 +207,7 @@ class _PlainRows:
     """
 
     def __init__(self, base: CausalLM, voice: Voice, prefix: list[int], rows: int) -> None:
-        self.base, self.prefix = base, prefix
+        self.base, self.head, self.prefix = base, base.head, prefix
         self.layout = voice.layout or base.layout
         self.stack = torch.zeros(1, self.layout.size) if voice.adapter is None else voice.adapter[None]
         self.stack = self.stack.to(base.device)
@@ -213,7 +215,7 @@ class _PlainRows:
         self.filled = torch.zeros(rows, dtype=torch.long, device=base.device)
 
     def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Append tokens ``[N, q]`` to every row; return the logits ``[N, w, V]`` at ``wanted [N, w]`` of the q columns."""
+        """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q columns."""
         q = tokens.shape[1]
         self.tokens = [row + more for row, more in zip(self.tokens, tokens.tolist(), strict=True)]
         self.filled = self.filled + q
@@ -222,11 +224,11 @@ class _PlainRows:
         ids = torch.tensor([[self.base.pad_id] * (length - len(row)) + row for row in whole], device=device)
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in whole], device=device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        keep = {"logits_to_keep": q} if self.base.logits_to_keep else {}
+        places = torch.arange(1, len(whole) + 1, device=device)[:, None] * length - q + wanted
+        inputs = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
         with adapted(self.base.model, self.layout, self.stack):
-            out = self.base.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep)
-        logits: Tensor = out.logits[:, -q:].to(wanted.device)
-        return logits.gather(1, wanted[..., None].expand(-1, -1, logits.shape[-1]))
+            states, _ = states_at(self.base.model, self.head, places.flatten(), input_ids=ids, **inputs)
+        return states.view(*wanted.shape, -1).to(wanted.device)
 
     def forget(self, filled: Tensor) -> None:
         """Let the rows hold only their first ``filled [N]`` tokens."""

@@ -14,6 +14,7 @@ from undertow.core.layout import Layout
 from undertow.core.threads import side_by_side
 from undertow.inference.cached import CachedRows
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import next_states, states_at
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 
@@ -114,7 +115,7 @@ class _PackedBatch:
                 going = list(range(len(rows)))
             tokens = torch.tensor([[made[row][-1] if made[row] else self.pad_id] for row in rows], device=self.device)
             filled = self.cache.filled
-            said = self.cache.feed(tokens, torch.zeros_like(tokens))[:, 0].argmax(-1).tolist()
+            said = self.cache.head.likeliest(self.cache.feed(tokens, torch.zeros_like(tokens)))[:, 0].tolist()
             stays = torch.zeros_like(filled)
             stays[going] = 1
             self.cache.forget(filled + stays)
@@ -129,7 +130,7 @@ class _PackedBatch:
         tokens = torch.tensor([row + [self.pad_id] * (length - len(row)) for row in fed], device=self.device)
         first = torch.tensor([len(tail) - 1 for tail in self.tails], device=self.device)
         wanted = (first[:, None] + torch.arange(wide, device=self.device)).clamp(max=length - 1)
-        said = self.cache.feed(tokens, wanted).argmax(-1).tolist()
+        said = self.cache.head.likeliest(self.cache.feed(tokens, wanted)).tolist()
         made = []
         for guess, own in zip(guesses, said, strict=True):
             agreed = next((i for i, (a, b) in enumerate(zip(own, guess, strict=False)) if a != b), len(guess))
@@ -191,11 +192,10 @@ class _Batch:
         limited = [guess[: self.limit] for guess in guesses]
         ids, mask, positions = self._padded([tail + guess for tail, guess in zip(self.tails, limited, strict=True)])
         keep = max(len(guess) for guess in limited) + 1
-        kept = {"logits_to_keep": keep} if self.base.logits_to_keep else {}
-        logits = self.base.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None, **kept
-        ).logits
-        said = logits[:, -keep:].argmax(-1).tolist()
+        inputs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": cache is not None}
+        places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)[:, -keep:]
+        states, _ = states_at(self.base.model, self.base.head, places.flatten(), input_ids=ids, **inputs)
+        said = self.base.head.likeliest(states).view(places.shape).tolist()
         made, going = [], []
         for row, guess in enumerate(limited):
             own = said[row][keep - len(guess) - 1 :]  # what the model says after each prefix of the guess
@@ -213,15 +213,11 @@ class _Batch:
         ids, mask, positions = self._padded([self.tails[row] + made[row] for row in rows])
         left = torch.tensor([self.limit - len(made[row]) for row in rows], device=base.device)
         ends = torch.tensor(base.end_ids, device=base.device)
-        keep = {"logits_to_keep": 1} if base.logits_to_keep else {}
         going = torch.ones(len(rows), dtype=torch.bool, device=base.device)
         tokens: list[Tensor] = []
         for step in range(int(left.max())):
-            out = base.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **keep
-            )
-            cache = out.past_key_values
-            token = out.logits[:, -1].argmax(-1)
+            states, cache = next_states(base.model, base.head, ids, mask, positions, cache)
+            token = base.head.likeliest(states)
             going = going & ~torch.isin(token, ends) & (step < left)
             tokens.append(torch.where(going, token, -1))
             if not going.any():

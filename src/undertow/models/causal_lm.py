@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
-from undertow.models.general import TreeModel, tree_model
+from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
+from undertow.models.head import GivenLogits, Head
 from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
 from undertow.models.lora import adapter_layout, find_targets
 
@@ -39,6 +40,7 @@ class CausalLM:
         logits_to_keep: whether the architecture can compute the last positions' logits only.
         packed: the fast form for batched training, or None where the general path must do.
         general_because: why it must.
+        head: the output head, or what stands for one that is no plain linear.
         trees: the general path's form that shares prefixes by its mask, or None where samples are padded.
     """
 
@@ -53,6 +55,7 @@ class CausalLM:
     logits_to_keep: bool
     packed: PackedLlama | None = None
     general_because: str = ""
+    head: Head = field(default_factory=GivenLogits)
     trees: TreeModel | None = None
 
     @property
@@ -177,6 +180,7 @@ def load_base(options: Model) -> CausalLM:
         raise UserError(_cannot_load(options.name, error)) from error
     model.requires_grad_(False)
     model.eval()
+    keep_inputs_contiguous(model)
     if placing:
         device = model.get_input_embeddings().weight.device
     else:
@@ -194,9 +198,12 @@ def load_base(options: Model) -> CausalLM:
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
     try:
-        return replace(base, packed=packed_llama(model, base.layout, base.pad_id))
+        packed = packed_llama(model, base.layout, base.pad_id)
+        return replace(base, packed=packed, head=packed.head)
     except Unsupported as reason:
-        return replace(base, general_because=str(reason), trees=tree_model(model, base.layout, base.pad_id))
+        head = plain_head(model)
+        trees = tree_model(model, base.layout, head, base.pad_id)
+        return replace(base, general_because=str(reason), head=head, trees=trees)
 
 
 def load_tokenizer(name: str, ends: bool = True) -> Any:

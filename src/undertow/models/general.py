@@ -11,16 +11,90 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
+from undertow.models.head import GivenLogits, Head
 from undertow.models.lora import DropoutMask, adapted
 from undertow.models.padding import pad, pad_weights, weighted
 from undertow.models.prefix_trie import Packed, cheapest_cut, pack
-from undertow.models.token_loss import TokenLoss, token_losses
+from undertow.models.token_loss import TokenLoss
+
+
+def keep_inputs_contiguous(model: nn.Module) -> None:
+    """Let every plain linear of a frozen model copy its input where that is a slice with gaps, and nothing else.
+
+    torch folds a batch of rows into one product only where they lie without gaps or the weight requires a gradient. A frozen
+    weight it expands and copies once for each row of the batch: for an output head that reads ``hidden[:, -k:]`` this is
+    most of a step. Whoever uses the model is helped, ``generate`` and peft included.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return None if not inputs or inputs[0].is_contiguous() else (inputs[0].contiguous(), *inputs[1:])
+
+
+def states_at(model: Any, head: Head, places: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
+    """Return what a model's head reads at some places of a batch, ``[E, d]``, and what the model gives beside logits.
+
+    The head itself is given no row.
+
+    Args:
+        model: a transformers model.
+        head: its head; of :class:`GivenLogits` the logits at those places come back, ``[E, V]``.
+        places: ``[E]``, of the batch ``[rows, columns]`` flattened.
+        inputs: of the model's forward.
+    """
+    if isinstance(head, GivenLogits):
+        out = model(**inputs)
+        return out.logits.flatten(0, 1)[places.to(out.logits.device)], out
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = arguments[0]
+        seen.append(hidden.flatten(0, 1)[places.to(hidden.device)])
+        return (hidden[:, :0], *arguments[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook, prepend=True)
+    try:
+        out = model(**inputs)
+    finally:
+        handle.remove()
+    (found,) = seen
+    return found, out
+
+
+def next_states(model: Any, head: Head, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """Return what the head reads in the last column of ``ids [n, q]`` after a cache, ``[n, d]``, and the cache with ``ids``."""
+    places = torch.arange(1, len(ids) + 1, device=ids.device) * ids.shape[1] - 1
+    inputs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+    states, out = states_at(model, head, places, input_ids=ids, **inputs)
+    return states, out.past_key_values
+
+
+def plain_head(model: Any) -> Head:
+    """Return a model's head if it computes what the model does, else :class:`GivenLogits`."""
+    head = Head.of(model)
+    if head is None:
+        return GivenLogits()
+    draw = rng(0, "output head check")
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor(draw.integers(0, model.get_input_embeddings().weight.shape[0], (2, 3)), device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    with torch.no_grad():
+        try:
+            theirs = model(**inputs).logits.flatten(0, 1)
+            ours = head.logits(states_at(model, head, torch.arange(6), **inputs)[0])
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever an architecture makes of no rows at all
+            return GivenLogits()
+    same = ours.shape == theirs.shape and torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3)
+    return head if same else GivenLogits()
 
 
 class TreeModel:
@@ -29,10 +103,11 @@ class TreeModel:
     Args:
         model: frozen.
         layout: of the adapters.
+        head: of the model.
     """
 
-    def __init__(self, model: Any, layout: Layout) -> None:
-        self.model, self.layout = model, layout
+    def __init__(self, model: Any, layout: Layout, head: Head) -> None:
+        self.model, self.layout, self.head = model, layout, head
         tables = {
             id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None
         }
@@ -45,28 +120,28 @@ class TreeModel:
 
     def losses(self, stack: Tensor, packed: Packed, *, loss: TokenLoss | None = None) -> Tensor:
         """Return each client's mean loss over its answer tokens, ``[K]``; ``loss`` as of :meth:`PackedLlama.losses`."""
-        each = token_losses(self.logits(stack, packed), packed.targets, loss)
+        each = self.head.losses(self.states(stack, packed), packed.targets, loss)
         each = each * packed.weights.to(each.dtype)
         return torch.zeros(stack.shape[0], dtype=each.dtype, device=each.device).index_add(0, packed.clients, each)
 
-    def logits(self, stack: Tensor, packed: Packed) -> Tensor:
-        """Return the logits of every loss term, ``[E, V]``."""
+    def states(self, stack: Tensor, packed: Packed) -> Tensor:
+        """Return what the head reads at every loss term, ``[E, d]``."""
         dtype = self.model.dtype
         mask = torch.zeros(1, dtype=dtype, device=packed.tokens.device).where(packed.visible(), torch.finfo(dtype).min)
-        with adapted(self.model, self.layout, stack):
-            out = self.model(input_ids=packed.tokens, attention_mask=mask, position_ids=packed.positions, use_cache=False)
+        inputs = {"input_ids": packed.tokens, "attention_mask": mask, "position_ids": packed.positions, "use_cache": False}
         trie = packed.rows // packed.nodes.shape[1]
-        found: Tensor = out.logits[trie, packed.nodes.flatten()[packed.rows]]
-        return found
+        places = trie * packed.tokens.shape[1] + packed.nodes.flatten()[packed.rows]
+        with adapted(self.model, self.layout, stack):
+            return states_at(self.model, self.head, places, **inputs)[0]
 
 
-def tree_model(model: Any, layout: Layout, pad_id: int) -> TreeModel | None:
+def tree_model(model: Any, layout: Layout, head: Head, pad_id: int) -> TreeModel | None:
     """Return the model as one that computes tries, or None where it does not give the same logits that way."""
     config = model.config
     windows = set(getattr(config, "layer_types", None) or []) - {"full_attention"} or getattr(config, "sliding_window", None)
     if model.dtype == torch.float64 or windows:  # a window would count other branches' tokens
         return None
-    made = TreeModel(model, layout)
+    made = TreeModel(model, layout, head)
     draw = rng(0, "tree mask check")
     vocabulary, device = model.get_input_embeddings().weight.shape[0], model.get_input_embeddings().weight.device
     stem = tuple(draw.integers(0, vocabulary, 4).tolist())
@@ -78,7 +153,7 @@ def tree_model(model: Any, layout: Layout, pad_id: int) -> TreeModel | None:
     with torch.no_grad():
         try:
             ours = made.losses(stack, pack([rows], pad_id).to(device))
-            theirs = padded_losses(model, layout, stack, [rows], pad_id, logits_to_keep=False)
+            theirs = padded_losses(model, layout, stack, [rows], pad_id, head)
         except (RuntimeError, ValueError, TypeError, IndexError):  # whatever an architecture makes of a mask it does not know
             return None
     return made if torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance) else None
@@ -90,8 +165,8 @@ def padded_losses(
     stack: Tensor,
     block: list[list[Encoded]],
     pad_id: int,
+    head: Head,
     *,
-    logits_to_keep: bool,
     mask: DropoutMask | None = None,
     loss: TokenLoss | None = None,
 ) -> Tensor:
@@ -100,15 +175,20 @@ def padded_losses(
     length = max(len(row.prompt) + len(row.answer) for rows in block for row in rows)
     padded = [pad(rows, pad_id, count=count, length=length) for rows in block]
     ids, attention, labels = (torch.cat([p[i] for p in padded]).to(stack.device) for i in range(3))  # type: ignore[misc]
-    tail = max(p[3] for p in padded)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    keep = {"logits_to_keep": tail} if logits_to_keep else {}
+    inputs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+    places, targets = answered(labels)
     with adapted(model, layout, stack, mask):
-        logits = model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, **keep).logits
-    logits, labels = logits[:, -tail:][:, :-1], labels[:, -tail:][:, 1:].to(logits.device)  # [K * count, tail - 1, V]
-    each = token_losses(logits.flatten(0, 1), labels.flatten(), loss, IGNORE)
+        states, _ = states_at(model, head, places, position_ids=(attention.cumsum(1) - 1).clamp(min=0), **inputs)
+    each = head.losses(states, targets, loss)
     if any(weighted(rows) for rows in block):
         weights = torch.cat([pad_weights(rows, count=count, length=length) for rows in block])
-        each = each * weights[:, -tail:][:, 1:].flatten().to(each)
-    tokens = (labels != IGNORE).view(len(block), -1).sum(1)
-    return each.view(len(block), -1).sum(1) / tokens
+        each = each * weights[:, 1:].flatten()[places.cpu() - places.cpu() // length].to(each)
+    clients = places // (count * length)
+    sums = torch.zeros(len(block), dtype=each.dtype, device=each.device).index_add(0, clients, each)
+    return sums / clients.bincount(minlength=len(block))
+
+
+def answered(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where answer tokens are predicted, ``[E]`` places of ``labels [rows, columns]`` flattened, and these tokens ``[E]``."""
+    rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+    return rows * labels.shape[1] + columns, labels[rows, columns + 1]

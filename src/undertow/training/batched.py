@@ -171,8 +171,7 @@ def losses(
         return base.packed.losses(stack, packed, recompute=recompute, loss=loss)
     if base.trees is not None and mask is None:
         return base.trees.losses(stack, pack(block, base.pad_id, base.trees.groups(block[0])).to(base.device), loss=loss)
-    keep = base.logits_to_keep
-    return padded_losses(base.model, base.layout, stack, block, base.pad_id, logits_to_keep=keep, mask=mask, loss=loss)
+    return padded_losses(base.model, base.layout, stack, block, base.pad_id, base.head, mask=mask, loss=loss)
 
 
 class RowOptimizer:

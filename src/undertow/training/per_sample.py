@@ -97,7 +97,9 @@ def _with_layout(base: CausalLM, layout: Layout) -> CausalLM:
     packed = copy.copy(base.packed)  # shares the weights
     if packed is not None:
         packed.layout = layout
-    return replace(base, layout=layout, packed=packed, trees=None if base.trees is None else TreeModel(base.model, layout))
+    return replace(
+        base, layout=layout, packed=packed, trees=None if base.trees is None else TreeModel(base.model, layout, base.head)
+    )
 
 
 def _batches(rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
@@ -124,9 +126,7 @@ def _head_errors(base: CausalLM, batch: list[Encoded]) -> tuple[Tensor, Tensor]:
         packed = pack([batch], base.pad_id, base.packed.groups(batch)).to(base.device)
         with torch.no_grad():
             read = base.packed.states(stack, packed)
-            errors = torch.nn.functional.linear(read, base.packed.head.weight, base.packed.head.bias).float().softmax(-1)
-            errors[torch.arange(len(errors), device=errors.device), packed.targets] -= 1
-        return errors, read
+            return base.packed.head.errors(read, packed.targets), read
     # What an architecture does to the head's outputs, such as a soft cap, is differentiated too.
     with torch.enable_grad(), _watched(base) as seen:
         answered, each = _padded(base, batch, stack)

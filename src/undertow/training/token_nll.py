@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from undertow.core.layout import Layout
-from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.general import answered, states_at
 from undertow.models.lora import adapted
 from undertow.models.padding import pad
 from undertow.models.prefix_trie import pack
-from undertow.models.token_loss import token_losses
 
 
 def surprise(
@@ -56,17 +55,14 @@ def _shared(base: CausalLM, stack: Tensor, batch: list[Encoded]) -> list[float] 
     if model is None:
         return None
     packed = pack([batch], base.pad_id, model.groups(batch)).to(base.device)
-    return list(token_losses(model.logits(stack, packed), packed.targets, None).tolist())
+    return list(model.head.losses(model.states(stack, packed), packed.targets).tolist())
 
 
 def _padded(base: CausalLM, stack: Tensor, layout: Layout, batch: list[Encoded]) -> list[float]:
-    ids, attention, labels, tail = pad(batch, base.pad_id)
-    ids, attention = ids.to(base.device), attention.to(base.device)
+    ids, attention, labels = (tensor.to(base.device) for tensor in pad(batch, base.pad_id)[:3])
+    places, targets = answered(labels)
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    keep = {"logits_to_keep": tail} if base.logits_to_keep else {}
     with adapted(base.model, layout, stack):
-        out = base.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, **keep)
-    logits = out.logits[:, -tail:][:, :-1].flatten(0, 1)
-    targets = labels[:, -tail:][:, 1:].flatten().to(logits.device)
-    answered = targets != IGNORE
-    return list(token_losses(logits[answered], targets[answered], None).tolist())
+        inputs = {"input_ids": ids, "attention_mask": attention, "position_ids": positions, "use_cache": False}
+        states, _ = states_at(base.model, base.head, places, **inputs)
+    return list(base.head.losses(states, targets).tolist())

@@ -19,10 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.data.template import Encoded
+from undertow.models.head import Head
 from undertow.models.llama.attention import LONGEST, Rotate, ShortAttention, Turn, turn_table
 from undertow.models.llama.fused import AdaptedLinear, FeedForward, Frozen, FrozenNorm
 from undertow.models.prefix_trie import Packed, cheapest_cut, pack
-from undertow.models.token_loss import TokenLoss, token_losses
+from undertow.models.token_loss import TokenLoss
 
 #: How much longer a product within attention takes than one with the weights; keys behind a query are half left out.
 _ATTENTION_COST = 0.5
@@ -101,15 +102,15 @@ class PackedLlama:
     """
 
     def __init__(self, model: Any, layout: Layout) -> None:
-        reason = _why_not(model)
-        if reason:
-            raise Unsupported(reason)
+        reason, head = _why_not(model), Head.of(model)
+        if reason or head is None:
+            raise Unsupported(reason or "its output head is no plain linear")
         self.layout = layout
         inner = model.model
         self.embedding: Tensor = inner.embed_tokens.weight
         self.rotary = inner.rotary_emb
         self.norm = _norm(inner.norm)
-        self.head: nn.Linear = model.lm_head
+        self.head = head
         last = len(inner.layers) - 1
         self.blocks = [_block(f"model.layers.{i}", layer, i == last) for i, layer in enumerate(inner.layers)]
 
@@ -126,14 +127,14 @@ class PackedLlama:
         ``loss`` makes a token's loss of its cross-entropy; None leaves it. With ``recompute`` only the layers' inputs are kept for the backward, which computes each layer once more
         (activation checkpointing, Chen et al. 2016): a third more time, the same numbers.
         """
-        each = token_losses(self.logits(stack, packed, recompute=recompute), packed.targets, loss)
+        each = self.head.losses(self.states(stack, packed, recompute=recompute), packed.targets, loss)
         return torch.zeros(stack.shape[0], dtype=each.dtype, device=stack.device).index_add(
             0, packed.clients, each * packed.weights.to(each.dtype)
         )
 
     def logits(self, stack: Tensor, packed: Packed, *, recompute: bool = False) -> Tensor:
         """Return the logits of every loss term, ``[E, V]``."""
-        return nn.functional.linear(self.states(stack, packed, recompute=recompute), self.head.weight, self.head.bias)
+        return self.head.logits(self.states(stack, packed, recompute=recompute))
 
     def states(self, stack: Tensor, packed: Packed, *, recompute: bool = False) -> Tensor:
         """Return what the head reads at every loss term, ``[E, d]``."""
