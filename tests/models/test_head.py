@@ -32,7 +32,10 @@ class Squared(TokenLoss):
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation made anew, and of copies alone."""
+    """Remembers the largest tensor that any operation made anew, and the largest that was copied or went through a batched product.
+
+    A batched product copies an expanded operand inside, where no operation is seen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +43,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if "bmm" in str(func):
+            self.copied = max(self.copied, *(a.numel() for a in args if isinstance(a, Tensor)))
         if isinstance(out, Tensor) and not func.is_view:
             self.any = max(self.any, out.numel())
             if any(name in str(func) for name in ("copy", "clone", "contiguous", "expand")):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from undertow.config import Training
 from undertow.models.causal_lm import CausalLM, total_bytes
+from undertow.models.head import PIECE, WHOLE, GivenLogits
 from undertow.training.local import Job
 
 #: Clients a chunk on a CPU: beyond this the time per client no longer falls, and memory is all that more would cost.
@@ -41,9 +42,10 @@ def budget(base: CausalLM, training: Training, jobs: Sequence[Job]) -> Budget:
     room = _SHARE * max(0, total_bytes(base.device) - base.bytes)
     longest = max((len(row.prompt) + len(row.answer) for job in jobs for row in job.data), default=1)
     whole, thin = (_client_bytes(base, training, longest, recompute) for recompute in (False, True))
-    recompute = base.packed is not None and (training.recompute == "on" or (training.recompute == "auto" and whole > room))
+    head = _head_bytes(base, training, longest)
+    recompute = base.packed is not None and (training.recompute == "on" or (training.recompute == "auto" and whole + head > room))
     each = thin if recompute else whole
-    fits = max(1, int(room // each))
+    fits = max(1, int((room - head) // each))
     if training.client_chunk:
         chunk = min(training.client_chunk, len(jobs))
     elif base.device.type != "cpu":
@@ -52,7 +54,7 @@ def budget(base: CausalLM, training: Training, jobs: Sequence[Job]) -> Budget:
         # The time per client is flat from about five clients up; two chunks at least give two cores work.
         count = max(-(-len(jobs) // _CPU_CHUNK), min(2, len(jobs)))
         chunk = min(fits, -(-len(jobs) // count))
-    return Budget(max(1, chunk), recompute, max(1, chunk) * each)
+    return Budget(max(1, chunk), recompute, max(1, chunk) * each + head)
 
 
 def _client_bytes(base: CausalLM, training: Training, longest: int, recompute: bool) -> int:
@@ -64,6 +66,10 @@ def _client_bytes(base: CausalLM, training: Training, longest: int, recompute: b
     tokens = training.batch_size * longest
     activations = tokens * (width + layers * hidden if recompute else layers * width)
     # The adapter appears as parameters, gradient, two moments and two temporaries, in float32.
-    return int(base.model.dtype.itemsize) * activations + 4 * (
-        tokens * getattr(config, "vocab_size", 32_000) // 2 + 6 * base.layout.size
-    )
+    return int(base.model.dtype.itemsize) * activations + 4 * 6 * base.layout.size
+
+
+def _head_bytes(base: CausalLM, training: Training, longest: int) -> int:
+    """Return what logits take: a piece as they come, their logarithms and a temporary, or those of the whole batch."""
+    whole = 4 * training.batch_size * longest * getattr(base.model.config, "vocab_size", 32_000)
+    return whole if isinstance(base.head, GivenLogits) and base.packed is None else min(whole, 3 * max(WHOLE, PIECE))
