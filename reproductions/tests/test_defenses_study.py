@@ -26,6 +26,7 @@ from undertow_reproductions.defense_rules import LEFT_OUT, RULES, by_mean_asr, c
 from undertow_reproductions.estimate import of_differences
 from undertow_reproductions.predict import Speed
 from undertow_reproductions.report import reproduce
+from undertow_reproductions.reproduce import Options
 from undertow_reproductions.results import Results
 
 UNDERTOW = Path(sys.executable).with_name("undertow")
@@ -33,7 +34,7 @@ CHOSEN = {"seeds": 1, "jobs": 1, "given": ["federation.rounds=2"], "rules": "kru
 
 
 def study(folder: Path, **changed: Any) -> dict[str, Any]:
-    return reproduce("defenses", "tiny", folder, **{**CHOSEN, **changed})
+    return reproduce("defenses", Options("tiny", folder, **{**CHOSEN, **changed}))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("defenses") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("undertow_reproductions.predict.measured", lambda lab: Speed(1, 1, 1, 1, 60))
-        plan = study(folder, plan_only=True)["plan"]
+        plan = study(folder, plan=True)["plan"]
         assert (plan["cells"], plan["left"]) == (6, 6), "three rules without poison and at rho 0.6"
         assert not (folder / "cells").exists()
         summary = study(folder)
@@ -83,7 +84,7 @@ def test_again_nothing_runs_and_the_bytes_are_the_same(finished: Path) -> None:
 
 def test_a_larger_grid_keeps_what_is_there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undertow_reproductions.predict.measured", lambda lab: Speed(1, 1, 1, 1, 60))
-    plan = study(finished, rules="krum,median,krum:f=0", rhos="0,0.2,0.6", plan_only=True)["plan"]
+    plan = study(finished, rules="krum,median,krum:f=0", rhos="0,0.2,0.6", plan=True)["plan"]
     assert (plan["cells"], plan["left"]) == (12, 6)
 
 
@@ -121,9 +122,9 @@ def test_wrong_values_are_one_line(changed: dict[str, Any], said: str, tmp_path:
 
 def test_a_paper_takes_no_rules(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="for `undertow reproduce defenses`"):
-        reproduce("fit", "tiny", tmp_path, rules="krum")
+        reproduce("fit", Options("tiny", tmp_path, rules="krum"))
     with pytest.raises(UserError, match="did you mean 'defenses'"):
-        reproduce("defences", "tiny", tmp_path)
+        reproduce("defences", Options("tiny", tmp_path))
 
 
 def test_every_aggregation_rule_has_a_row_or_a_reason() -> None:

@@ -14,7 +14,7 @@ from undertow.defenses.contract import make_defenses
 from undertow_reproductions.fmfl import BOUNDS, FMFL
 from undertow_reproductions.fmfl_cases import CLEAN, IID, NOVEL, OPEN, POISONING, SKEWED, cut
 from undertow_reproductions.report import reproduce
-from undertow_reproductions.reproduce import open_lab
+from undertow_reproductions.reproduce import Options, open_lab
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Study
 
@@ -22,7 +22,7 @@ TASKS = ("text", "images")
 
 
 def laptop(folder: Path, **changed: Any) -> Any:
-    return open_lab(FMFL, "laptop", folder, **{"seeds": None, "given": [], "data": None, "plan": True, **changed})
+    return open_lab(FMFL, Options("laptop", folder, **{"seeds": None, "given": [], "data": None, "plan": True, **changed}))
 
 
 def of(folder: Path, name: str) -> Study:
@@ -113,7 +113,7 @@ def test_an_attack_that_reaches_too_little_does_not_hold(tmp_path: Path) -> None
 
 def test_the_command_makes_its_document_and_then_nothing(tmp_path: Path) -> None:
     def go() -> dict[str, Any]:
-        return reproduce("fmfl", "tiny", tmp_path, seeds=1, jobs=1)
+        return reproduce("fmfl", Options("tiny", tmp_path, seeds=1, jobs=1))
 
     go()
     text = (tmp_path / "fmfl.md").read_text()
@@ -131,4 +131,4 @@ def test_other_profiles_and_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told):
             laptop(tmp_path, **changed)
     with pytest.raises(UserError, match="has the profile laptop alone"):
-        open_lab(FMFL, "gpu", tmp_path, seeds=None, given=[], data=None, plan=True)
+        open_lab(FMFL, Options("gpu", tmp_path, seeds=None, given=[], data=None, plan=True))

@@ -25,7 +25,7 @@ from undertow_reproductions.htb_profiles import PLANS
 from undertow_reproductions.htb_single import above_zero
 from undertow_reproductions.predict import Speed
 from undertow_reproductions.report import reproduce
-from undertow_reproductions.reproduce import open_lab
+from undertow_reproductions.reproduce import Options, open_lab
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Study
 
@@ -35,7 +35,7 @@ SEEDS = range(3)
 
 
 def laptop(folder: Path, **changed: Any) -> Any:
-    return open_lab(HTB, "laptop", folder, **{"seeds": None, "given": [], "data": None, "plan": True, **changed})
+    return open_lab(HTB, Options("laptop", folder, **{"seeds": None, "given": [], "data": None, "plan": True, **changed}))
 
 
 def course(axes: dict[str, Any], values: dict[int, tuple[float, float]], **more: Any) -> Run:
@@ -314,7 +314,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("htb") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("undertow_reproductions.predict.measured", lambda lab, setting=0: Speed(1, 1, 1, 1, 60))
-        summary = reproduce("htb", "tiny", folder, only="evasion,defended,single", seeds=1, jobs=1)
+        summary = reproduce("htb", Options("tiny", folder, only="evasion,defended,single", seeds=1, jobs=1))
     assert summary["failed"] == {}
     assert set(summary["verdicts"]) == {"single", "evasion", "defended"}
     return folder
@@ -342,12 +342,12 @@ def test_the_document_has_its_items_tables_and_figures(finished: Path) -> None:
 
 def test_again_nothing_runs_and_the_bytes_are_the_same(finished: Path) -> None:
     before = document(finished)
-    assert reproduce("htb", "tiny", finished, only="evasion,defended,single", seeds=1, jobs=1)["plan"]["left"] == 0
+    assert reproduce("htb", Options("tiny", finished, only="evasion,defended,single", seeds=1, jobs=1))["plan"]["left"] == 0
     assert document(finished) == before
 
 
 def test_a_single_shot_is_timed_in_a_run_of_three_rounds(tmp_path: Path) -> None:
-    plan = reproduce("htb", "tiny", tmp_path, only="kinds", seeds=1, jobs=1, plan_only=True)["plan"]
+    plan = reproduce("htb", Options("tiny", tmp_path, only="kinds", seeds=1, jobs=1, plan=True))["plan"]
     assert plan["cells"] == plan["left"] == 4
     assert plan["seconds"] > 0
     assert plan["basis"].startswith("measured")
@@ -361,10 +361,10 @@ def test_the_time_of_each_task_is_measured(tmp_path: Path, monkeypatch: pytest.M
         return Speed(0.0, 0.0, (1.0, 10.0, 100.0)[setting], 0.0, lab.main.data.train * lab.main.training.local_epochs)
 
     monkeypatch.setattr("undertow_reproductions.predict.measured", measured)
-    plan = reproduce("htb", "tiny", tmp_path, only="kinds", seeds=1, jobs=1, plan_only=True)["plan"]
+    plan = reproduce("htb", Options("tiny", tmp_path, only="kinds", seeds=1, jobs=1, plan=True))["plan"]
     assert (asked, plan["cells"], plan["seconds"]) == ([0], 4, 4 * 3 * 1.0)
     asked.clear()
-    plan = reproduce("htb", "tiny", tmp_path, only="single", seeds=1, jobs=1, plan_only=True)["plan"]
+    plan = reproduce("htb", Options("tiny", tmp_path, only="single", seeds=1, jobs=1, plan=True))["plan"]
     assert sorted(asked) == [0, 1, 2]
     assert plan["seconds"] > 2 * 3 * (1.0 + 10.0)
 
@@ -383,6 +383,6 @@ def test_the_time_of_each_task_is_measured(tmp_path: Path, monkeypatch: pytest.M
 def test_wrong_values_are_one_line(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     options = {"profile": "tiny", **changed}
     with pytest.raises(UserError, match=re.escape(said)) as error:
-        reproduce("htb", options.pop("profile"), tmp_path / "out", **options)
+        reproduce("htb", Options(options.pop("profile"), tmp_path / "out", **options))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from undertow_reproductions.fit import STUDIES
 from undertow_reproductions.lab import make_lab, write_trivia_facts
 from undertow_reproductions.profiles import get_profile
 from undertow_reproductions.report import reproduce
+from undertow_reproductions.reproduce import Options
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Wish
 
@@ -75,7 +76,7 @@ def test_the_document_holds_every_item_with_its_verdict_tables_figures_and_comma
 def test_again_nothing_runs_and_the_bytes_are_the_same(finished: Path) -> None:
     before = document(finished)
     stamps = {file: file.stat().st_mtime_ns for file in finished.glob("cells/*/*.json*")}
-    summary = reproduce("fit", "tiny", finished, only="table1,fig2b", seeds=1, jobs=1)
+    summary = reproduce("fit", Options("tiny", finished, only="table1,fig2b", seeds=1, jobs=1))
     assert summary["plan"]["left"] == 0
     assert document(finished) == before
     assert stamps == {file: file.stat().st_mtime_ns for file in finished.glob("cells/*/*.json*")}
@@ -83,7 +84,7 @@ def test_again_nothing_runs_and_the_bytes_are_the_same(finished: Path) -> None:
 
 def test_an_item_of_finished_runs_joins_the_document_unasked(finished: Path) -> None:
     before = document(finished)
-    reproduce("fit", "tiny", finished, only="fig2b", seeds=1, jobs=1)
+    reproduce("fit", Options("tiny", finished, only="fig2b", seeds=1, jobs=1))
     assert document(finished)["reproduction.md"] == before["reproduction.md"], "table 1 is still there"
 
 
@@ -140,7 +141,7 @@ def test_failed_runs_are_named_and_the_rest_is_judged(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(module, "run_cells", run_cells)
     monkeypatch.setattr("undertow_reproductions.predict.measured", lambda lab: module.predict.Speed(1, 1, 1, 1, 60))
-    summary = reproduce("fit", "tiny", tmp_path / "out", only="fig2b", seeds=1, jobs=1)
+    summary = reproduce("fit", Options("tiny", tmp_path / "out", only="fig2b", seeds=1, jobs=1))
     assert set(summary["failed"].values()) == {"no memory"}
     assert summary["verdicts"] == {"fig2b": "undecided"}
     text = (tmp_path / "out" / "reproduction.md").read_text(encoding="utf-8")
@@ -149,7 +150,7 @@ def test_failed_runs_are_named_and_the_rest_is_judged(tmp_path: Path, monkeypatc
 
 
 def test_a_plan_runs_nothing_but_the_measured_rounds(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = reproduce("fit", "tiny", finished, only="fig2a", seeds=2, jobs=2, plan_only=True)
+    summary = reproduce("fit", Options("tiny", finished, only="fig2a", seeds=2, jobs=2, plan=True))
     assert set(summary) == {"paper", "profile", "plan"}
     # two seeds of two triggers at two PR and no poison; of seed 0 those at PR 0.1 and the clean one are there
     assert (summary["plan"]["cells"], summary["plan"]["left"]) == (10, 7)
@@ -158,7 +159,7 @@ def test_a_plan_runs_nothing_but_the_measured_rounds(finished: Path, capsys: pyt
 
 
 def test_the_papers_own_bases_are_predicted_by_their_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = reproduce("fit", "paper", tmp_path / "out", plan_only=True)
+    summary = reproduce("fit", Options("paper", tmp_path / "out", plan=True))
     assert summary["plan"]["cells"] > 200
     assert 12 < summary["plan"]["memory"] / 2**30 < 80
     assert summary["plan"]["seconds"] > 3600
@@ -235,9 +236,9 @@ def test_data_adds_its_settings_and_stays_out_of_the_command(tmp_path: Path) -> 
     ],
 )
 def test_a_wrong_value_is_one_line_and_nothing_runs(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    values: dict[str, Any] = {"paper": "fit", "profile": "tiny", "folder": tmp_path / "out", "jobs": 1, **changes}
+    values: dict[str, Any] = {"profile": "tiny", "folder": tmp_path / "out", "jobs": 1, **changes}
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        reproduce(**values)
+        reproduce(values.pop("paper", "fit"), Options(**values))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 

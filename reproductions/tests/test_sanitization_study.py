@@ -34,7 +34,7 @@ from undertow_reproductions.filter_level import Counts, deal, pooled, scanned
 from undertow_reproductions.kinds import attack_of
 from undertow_reproductions.predict import Speed
 from undertow_reproductions.report import reproduce
-from undertow_reproductions.reproduce import get_collection, open_lab
+from undertow_reproductions.reproduce import Options, get_collection, open_lab
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.sanitization_study import LEFT_OUT, RULES
 from undertow_reproductions.study import FilterGrid, Wish
@@ -46,7 +46,7 @@ SMALL = FilterGrid(clients=3, size=40, seeds=2, ratios=(0.2,), rhos=(1.0,), trig
 
 
 def study(folder: Path, **changed: Any) -> dict[str, Any]:
-    return reproduce("sanitization", "tiny", folder, **{**CHOSEN, **changed})
+    return reproduce("sanitization", Options("tiny", folder, **{**CHOSEN, **changed}))
 
 
 def pack(place: Path, text: str) -> None:
@@ -80,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
         patch.setattr("undertow_reproductions.predict.measured", lambda lab: Speed(1, 1, 1, 1, 60))
         patch.setattr(sanitization_bars, "TRIGGERS", ("natural",))
         patch.setattr(sanitization_bars, "RHOS", (0.6,))
-        plan = study(folder, data=data, plan_only=True)["plan"]
+        plan = study(folder, data=data, plan=True)["plan"]
         # four rules at one rho, two clean runs and three targets, five runs watched for long
         assert (plan["cells"], plan["left"]) == (4 + 5 + 5, 14)
         assert plan["others"] == 2 * 2 * (2 + 2 * 2 - 1), "two corpora, two ways; one draw without poison, one of four kinds"
@@ -203,7 +203,7 @@ def test_every_defense_that_is_no_aggregation_rule_has_a_row_or_a_reason() -> No
 def test_the_laptop_grid_is_what_the_documents_say(tmp_path: Path) -> None:
     collection = get_collection("sanitization")
     for seeds, counts in ((1, (90, 20, 5)), (3, (270, 60, 15))):
-        lab = open_lab(collection, "laptop", tmp_path / "x", seeds=seeds, given=[], data=None, plan=True)
+        lab = open_lab(collection, Options("laptop", tmp_path / "x", seeds=seeds, given=[], data=None, plan=True))
         studies = collection.studies(lab)
         assert tuple(len(studies[item].wishes(lab, Results())) for item in ("matrix", "bars", "lasting")) == counts
     assert {wish.changes["federation.rounds"] for wish in studies["bars"].wishes(lab, Results())} == {100}
@@ -211,21 +211,23 @@ def test_the_laptop_grid_is_what_the_documents_say(tmp_path: Path) -> None:
     assert {(c.federation.rounds, c.measure.every, c.measure.samples) for c in configs} == {(100, 10, 400)}
     shorter = open_lab(
         collection,
-        "laptop",
-        tmp_path / "x",
-        seeds=1,
-        given=["federation.rounds=30"],
-        data=None,
-        plan=True,
-        rules="dece",
-        rhos="0,1",
+        Options(
+            "laptop",
+            tmp_path / "x",
+            seeds=1,
+            given=["federation.rounds=30"],
+            data=None,
+            plan=True,
+            rules="dece",
+            rhos="0,1",
+        ),
     )
     assert len(collection.studies(shorter)["matrix"].wishes(shorter, Results())) == 4
     assert {shorter.config(wish).federation.rounds for wish in sanitization_bars.wishes(shorter, Results())} == {30}
 
 
 def test_trusted_samples_are_neither_trained_nor_tested_on(tmp_path: Path) -> None:
-    lab = open_lab(get_collection("sanitization"), "laptop", tmp_path, seeds=2, given=[], data=None, plan=True)
+    lab = open_lab(get_collection("sanitization"), Options("laptop", tmp_path, seeds=2, given=[], data=None, plan=True))
     texts = []
     for seed in lab.seeds:
         path = Path(lab.trusted(seed) or "")

@@ -2,63 +2,75 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from undertow.cli.app import AsJson, print_json
 from undertow.core.errors import UserError
+
+Paper = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAPER",
+        help=(
+            "fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl "
+            "(foundation models in federated learning, arXiv 2410.17573); defenses: every aggregator at every rho; "
+            "sanitization: all other defenses."
+        ),
+    ),
+]
+ProfileName = Annotated[str, typer.Option(help="laptop, gpu or paper.")]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, "
+            "defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, "
+            "lasting, filter (sanitization); comma-separated."
+        )
+    ),
+]
+Seeds = Annotated[int | None, typer.Option(help="Seeds of every point; default: the profile's.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for runs, bases and document; default runs/reproduce-PAPER-PROFILE.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder with real SimpleQuestions and TriviaQA files; sanitization: with the corpora of item filter."),
+]
+Corpora = Annotated[
+    str | None,
+    typer.Option(help="sanitization: some of simplequestions, triviaqa, nq, alpaca, comma-separated; default: all in --data."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: the cores, 1 on a GPU.")]
+Given = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over every run: another model, data set or defense.")
+]
+Rules = Annotated[
+    str | None,
+    typer.Option(help="defenses, sanitization: which rules, comma-separated, with parameters as in krum:f=2; default: all."),
+]
+Rhos = Annotated[
+    str | None,
+    typer.Option(help="defenses, sanitization: shares of poisoned clients, comma-separated; default: the profile's."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the final figures on stdout, and nothing else.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print the number of runs and the predicted time, and stop.")]
 
 
 def reproduce(
-    paper: Annotated[
-        str,
-        typer.Argument(
-            metavar="PAPER",
-            help=(
-                "fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl "
-                "(foundation models in federated learning, arXiv 2410.17573); defenses: every aggregator at every rho; "
-                "sanitization: all other defenses."
-            ),
-        ),
-    ],
-    profile: Annotated[str, typer.Option(help="laptop, gpu or paper.")] = "laptop",
-    only: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, "
-                "defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, "
-                "lasting, filter (sanitization); comma-separated."
-            )
-        ),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds of every point; default: the profile's.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for runs, bases and document; default runs/reproduce-PAPER-PROFILE.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with real SimpleQuestions and TriviaQA files; sanitization: with the corpora of item filter."),
-    ] = None,
-    corpora: Annotated[
-        str | None,
-        typer.Option(help="sanitization: some of simplequestions, triviaqa, nq, alpaca, comma-separated; default: all in --data."),
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; default: the cores, 1 on a GPU.")] = None,
-    given: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over every run: another model, data set or defense.")
-    ] = None,
-    rules: Annotated[
-        str | None,
-        typer.Option(help="defenses, sanitization: which rules, comma-separated, with parameters as in krum:f=2; default: all."),
-    ] = None,
-    rhos: Annotated[
-        str | None,
-        typer.Option(help="defenses, sanitization: shares of poisoned clients, comma-separated; default: the profile's."),
-    ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the number of runs and the predicted time, and stop.")] = False,
+    paper: Paper,
+    profile: ProfileName = "laptop",
+    only: Only = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    data: DataFolder = None,
+    corpora: Corpora = None,
+    jobs: Jobs = None,
+    given: Given = None,
+    rules: Rules = None,
+    rhos: Rhos = None,
+    plan: PlanOnly = False,
     as_json: AsJson = False,
 ) -> None:
     """Reproduce a paper's tables and figures, or compare all defenses, with intervals and verdicts; resumable.
@@ -78,24 +90,13 @@ def reproduce(
         undertow reproduce sanitization --only matrix,bars --seeds 1
     """
     from undertow_reproductions.report import reproduce as reproduce_paper
+    from undertow_reproductions.reproduce import Options
 
     folder = out or Path("runs") / f"reproduce-{paper}-{profile}"
-    summary = reproduce_paper(
-        paper,
-        profile,
-        folder,
-        only=only,
-        seeds=seeds,
-        given=given or [],
-        data=data,
-        jobs=jobs,
-        plan_only=plan,
-        rules=rules,
-        rhos=rhos,
-        corpora=corpora,
-    )
+    options = Options(profile, folder, only, seeds, given or (), data, jobs, plan, rules, rhos, corpora)
+    summary = reproduce_paper(paper, options)
     if as_json:
-        print_json(summary)
+        print(json.dumps(summary, ensure_ascii=False))
     elif not plan:
         for item, answer in summary["verdicts"].items():
             print(f"{item}: {answer}")

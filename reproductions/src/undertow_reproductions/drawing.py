@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from undertow.runs.report.figures import _STYLE, BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION
+from undertow.runs.report.figures import BLACK, BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION
 from undertow_reproductions.estimate import Estimate
 from undertow_reproductions.study import Plot
 
@@ -48,7 +48,7 @@ def canvas(panels: int = 1) -> tuple[Figure, list[Axes]]:
 
 def style() -> Any:
     """Return the context in which all drawing must happen."""
-    return matplotlib.rc_context(_STYLE)
+    return matplotlib.rc_context(STYLE)
 
 
 def curves(axes: Axes, shown: Sequence[Curve], xlabel: str, ylabel: str, *, percent: bool = True) -> None:
@@ -147,7 +147,7 @@ def finite(value: float | None) -> float:
 
 def export(figure: Figure, name: str, label: str) -> Plot:
     """Return the SVG; the salt of its ids and the missing date make the bytes repeatable."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"undertow-{name}"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"undertow-{name}"}):
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Title": f"Undertow: {name}"})
     return Plot(name, svg.getvalue(), label)

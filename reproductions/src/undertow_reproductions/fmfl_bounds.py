@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from undertow_reproductions.estimate import at_least, at_most
@@ -21,45 +22,6 @@ SAME, OTHER = FITTED
 def make(cases: Sequence[Case]) -> Study:
     """Return the study of the variants."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Each attack and no attack, undefended and under each variant; fitted on both kinds of data where they differ."""
-        found = []
-        for case in cases:
-            for attack in (CLEAN, POISONING, NOVEL):
-                for seed in lab.seeds:
-                    found.append(wish(case, attack, NONE, seed, {"bounds": OPEN, "fitted": SAME}, {}))
-                    for name, short in case.bounds.items():
-                        for fitted, config in FITTED.items() if attack == NOVEL else [(SAME, "same")]:
-                            changes = {"synthetic.defense": config}
-                            found.append(wish(case, attack, short, seed, {"bounds": name, "fitted": fitted}, changes))
-        return found
-
-    def tables(results: Results) -> list[Table]:
-        """One row for each task, attack, variant and kind of data."""
-        rows: list[tuple[Value, ...]] = []
-        for case in cases:
-            for attack in (CLEAN, POISONING, NOVEL):
-                for name in (OPEN, *case.bounds):
-                    for fitted in FITTED:
-                        axes = {"task": case.name, "attack": attack, "bounds": name, "fitted": fitted}
-                        if results.where(**axes):
-                            without = {**axes, "bounds": OPEN, "fitted": SAME}
-                            shares = (results.share(metric, **axes) for metric in METRICS)
-                            rows.append(
-                                (
-                                    *axes.values(),
-                                    *shares,
-                                    told(cut(results, without, axes)),
-                                    told(lost(results, without, axes), points=True),
-                                )
-                            )
-        columns = ("task", "attack", "bounds", "fitted on synthetic data", "ACC", "ASR", "FTR", "ASR cut by", "ACC lost")
-        return [Table("bounds", columns, rows)]
-
-    def plots(results: Results) -> list[Plot]:
-        """None: the table is the result."""
-        return []
-
     return Study(
         id="bounds",
         title="Activation bounds: objectives, places, and poisoned fitting data",
@@ -68,9 +30,9 @@ def make(cases: Sequence[Case]) -> Study:
             "attack poisoned), or as written without the attacker. ASR cut by: 1 - ASR / ASR undefended. ACC lost: against the "
             "same attack undefended."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, cases),
+        tables=partial(_tables, cases),
+        plots=_plots,
         claims=tuple(
             Claim(
                 (
@@ -87,6 +49,48 @@ def make(cases: Sequence[Case]) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(cases: Sequence[Case], lab: Lab, results: Results) -> list[Wish]:
+    """Each attack and no attack, undefended and under each variant; fitted on both kinds of data where they differ."""
+    found = []
+    for case in cases:
+        for attack in (CLEAN, POISONING, NOVEL):
+            for seed in lab.seeds:
+                found.append(wish(case, attack, NONE, seed, {"bounds": OPEN, "fitted": SAME}, {}))
+                for name, short in case.bounds.items():
+                    for fitted, config in FITTED.items() if attack == NOVEL else [(SAME, "same")]:
+                        changes = {"synthetic.defense": config}
+                        found.append(wish(case, attack, short, seed, {"bounds": name, "fitted": fitted}, changes))
+    return found
+
+
+def _tables(cases: Sequence[Case], results: Results) -> list[Table]:
+    """One row for each task, attack, variant and kind of data."""
+    rows: list[tuple[Value, ...]] = []
+    for case in cases:
+        for attack in (CLEAN, POISONING, NOVEL):
+            for name in (OPEN, *case.bounds):
+                for fitted in FITTED:
+                    axes = {"task": case.name, "attack": attack, "bounds": name, "fitted": fitted}
+                    if results.where(**axes):
+                        without = {**axes, "bounds": OPEN, "fitted": SAME}
+                        shares = (results.share(metric, **axes) for metric in METRICS)
+                        rows.append(
+                            (
+                                *axes.values(),
+                                *shares,
+                                told(cut(results, without, axes)),
+                                told(lost(results, without, axes), points=True),
+                            )
+                        )
+    columns = ("task", "attack", "bounds", "fitted on synthetic data", "ACC", "ASR", "FTR", "ASR cut by", "ACC lost")
+    return [Table("bounds", columns, rows)]
+
+
+def _plots(results: Results) -> list[Plot]:
+    """None: the table is the result."""
+    return []
 
 
 def _holds(case: Case, attack: str, name: str, fitted: str) -> Callable[[Results], Verdict]:

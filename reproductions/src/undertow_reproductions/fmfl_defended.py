@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style
@@ -35,60 +36,6 @@ REACHED, CUT, COST = 0.8, 0.8, 0.03
 def make(cases: Sequence[Case], bounds: str) -> Study:
     """Return the study; ``bounds``: name of the activation bounds among the defenses."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Every attack under every defense in both ways of dealing, with every seed."""
-        return [
-            wish(case, attack, short, seed, {"defense": name, "partition": partition}, dealt(case, partition))
-            for case in cases
-            for partition in (IID, SKEWED)
-            for attack in case.attacks
-            for name, short in case.defenses.items()
-            for seed in lab.seeds
-        ]
-
-    def tables(results: Results) -> list[Table]:
-        """One row for each task, way of dealing, attack and defense."""
-        rows: list[tuple[Value, ...]] = []
-        for case in cases:
-            for partition in (IID, SKEWED):
-                for attack in case.attacks:
-                    for name in case.defenses:
-                        axes = {"task": case.name, "partition": partition, "attack": attack, "defense": name}
-                        if results.where(**axes):
-                            clean = {**axes, "attack": CLEAN, "defense": OPEN}
-                            rows.append(
-                                (
-                                    *axes.values(),
-                                    *(results.share(m, **axes) for m in METRICS),
-                                    told(lost(results, clean, axes), points=True),
-                                )
-                            )
-        columns = ("task", "partition", "attack", "defense", "ACC", "ASR", "FTR", "ACC lost against no attack, no defense")
-        return [Table("defended", columns, rows)]
-
-    def plots(results: Results) -> list[Plot]:
-        """Heatmaps of ASR and ACC for each task."""
-        found = []
-        for case in cases:
-            names = [name for name in case.defenses if results.where(task=case.name, defense=name)]
-            across = [(partition, attack) for partition in (IID, SKEWED) for attack in case.attacks]
-            if not names:
-                continue
-            shown: tuple[tuple[Metric, str, float], ...] = (("asr", "ASR", 0.0), ("ma", "ACC", 1.0))
-            for metric, said, best in shown:
-                shares = [
-                    [results.share(metric, task=case.name, defense=name, partition=p, attack=a) for p, a in across]
-                    for name in names
-                ]
-                with style():
-                    figure, axes = canvas_for_rows(len(names), 2 * len(across))
-                    values = [[None if share is None else share.value for share in row] for row in shares]
-                    heatmap(figure, axes, values, names, ["\n".join((*a.split(), p)) for p, a in across], best=best, name=said)
-                    axes.set_title(f"{case.name}: {said}", fontsize=10.5)
-                    label = f"{said} in percent on {case.name} for each defense, attack and way of dealing; dark is good"
-                    found.append(export(figure, f"defended-{case.name}-{metric}", label))
-        return found
-
     return Study(
         id="defended",
         title="Attacks and defenses where a foundation model helps the server",
@@ -97,9 +44,9 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
             "malicious; the classic ones poison some clients' data or replace the model, with clean synthetic data. ACC and ASR "
             "after the last round."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, cases),
+        tables=partial(_tables, cases),
+        plots=partial(_plots, cases),
         claims=(
             *(
                 Claim(
@@ -132,6 +79,62 @@ def make(cases: Sequence[Case], bounds: str) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(cases: Sequence[Case], lab: Lab, results: Results) -> list[Wish]:
+    """Every attack under every defense in both ways of dealing, with every seed."""
+    return [
+        wish(case, attack, short, seed, {"defense": name, "partition": partition}, dealt(case, partition))
+        for case in cases
+        for partition in (IID, SKEWED)
+        for attack in case.attacks
+        for name, short in case.defenses.items()
+        for seed in lab.seeds
+    ]
+
+
+def _tables(cases: Sequence[Case], results: Results) -> list[Table]:
+    """One row for each task, way of dealing, attack and defense."""
+    rows: list[tuple[Value, ...]] = []
+    for case in cases:
+        for partition in (IID, SKEWED):
+            for attack in case.attacks:
+                for name in case.defenses:
+                    axes = {"task": case.name, "partition": partition, "attack": attack, "defense": name}
+                    if results.where(**axes):
+                        clean = {**axes, "attack": CLEAN, "defense": OPEN}
+                        rows.append(
+                            (
+                                *axes.values(),
+                                *(results.share(m, **axes) for m in METRICS),
+                                told(lost(results, clean, axes), points=True),
+                            )
+                        )
+    columns = ("task", "partition", "attack", "defense", "ACC", "ASR", "FTR", "ACC lost against no attack, no defense")
+    return [Table("defended", columns, rows)]
+
+
+def _plots(cases: Sequence[Case], results: Results) -> list[Plot]:
+    """Heatmaps of ASR and ACC for each task."""
+    found = []
+    for case in cases:
+        names = [name for name in case.defenses if results.where(task=case.name, defense=name)]
+        across = [(partition, attack) for partition in (IID, SKEWED) for attack in case.attacks]
+        if not names:
+            continue
+        shown: tuple[tuple[Metric, str, float], ...] = (("asr", "ASR", 0.0), ("ma", "ACC", 1.0))
+        for metric, said, best in shown:
+            shares = [
+                [results.share(metric, task=case.name, defense=name, partition=p, attack=a) for p, a in across] for name in names
+            ]
+            with style():
+                figure, axes = canvas_for_rows(len(names), 2 * len(across))
+                values = [[None if share is None else share.value for share in row] for row in shares]
+                heatmap(figure, axes, values, names, ["\n".join((*a.split(), p)) for p, a in across], best=best, name=said)
+                axes.set_title(f"{case.name}: {said}", fontsize=10.5)
+                label = f"{said} in percent on {case.name} for each defense, attack and way of dealing; dark is good"
+                found.append(export(figure, f"defended-{case.name}-{metric}", label))
+    return found
 
 
 def _reaches(case: Case) -> Callable[[Results], Verdict]:

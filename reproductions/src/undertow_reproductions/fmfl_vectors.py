@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator
@@ -25,68 +26,6 @@ TWO = "distillation, two networks"
 def make(cases: Sequence[Case]) -> Study:
     """Return the study of the attack's vectors."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Every vector with every fusion and seed; averaging has no fusion to poison."""
-        found = []
-        for case in cases:
-            for fusion, config in FUSIONS.items():
-                for vector in ("init",) if fusion == "average" else VECTORS:
-                    changes: dict[str, Any] = {"attack.kind": f"synthetic-data:vector={vector}", "synthetic.fusion": config}
-                    if fusion == TWO:
-                        changes["model.networks"] = [_network(lab, case), case.other]
-                    found += [
-                        wish(case, NOVEL, NONE, seed, {"fusion": fusion, "vector": vector}, {**changes, "measure.every": 3})
-                        for seed in lab.seeds
-                    ]
-        return found
-
-    def tables(results: Results) -> list[Table]:
-        """Before round 1 and after the last one."""
-        rows: list[tuple[Value, ...]] = []
-        for case in cases:
-            for fusion in FUSIONS:
-                for vector in VECTORS:
-                    axes = {"task": case.name, "fusion": fusion, "vector": vector}
-                    if runs := results.where(**axes):
-                        last = max(runs[0].course)
-                        shares = (
-                            at(results, metric, t, **axes)  # type: ignore[arg-type]
-                            for t in (0, last)
-                            for metric in ("ma", "asr")
-                        )
-                        rows.append((case.name, fusion, vector, *shares))
-        columns = ("task", "fusion", "poison at", "ACC before round 1", "ASR before round 1", "ACC at the end", "ASR at the end")
-        return [Table("vectors", columns, rows)]
-
-    def plots(results: Results) -> list[Plot]:
-        """ASR per round."""
-        drawn = [case for case in cases if results.where(task=case.name)]
-        if not drawn:
-            return []
-        with style():
-            figure, axes = canvas(len(drawn))
-            for case, panel in zip(drawn, axes, strict=True):
-                pairs = [(f, v) for f in FUSIONS if f != TWO for v in VECTORS if results.where(task=case.name, fusion=f, vector=v)]
-                shown = [
-                    Curve(
-                        f"{fusion}, poison at {vector}",
-                        course(results, task=case.name, fusion=fusion, vector=vector),
-                        # a colour and a mark for each fusion, a line for where the poison is
-                        {
-                            **STYLES[list(FUSIONS).index(fusion)],
-                            "linestyle": STYLES[list(VECTORS).index(vector)]["linestyle"],
-                            "markersize": 3,
-                        },
-                    )
-                    for fusion, vector in pairs
-                ]
-                curves(panel, shown, "round", "ASR")
-                panel.set_title(case.name, fontsize=10.5)
-                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            legend(figure, axes)
-            label = "ASR per round of poisoned synthetic data, by the way of fusion and by where the poisoned data are used"
-            return [export(figure, "vectors", label)]
-
     return Study(
         id="vectors",
         title="Poison at the start and in the fusion",
@@ -95,9 +34,9 @@ def make(cases: Sequence[Case]) -> Study:
             "both; fused by plain averaging, by ensemble distillation, by the server joining as one more client, and by "
             "distillation between two networks."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, cases),
+        tables=partial(_tables, cases),
+        plots=partial(_plots, cases),
         claims=tuple(
             Claim(
                 f"{case.name}: fused by {fusion}, poison at {vector} leaves ASR of at least 80 % at the end",
@@ -114,6 +53,71 @@ def make(cases: Sequence[Case]) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(cases: Sequence[Case], lab: Lab, results: Results) -> list[Wish]:
+    """Every vector with every fusion and seed; averaging has no fusion to poison."""
+    found = []
+    for case in cases:
+        for fusion, config in FUSIONS.items():
+            for vector in ("init",) if fusion == "average" else VECTORS:
+                changes: dict[str, Any] = {"attack.kind": f"synthetic-data:vector={vector}", "synthetic.fusion": config}
+                if fusion == TWO:
+                    changes["model.networks"] = [_network(lab, case), case.other]
+                found += [
+                    wish(case, NOVEL, NONE, seed, {"fusion": fusion, "vector": vector}, {**changes, "measure.every": 3})
+                    for seed in lab.seeds
+                ]
+    return found
+
+
+def _tables(cases: Sequence[Case], results: Results) -> list[Table]:
+    """Before round 1 and after the last one."""
+    rows: list[tuple[Value, ...]] = []
+    for case in cases:
+        for fusion in FUSIONS:
+            for vector in VECTORS:
+                axes = {"task": case.name, "fusion": fusion, "vector": vector}
+                if runs := results.where(**axes):
+                    last = max(runs[0].course)
+                    shares = (
+                        at(results, metric, t, **axes)  # type: ignore[arg-type]
+                        for t in (0, last)
+                        for metric in ("ma", "asr")
+                    )
+                    rows.append((case.name, fusion, vector, *shares))
+    columns = ("task", "fusion", "poison at", "ACC before round 1", "ASR before round 1", "ACC at the end", "ASR at the end")
+    return [Table("vectors", columns, rows)]
+
+
+def _plots(cases: Sequence[Case], results: Results) -> list[Plot]:
+    """ASR per round."""
+    drawn = [case for case in cases if results.where(task=case.name)]
+    if not drawn:
+        return []
+    with style():
+        figure, axes = canvas(len(drawn))
+        for case, panel in zip(drawn, axes, strict=True):
+            pairs = [(f, v) for f in FUSIONS if f != TWO for v in VECTORS if results.where(task=case.name, fusion=f, vector=v)]
+            shown = [
+                Curve(
+                    f"{fusion}, poison at {vector}",
+                    course(results, task=case.name, fusion=fusion, vector=vector),
+                    # a colour and a mark for each fusion, a line for where the poison is
+                    {
+                        **STYLES[list(FUSIONS).index(fusion)],
+                        "linestyle": STYLES[list(VECTORS).index(vector)]["linestyle"],
+                        "markersize": 3,
+                    },
+                )
+                for fusion, vector in pairs
+            ]
+            curves(panel, shown, "round", "ASR")
+            panel.set_title(case.name, fontsize=10.5)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend(figure, axes)
+        label = "ASR per round of poisoned synthetic data, by the way of fusion and by where the poisoned data are used"
+        return [export(figure, "vectors", label)]
 
 
 def _stays(case: Case, fusion: str, vector: str) -> Callable[[Results], Verdict]:

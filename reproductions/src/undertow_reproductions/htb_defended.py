@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from undertow.config import Defense, Federation
@@ -58,65 +59,6 @@ def refusal(defense: str) -> str:
 def make(one: Defended) -> Study:
     """Return the study of these defenses."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Every attack under every defense, and no attack, with every seed; no defense under secure aggregation too."""
-        return [
-            Wish(
-                {"attack": attack, "defense": name, "seed": seed},
-                {
-                    **one.held,
-                    "attack.kind": kind,
-                    "attack.rounds": [one.at],
-                    "federation.rounds": one.at + LATER,
-                    "measure.every": 1,
-                    "defenses": defense_list(short),
-                },
-                one.setting,
-            )
-            for attack, kind in one.attacks.items()
-            for name, short in one.defenses.items()
-            for seed in lab.seeds
-        ]
-
-    def tables(results: Results) -> list[Table]:
-        """One row for each attack and defense; and what secure aggregation refuses."""
-        rows: list[tuple[Value, ...]] = []
-        for attack in one.attacks:
-            for name in one.defenses:
-                axes = {"attack": attack, "defense": name}
-                if results.where(**axes):
-                    shares = (after(results, metric, t, **axes) for t in (one.at, one.at + LATER) for metric in ("asr", "ma"))
-                    rows.append(
-                        (attack, name, *shares, told(lost(results, one.at, **axes), points=True), _epsilon(results, **axes))
-                    )
-        parts = (f"{metric} {when}" for when in ("right after", "five rounds later") for metric in ("ASR", "MA"))
-        sums: list[tuple[Value, ...]] = []
-        for name, short in one.defenses.items() if rows else ():
-            if short != NONE:
-                said = refusal(short)
-                sums.append((name, "refused" if said else "taken", said or "it needs the sum alone"))
-        return [
-            Table("defended", ("attack", "defense", *parts, "MA lost in the round", "epsilon at the end"), rows),
-            Table("secure-aggregation", ("defense", "under secure aggregation", "why"), sums),
-        ]
-
-    def plots(results: Results) -> list[Plot]:
-        """ASR right after the attack and five rounds later."""
-        if not results.runs:
-            return []
-        names, attacks = list(one.defenses), list(one.attacks)
-        found = []
-        for number, when in ((one.at, "right after the attack"), (one.at + LATER, "five rounds later")):
-            shares = [[after(results, "asr", number, attack=attack, defense=name) for attack in attacks] for name in names]
-            with style():
-                figure, axes = canvas_for_rows(len(names), 2 * len(attacks))
-                values = [[None if share is None else share.value for share in row] for row in shares]
-                heatmap(figure, axes, values, names, attacks, best=0.0, name="ASR")
-                axes.set_title(when, fontsize=10.5)
-                label = f"ASR in percent {when} for each defense and attack; dark is good"
-                found.append(export(figure, f"defended-{number - one.at}", label))
-        return found
-
     return Study(
         id="defended",
         title="Defenses against model replacement",
@@ -125,9 +67,9 @@ def make(one: Defended) -> Study:
             "norm clipping, under norm clipping, client-level differential privacy, Krum and anomaly detection. ASR and MA right "
             "after the round and five later."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, one),
+        tables=partial(_tables, one),
+        plots=partial(_plots, one),
         claims=tuple(
             Claim(
                 f"{name} keeps ASR at or below 5 % right after every attack and five rounds later", "bar of ours", _keeps(one, name)
@@ -145,6 +87,66 @@ def make(one: Defended) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(one: Defended, lab: Lab, results: Results) -> list[Wish]:
+    """Every attack under every defense, and no attack, with every seed; no defense under secure aggregation too."""
+    return [
+        Wish(
+            {"attack": attack, "defense": name, "seed": seed},
+            {
+                **one.held,
+                "attack.kind": kind,
+                "attack.rounds": [one.at],
+                "federation.rounds": one.at + LATER,
+                "measure.every": 1,
+                "defenses": defense_list(short),
+            },
+            one.setting,
+        )
+        for attack, kind in one.attacks.items()
+        for name, short in one.defenses.items()
+        for seed in lab.seeds
+    ]
+
+
+def _tables(one: Defended, results: Results) -> list[Table]:
+    """One row for each attack and defense; and what secure aggregation refuses."""
+    rows: list[tuple[Value, ...]] = []
+    for attack in one.attacks:
+        for name in one.defenses:
+            axes = {"attack": attack, "defense": name}
+            if results.where(**axes):
+                shares = (after(results, metric, t, **axes) for t in (one.at, one.at + LATER) for metric in ("asr", "ma"))
+                rows.append((attack, name, *shares, told(lost(results, one.at, **axes), points=True), _epsilon(results, **axes)))
+    parts = (f"{metric} {when}" for when in ("right after", "five rounds later") for metric in ("ASR", "MA"))
+    sums: list[tuple[Value, ...]] = []
+    for name, short in one.defenses.items() if rows else ():
+        if short != NONE:
+            said = refusal(short)
+            sums.append((name, "refused" if said else "taken", said or "it needs the sum alone"))
+    return [
+        Table("defended", ("attack", "defense", *parts, "MA lost in the round", "epsilon at the end"), rows),
+        Table("secure-aggregation", ("defense", "under secure aggregation", "why"), sums),
+    ]
+
+
+def _plots(one: Defended, results: Results) -> list[Plot]:
+    """ASR right after the attack and five rounds later."""
+    if not results.runs:
+        return []
+    names, attacks = list(one.defenses), list(one.attacks)
+    found = []
+    for number, when in ((one.at, "right after the attack"), (one.at + LATER, "five rounds later")):
+        shares = [[after(results, "asr", number, attack=attack, defense=name) for attack in attacks] for name in names]
+        with style():
+            figure, axes = canvas_for_rows(len(names), 2 * len(attacks))
+            values = [[None if share is None else share.value for share in row] for row in shares]
+            heatmap(figure, axes, values, names, attacks, best=0.0, name="ASR")
+            axes.set_title(when, fontsize=10.5)
+            label = f"ASR in percent {when} for each defense and attack; dark is good"
+            found.append(export(figure, f"defended-{number - one.at}", label))
+    return found
 
 
 def _epsilon(results: Results, **axes: Any) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from undertow.config import short_form
@@ -132,55 +132,6 @@ def passes(unseen: Answer, effect: Answer) -> Answer:
 def make(one: Evasion) -> Study:
     """Return the study of evasion."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Every variant by every group of attackers with every seed; all detectors look on and leave nobody out."""
-        detectors = [{"name": "anomaly", "params": {"score": score, "drop": False}} for score in SCORES]
-        return [
-            Wish(
-                {"group": group, **variant.axes, "seed": seed},
-                {
-                    **one.federation,
-                    **held,
-                    "attack.kind": variant.kind,
-                    "attack.rounds": [one.at],
-                    "federation.rounds": one.at,
-                    "measure.every": 1,
-                    "defenses": detectors,
-                },
-                one.setting,
-            )
-            for group, held in one.groups.items()
-            for variant in one.variants
-            for seed in lab.seeds
-        ]
-
-    def tables(results: Results) -> list[Table]:
-        """One row for each group and variant, and the ROC of every variant."""
-        rows: list[tuple[Value, ...]] = []
-        points: list[tuple[Value, ...]] = []
-        for group in one.groups:
-            for variant in one.variants:
-                axes = {"group": group, **variant.axes}
-                runs = results.where(**axes)
-                if not runs:
-                    continue
-                found = {score: detected(runs, score) for score in SCORES}
-                areas = (_shown(auc(found[score])) for score in SCORES)
-                name: tuple[Value, ...] = (group, variant.attack, variant.term or "none", variant.alpha)
-                shares = (after(results, metric, one.at, **axes) for metric in ("asr", "ma"))
-                rows.append((*name, *shares, told(lost(results, one.at, **axes), points=True), *areas, of_numbers(lengths(runs))))
-                points += [(*name, score, *point) for score in SCORES for point in (found[score] or {"roc": []})["roc"]]
-        names = ("attackers", "attack", "anomaly term", "alpha")
-        columns = (*names, "ASR", "MA", "MA lost", *(f"AUC {score}" for score in SCORES), "length sent")
-        return [
-            Table("evasion", columns, rows),
-            Table("evasion-roc", (*names, "score", "false positives", "true positives"), points),
-        ]
-
-    def plots(results: Results) -> list[Plot]:
-        """ROC of the cosine detector, and ASR beside AUC against alpha."""
-        return [_rocs(one, results), *_swept(one, results)] if results.runs else []
-
     groups = list(one.groups)
     return Study(
         id="evasion",
@@ -190,9 +141,9 @@ def make(one: Evasion) -> Study:
             "the same rounds, pooled over the seeds; 0.5 is chance) beside ASR and MA right after the round, for alpha and two "
             "anomaly terms, plain replacement, and train-and-scale with a bound about as long as a benign update."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, one),
+        tables=partial(_tables, one),
+        plots=partial(_plots, one),
         claims=tuple(
             claim
             for group in groups
@@ -225,6 +176,58 @@ def make(one: Evasion) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(one: Evasion, lab: Lab, results: Results) -> list[Wish]:
+    """Every variant by every group of attackers with every seed; all detectors look on and leave nobody out."""
+    detectors = [{"name": "anomaly", "params": {"score": score, "drop": False}} for score in SCORES]
+    return [
+        Wish(
+            {"group": group, **variant.axes, "seed": seed},
+            {
+                **one.federation,
+                **held,
+                "attack.kind": variant.kind,
+                "attack.rounds": [one.at],
+                "federation.rounds": one.at,
+                "measure.every": 1,
+                "defenses": detectors,
+            },
+            one.setting,
+        )
+        for group, held in one.groups.items()
+        for variant in one.variants
+        for seed in lab.seeds
+    ]
+
+
+def _tables(one: Evasion, results: Results) -> list[Table]:
+    """One row for each group and variant, and the ROC of every variant."""
+    rows: list[tuple[Value, ...]] = []
+    points: list[tuple[Value, ...]] = []
+    for group in one.groups:
+        for variant in one.variants:
+            axes = {"group": group, **variant.axes}
+            runs = results.where(**axes)
+            if not runs:
+                continue
+            found = {score: detected(runs, score) for score in SCORES}
+            areas = (_shown(auc(found[score])) for score in SCORES)
+            name: tuple[Value, ...] = (group, variant.attack, variant.term or "none", variant.alpha)
+            shares = (after(results, metric, one.at, **axes) for metric in ("asr", "ma"))
+            rows.append((*name, *shares, told(lost(results, one.at, **axes), points=True), *areas, of_numbers(lengths(runs))))
+            points += [(*name, score, *point) for score in SCORES for point in (found[score] or {"roc": []})["roc"]]
+    names = ("attackers", "attack", "anomaly term", "alpha")
+    columns = (*names, "ASR", "MA", "MA lost", *(f"AUC {score}" for score in SCORES), "length sent")
+    return [
+        Table("evasion", columns, rows),
+        Table("evasion-roc", (*names, "score", "false positives", "true positives"), points),
+    ]
+
+
+def _plots(one: Evasion, results: Results) -> list[Plot]:
+    """ROC of the cosine detector, and ASR beside AUC against alpha."""
+    return [_rocs(one, results), *_swept(one, results)] if results.runs else []
 
 
 def lengths(runs: list[Run]) -> list[float]:

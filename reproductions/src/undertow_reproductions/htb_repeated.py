@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
 from undertow_reproductions.estimate import Estimate, of_numbers
@@ -76,52 +77,6 @@ def gap(results: Results, one: Repeated, share: float) -> Estimate | None:
 def make(tasks: Sequence[Repeated]) -> Study:
     """Return the study of repeated attacks on these tasks."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Both attacks at every share with every seed."""
-        return [wish(one, attack, share, seed) for one in tasks for attack in ATTACKS for share in one.shares for seed in lab.seeds]
-
-    def tables(results: Results) -> list[Table]:
-        """One row for each task, attack and share."""
-        rows: list[tuple[Value, ...]] = []
-        for one in tasks:
-            for attack in ATTACKS:
-                for share in results.values("share", task=one.case.name, attack=attack):
-                    axes = {"task": one.case.name, "attack": attack, "share": share}
-                    over = mean(results, one, attack, share)
-                    ends = (after(results, metric, one.last, **axes) for metric in ("asr", "ma"))
-                    rows.append((one.case.name, attack, share, told(over), *ends, one.rounds))
-        columns = (
-            "task",
-            "attack",
-            "share of clients",
-            "mean ASR over the attack",
-            "ASR at the end",
-            "MA at the end",
-            "rounds",
-        )
-        return [Table("repeated", columns, rows)]
-
-    def plots(results: Results) -> list[Plot]:
-        """Mean ASR against the share, one panel a task."""
-        if not results.runs:
-            return []
-        with style():
-            figure, panels = canvas(len(tasks))
-            figure.set_size_inches(max(6.2, 4.0 * len(tasks)), 3.6)
-            for axes, one in zip(panels, tasks, strict=True):
-                shown = []
-                for i, attack in enumerate(ATTACKS):
-                    points = [(share, mean(results, one, attack, share)) for share in one.shares]
-                    shown.append(Curve(attack, [(share, found) for share, found in points if found], STYLES[i]))
-                curves(axes, shown, "share of malicious clients", "mean ASR over the attack")
-                axes.set_xscale("log")
-                axes.set_xticks(one.shares, [f"{100 * share:g} %" for share in one.shares])
-                axes.minorticks_off()
-                axes.set_title(one.case.name, fontsize=10.5)
-            legend(figure, panels)
-            label = "Mean ASR over the rounds of a repeated attack against the share of malicious clients, beside data poisoning"
-            return [export(figure, "repeated", label)]
-
     return Study(
         id="repeated",
         title="A repeated attack by a share of the clients",
@@ -129,9 +84,9 @@ def make(tasks: Sequence[Repeated]) -> Study:
             "From a round on some clients are malicious; they attack whenever they are sampled. ASR averaged over the rounds of "
             "the attack, against their share, for model replacement and for data poisoning by the same clients."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, tasks),
+        tables=partial(_tables, tasks),
+        plots=partial(_plots, tasks),
         claims=tuple(
             Claim(f"{one.case.name}: model replacement is ahead of data poisoning at every share", SOURCE, _ahead(one))
             for one in tasks
@@ -144,6 +99,55 @@ def make(tasks: Sequence[Repeated]) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(tasks: Sequence[Repeated], lab: Lab, results: Results) -> list[Wish]:
+    """Both attacks at every share with every seed."""
+    return [wish(one, attack, share, seed) for one in tasks for attack in ATTACKS for share in one.shares for seed in lab.seeds]
+
+
+def _tables(tasks: Sequence[Repeated], results: Results) -> list[Table]:
+    """One row for each task, attack and share."""
+    rows: list[tuple[Value, ...]] = []
+    for one in tasks:
+        for attack in ATTACKS:
+            for share in results.values("share", task=one.case.name, attack=attack):
+                axes = {"task": one.case.name, "attack": attack, "share": share}
+                over = mean(results, one, attack, share)
+                ends = (after(results, metric, one.last, **axes) for metric in ("asr", "ma"))
+                rows.append((one.case.name, attack, share, told(over), *ends, one.rounds))
+    columns = (
+        "task",
+        "attack",
+        "share of clients",
+        "mean ASR over the attack",
+        "ASR at the end",
+        "MA at the end",
+        "rounds",
+    )
+    return [Table("repeated", columns, rows)]
+
+
+def _plots(tasks: Sequence[Repeated], results: Results) -> list[Plot]:
+    """Mean ASR against the share, one panel a task."""
+    if not results.runs:
+        return []
+    with style():
+        figure, panels = canvas(len(tasks))
+        figure.set_size_inches(max(6.2, 4.0 * len(tasks)), 3.6)
+        for axes, one in zip(panels, tasks, strict=True):
+            shown = []
+            for i, attack in enumerate(ATTACKS):
+                points = [(share, mean(results, one, attack, share)) for share in one.shares]
+                shown.append(Curve(attack, [(share, found) for share, found in points if found], STYLES[i]))
+            curves(axes, shown, "share of malicious clients", "mean ASR over the attack")
+            axes.set_xscale("log")
+            axes.set_xticks(one.shares, [f"{100 * share:g} %" for share in one.shares])
+            axes.minorticks_off()
+            axes.set_title(one.case.name, fontsize=10.5)
+        legend(figure, panels)
+        label = "Mean ASR over the rounds of a repeated attack against the share of malicious clients, beside data poisoning"
+        return [export(figure, "repeated", label)]
 
 
 def _ahead(one: Repeated) -> Callable[[Results], Verdict]:

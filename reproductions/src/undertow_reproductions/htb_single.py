@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from undertow_reproductions.estimate import Estimate, at_least, at_most
 from undertow_reproductions.htb_cases import POISONING, SOURCE, Case, after, ahead, lost, plot_around, rows_around, single
@@ -18,45 +19,6 @@ LOST = 0.03
 def make(cases: Sequence[Case]) -> Study:
     """Return the study of a single shot on these tasks."""
 
-    def wishes(lab: Lab, results: Results) -> list[Wish]:
-        """Every attack on every task with every seed."""
-        return [single(case, attack, seed) for case in cases for attack in case.kinds for seed in lab.seeds]
-
-    def tables(results: Results) -> list[Table]:
-        """One row a round, and the rounds that the statements are about."""
-        rows: list[tuple[Value, ...]] = []
-        ends: list[tuple[Value, ...]] = []
-        for case in cases:
-            for attack in case.kinds:
-                axes = {"task": case.name, "attack": attack}
-                found = rows_around(results, case, **axes)
-                rows += [(case.name, attack, *row) for row in found]
-                if found:
-                    last = case.at + case.after
-                    shares = [after(results, "asr", number, **axes) for number in (case.at, case.at + 5, last)]
-                    ends.append((case.name, attack, *shares, told(lost(results, case.at, **axes), points=True), last - case.at))
-        return [
-            Table(
-                "single",
-                ("task", "attack", "ASR right after", "five rounds later", "at the end", "MA lost", "rounds to the end"),
-                ends,
-            ),
-            Table("single-rounds", ("task", "attack", "round", "MA", "ASR", "FTR"), rows),
-        ]
-
-    def plots(results: Results) -> list[Plot]:
-        """One figure a task."""
-        found = [
-            plot_around(
-                f"single-{case.name.lower().replace(' ', '-')}",
-                f"ASR and MA in the rounds around one attack on {case.name}, round 0 being the one it took place in",
-                [(case.name, case, {attack: {"task": case.name, "attack": attack} for attack in case.kinds})],
-                results,
-            )
-            for case in cases
-        ]
-        return [plot for plot in found if plot]
-
     return Study(
         id="single",
         title="One attack in one round",
@@ -64,9 +26,9 @@ def make(cases: Sequence[Case]) -> Study:
             "ASR and MA after each round around the one in which a single malicious client sends its model, and how long the "
             "backdoor lasts; beside it the same client, in the same round and with the same data, trains as all others do."
         ),
-        wishes=wishes,
-        tables=tables,
-        plots=plots,
+        wishes=partial(_wishes, cases),
+        tables=partial(_tables, cases),
+        plots=partial(_plots, cases),
         claims=tuple(claim for case in cases for attack in case.malicious for claim in _claims(case, attack)),
         deviations=(
             "The paper attacks after 10,000 rounds on CIFAR-10 and 5,000 on words; here the attack comes when MA no longer rises.",
@@ -76,6 +38,48 @@ def make(cases: Sequence[Case]) -> Study:
         ),
         apart=True,
     )
+
+
+def _wishes(cases: Sequence[Case], lab: Lab, results: Results) -> list[Wish]:
+    """Every attack on every task with every seed."""
+    return [single(case, attack, seed) for case in cases for attack in case.kinds for seed in lab.seeds]
+
+
+def _tables(cases: Sequence[Case], results: Results) -> list[Table]:
+    """One row a round, and the rounds that the statements are about."""
+    rows: list[tuple[Value, ...]] = []
+    ends: list[tuple[Value, ...]] = []
+    for case in cases:
+        for attack in case.kinds:
+            axes = {"task": case.name, "attack": attack}
+            found = rows_around(results, case, **axes)
+            rows += [(case.name, attack, *row) for row in found]
+            if found:
+                last = case.at + case.after
+                shares = [after(results, "asr", number, **axes) for number in (case.at, case.at + 5, last)]
+                ends.append((case.name, attack, *shares, told(lost(results, case.at, **axes), points=True), last - case.at))
+    return [
+        Table(
+            "single",
+            ("task", "attack", "ASR right after", "five rounds later", "at the end", "MA lost", "rounds to the end"),
+            ends,
+        ),
+        Table("single-rounds", ("task", "attack", "round", "MA", "ASR", "FTR"), rows),
+    ]
+
+
+def _plots(cases: Sequence[Case], results: Results) -> list[Plot]:
+    """One figure a task."""
+    found = [
+        plot_around(
+            f"single-{case.name.lower().replace(' ', '-')}",
+            f"ASR and MA in the rounds around one attack on {case.name}, round 0 being the one it took place in",
+            [(case.name, case, {attack: {"task": case.name, "attack": attack} for attack in case.kinds})],
+            results,
+        )
+        for case in cases
+    ]
+    return [plot for plot in found if plot]
 
 
 def _claims(case: Case, attack: str) -> list[Claim]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from undertow.core.threads import cores
@@ -13,7 +12,17 @@ from undertow.sweeps.display import sweep_display
 from undertow.sweeps.sweep import default_jobs
 from undertow_reproductions.document import make_section, write_document
 from undertow_reproductions.lab import FitLab
-from undertow_reproductions.reproduce import Plan, choose, complete, get_collection, make_plan, open_lab, results_of, run_studies
+from undertow_reproductions.reproduce import (
+    Options,
+    Plan,
+    choose,
+    complete,
+    get_collection,
+    make_plan,
+    open_lab,
+    results_of,
+    run_studies,
+)
 from undertow_reproductions.study import Study
 
 
@@ -25,67 +34,31 @@ class Told(Plain):
         print(text, file=sys.stderr, flush=True)
 
 
-def reproduce(
-    paper: str,
-    profile: str,
-    folder: Path,
-    *,
-    only: str | None = None,
-    seeds: int | None = None,
-    given: Sequence[str] = (),
-    data: Path | None = None,
-    jobs: int | None = None,
-    plan_only: bool = False,
-    rules: str | None = None,
-    rhos: str | None = None,
-    corpora: str | None = None,
-) -> dict[str, Any]:
+def reproduce(paper: str, options: Options) -> dict[str, Any]:
     """Run the studies of a collection, or what is left of them, and write the document.
 
     The document holds the items asked for, and those whose runs are all there from before.
 
     Args:
         paper: the collection: ``fit``, ``defenses``, ``sanitization``, ``htb`` or ``fmfl``.
-        profile: a name of :mod:`undertow_reproductions.profiles`.
-        folder: runs, bases and document.
-        only: items, comma-separated; None for all.
-        seeds: of every point; None for the profile's number.
-        given: ``key=value`` over every run.
-        data: folder with real questions; for ``sanitization``, with the corpora on which filters are measured.
-        jobs: runs at a time; None for what the machine has room for.
-        plan_only: predict and stop.
-        rules: of ``defenses`` and ``sanitization``: which, comma-separated; None for all.
-        rhos: of the same: shares of poisoned clients, comma-separated; None for the profile's.
-        corpora: of ``sanitization``: which of the folder's, comma-separated; None for all.
+        options: which part of it, how fine, and where.
 
     Returns:
-        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the
-        failed runs.
+        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
 
     Raises:
         UserError: a wrong value, or too little data; nothing has run then.
     """
     told = Told()
     collection = get_collection(paper)
-    lab = open_lab(
-        collection,
-        profile,
-        folder,
-        seeds=seeds,
-        given=given,
-        data=data,
-        plan=plan_only,
-        rules=rules,
-        rhos=rhos,
-        chosen_corpora=corpora,
-    )
+    lab = open_lab(collection, options)
     every = collection.studies(lab)
-    studies = choose(every, only)
-    at_once = jobs or _at_once(lab, studies)
+    studies = choose(every, options.only)
+    at_once = options.jobs or _at_once(lab, studies)
     plan = make_plan(lab, studies, at_once)
     told.say(_forecast(plan, at_once))
-    summary = {"paper": paper, "profile": profile, "plan": plan.as_dict()}
-    if plan_only:
+    summary = {"paper": paper, "profile": options.profile, "plan": plan.as_dict()}
+    if options.plan:
         return summary
     with sweep_display() as observer:
         failed = run_studies(lab, studies, at_once, told, observer)
@@ -93,7 +66,13 @@ def reproduce(
     sections = [make_section(lab, study, results_of(lab, study, failed)) for study in shown]
     document = write_document(lab, collection, sections)
     verdicts = {section.study.id: section.told for section in sections}
-    return {**summary, "verdicts": verdicts, "document": str(document), "page": str(folder / "index.html"), "failed": failed}
+    return {
+        **summary,
+        "verdicts": verdicts,
+        "document": str(document),
+        "page": str(options.folder / "index.html"),
+        "failed": failed,
+    }
 
 
 def _at_once(lab: FitLab, studies: Sequence[Study]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,48 +102,69 @@ def choose(studies: Mapping[str, Study], only: str | None) -> list[Study]:
     return [study for name, study in studies.items() if name in names]
 
 
-def open_lab(
-    collection: Collection,
-    profile: str,
-    folder: Path,
-    *,
-    seeds: int | None,
-    given: Sequence[str],
-    data: Path | None,
-    plan: bool,
-    rules: str | None = None,
-    rhos: str | None = None,
-    chosen_corpora: str | None = None,
-) -> FitLab:
-    """Check the command's values and place everything; arguments as :func:`undertow_reproductions.report.reproduce`.
+@dataclass(frozen=True)
+class Options:
+    """What ``undertow reproduce`` was given beside the name of a collection.
+
+    Attributes:
+        profile: a name of :mod:`undertow_reproductions.profiles`, or of the collection's own.
+        folder: runs, bases and document.
+        only: items, comma-separated; None for all.
+        seeds: of every point; None for the profile's number.
+        given: ``key=value`` over every run.
+        data: folder with real questions; for ``sanitization``, with the corpora on which filters are measured.
+        jobs: runs at a time; None for what the machine has room for.
+        plan: predict and stop.
+        rules: of ``defenses`` and ``sanitization``: which, comma-separated; None for all.
+        rhos: of the same: shares of poisoned clients, comma-separated; None for the profile's.
+        corpora: of ``sanitization``: which of the folder's, comma-separated; None for all.
+    """
+
+    profile: str
+    folder: Path
+    only: str | None = None
+    seeds: int | None = None
+    given: Sequence[str] = ()
+    data: Path | None = None
+    jobs: int | None = None
+    plan: bool = False
+    rules: str | None = None
+    rhos: str | None = None
+    corpora: str | None = None
+
+
+def open_lab(collection: Collection, options: Options) -> FitLab:
+    """Check the command's values and place everything.
 
     Raises:
         UserError: a profile, number, key, folder, rule, share or corpus that does not fit.
     """
-    found = _profile(collection, profile)
+    found, data = _profile(collection, options.profile), options.data
     if collection.profiles and data:
         raise UserError(f"--data {data}: `undertow reproduce {collection.id}` reads no file; leave it out")
-    if chosen_corpora is not None and not (collection.guards and data):
-        raise UserError(f"--corpora {chosen_corpora}: it is for `undertow reproduce sanitization` with --data")
+    if options.corpora is not None and not (collection.guards and data):
+        raise UserError(f"--corpora {options.corpora}: it is for `undertow reproduce sanitization` with --data")
+    placed = partial(make_lab, folder=options.folder, seeds=options.seeds, given=options.given, plan=options.plan)
     if not collection.rules:
-        if rules is not None or rhos is not None:
+        if options.rules is not None or options.rhos is not None:
             raise UserError(
                 f"--rules and --rhos are for `undertow reproduce defenses` and `sanitization`; choose items of {collection.id} "
                 "with --only"
             )
-        return replace(make_lab(found, folder, seeds=seeds, given=given, data=data, plan=plan), collection=collection.id)
-    names = _corpora(found, data, chosen_corpora) if collection.guards and data else ()
+        return replace(placed(found, data=data), collection=collection.id)
+    names = _corpora(found, data, options.corpora) if collection.guards and data else ()
     if found.settings and data and not collection.guards:
         raise UserError(
-            f"--data {data}: profile {profile} asks its own questions here; leave it out, or set data.name and data.path with --set"
+            f"--data {data}: profile {options.profile} asks its own questions here; leave it out, "
+            "or set data.name and data.path with --set"
         )
     found = replace(found, settings=found.settings[:1], real=() if found.settings else found.real)
-    lab = make_lab(found, folder, seeds=seeds, given=given, data=None if found.settings else data, plan=plan)
+    lab = placed(found, data=None if found.settings else data)
     if lab.defenses:
         raise UserError("--set defenses: the rules of this study are named with --rules, as in --rules krum:f=2,median")
     lab = replace(lab, settings=lab.settings[:1], collection=collection.id, guards=collection.guards)
-    chosen = () if rules is None else parse_rules(rules, lab.clients, collection.rules, lab.trusted(0))
-    shares = () if rhos is None else parse_rhos(rhos)
+    chosen = () if options.rules is None else parse_rules(options.rules, lab.clients, collection.rules, lab.trusted(0))
+    shares = () if options.rhos is None else parse_rhos(options.rhos)
     return replace(lab, rules=chosen, rhos=shares, data=data if names else None, corpora=names)
 
 

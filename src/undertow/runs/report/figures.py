@@ -26,7 +26,7 @@ from undertow.runs.report.run_files import finite
 BLACK, ORANGE, BLUE, GREEN, VERMILION, GREY = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#6b6b6b"
 
 _SIZE = (6.2, 3.5)
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
@@ -80,7 +80,7 @@ def loss(rounds: Sequence[Round]) -> Drawing | None:
     shown = [record for record in rounds if finite(record.loss)]
     if not shown:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _canvas()
         spread = [(r.round, [v for v in r.client_loss or [] if v is not None and finite(v)]) for r in shown]
         spread = [(number, values) for number, values in spread if values]
@@ -112,7 +112,7 @@ def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: s
     if compare is not None:
         style = {"color": GREY, "linestyle": "-.", "marker": "x"}
         curves.append(("MA without poison", "ma", style, compare))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _canvas()
         numbers: list[int] = []
         for label, field, style, source in curves:
@@ -170,7 +170,7 @@ def bsnr(rounds: Sequence[Round], space: Space) -> Drawing | None:
     points = [(number, value) for number, value in curve(rounds, space) if (value.value or 0.0) > 0]
     if not points:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _canvas()
         axes.set_yscale("log")
         band = [(n, v) for n, v in points if (v.null_low or 0.0) > 0 and finite(v.null_low) and finite(v.null_high)]
@@ -220,7 +220,7 @@ def clients(data: DataFacts) -> Drawing:
     count = len(data.clients)
     poisoned = data.poisoned or [0] * count
     places = list(range(count))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _canvas()
         clean = [size - bad for size, bad in zip(data.clients, poisoned, strict=True)]
         axes.bar(places, poisoned, width=0.78, facecolor=ORANGE, edgecolor=BLACK, linewidth=0.6, hatch="////")
@@ -279,7 +279,7 @@ def _finish(axes: Axes, numbers: Sequence[int]) -> None:
 
 def _export(figure: Figure, name: str) -> Drawing:
     # matplotlib reads the salt of the SVG ids from its settings only; a fixed one makes the bytes repeatable.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"undertow-{name}"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"undertow-{name}"}):
         svg, pdf = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Title": f"Undertow: {name}"})
         figure.set_layout_engine("none")  # placed once, so that both files show the same
