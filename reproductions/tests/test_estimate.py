@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from undertow.metrics.intervals import Rate
-from undertow_reproductions.estimate import Estimate, at_least, at_most, bootstrap, of_numbers, of_rates
-from undertow_reproductions.verdicts import Answer, overall
+from undertow_reproductions.estimate import Answer, Estimate, at_least, at_most, bootstrap, of_numbers, of_rates, overall
 
 
 def made(low: float, high: float, wilson: tuple[float, float] | None = None) -> Estimate:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 from undertow_reproductions.defense_matrix import loss, untouched, wish
 from undertow_reproductions.defense_rules import NONE, label, source
-from undertow_reproductions.estimate import at_most
+from undertow_reproductions.estimate import Verdict, at_most
 from undertow_reproductions.results import METRICS, Results
 from undertow_reproductions.study import Claim, Lab, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict
 from undertow_reproductions.wording import wide
 
 #: MA that a rule may lose; ours.

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 from undertow_reproductions.defense_rules import NONE, by_mean_asr, config_of, label, mean_asr, source
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style
-from undertow_reproductions.estimate import Estimate, at_most, of_differences, of_rates
+from undertow_reproductions.estimate import Estimate, Verdict, at_most, of_differences, of_rates, overall
 from undertow_reproductions.results import METRICS, PANELS, Metric, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import paired, wide
 
 #: ASR up to which a rule keeps the backdoor out; ours.

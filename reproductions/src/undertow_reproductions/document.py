@@ -25,11 +25,10 @@ from undertow.core import files
 from undertow.runs.records import read_json
 from undertow_reproductions.collection import Collection
 from undertow_reproductions.corpora import present
-from undertow_reproductions.estimate import Estimate
+from undertow_reproductions.estimate import Answer, Estimate, Verdict, overall
 from undertow_reproductions.lab import FitLab
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Plot, Study, Table, Value
-from undertow_reproductions.verdicts import Answer, Verdict, overall
 
 #: Tables longer than this stand in their CSV file only.
 _ROWS = 45

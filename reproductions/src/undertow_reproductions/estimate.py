@@ -1,4 +1,4 @@
-"""A mean over seeds with two intervals, and what can be said about it and a bar.
+"""A mean over seeds with two intervals, what can be said about it and a bar, and the three answers that a statement may get.
 
 Between seeds: a percentile bootstrap of the mean (Efron 1979), seeds drawn with replacement. Within them: the Wilson
 interval of the pooled counts, which knows the number of test questions but not the seeds. A statement is judged by both.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 
 from undertow.core.rng import rng
 from undertow.metrics.intervals import Rate
-from undertow_reproductions.verdicts import Answer
+
+Answer = Literal["holds", "does not hold", "undecided"]
 
 #: Resamples of every bootstrap.
 RESAMPLES = 2000
@@ -125,3 +127,18 @@ def at_most(found: Estimate | None, bar: float) -> Answer:
     if found is None or found.alone:
         return "undecided"
     return "holds" if found.most <= bar else "does not hold" if found.least > bar else "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a statement holds, and the evidence in words."""
+
+    answer: Answer
+    evidence: str
+
+
+def overall(answers: Sequence[Answer]) -> Answer:
+    """Return the answer on all parts together: one that does not hold decides, then one that is undecided."""
+    if "does not hold" in answers:
+        return "does not hold"
+    return "holds" if answers and set(answers) == {"holds"} else "undecided"

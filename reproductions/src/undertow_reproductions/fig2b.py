@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, stated, style
-from undertow_reproductions.estimate import at_least, at_most
+from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.results import METRICS, PANELS, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import difference, told
 
 SCOPES = {"client": "PR of each poisoned client's data", "global": "PR of all data, on the poisoned clients"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 from undertow_reproductions.drawing import STYLES, canvas, export, legend, style
-from undertow_reproductions.estimate import of_numbers
+from undertow_reproductions.estimate import Answer, Verdict, of_numbers
 from undertow_reproductions.results import Results
 from undertow_reproductions.search import monotone, next_step, smallest
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
 from undertow_reproductions.trend import slope
-from undertow_reproductions.verdicts import Answer, Verdict
 from undertow_reproductions.wording import number
 
 #: The paper's step of PR and its bar.

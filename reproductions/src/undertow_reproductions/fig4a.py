@@ -11,10 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from undertow_reproductions import signals
 from undertow_reproductions.drawing import STYLES, canvas, export, finite, legend, style
-from undertow_reproductions.estimate import of_numbers
+from undertow_reproductions.estimate import Verdict, of_numbers, overall
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 
 #: The rho that are drawn; all are in the table.
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)

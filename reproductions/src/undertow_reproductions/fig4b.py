@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from undertow_reproductions import signals
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import of_numbers
+from undertow_reproductions.estimate import Answer, Verdict, of_numbers, overall
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
 from undertow_reproductions.trend import linear_share, slope
-from undertow_reproductions.verdicts import Answer, Verdict, overall
 from undertow_reproductions.wording import number
 
 

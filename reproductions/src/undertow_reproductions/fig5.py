@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import Estimate, at_least, at_most, of_numbers
+from undertow_reproductions.estimate import Answer, Estimate, Verdict, at_least, at_most, of_numbers, overall
 from undertow_reproductions.results import METRICS, PANELS, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
-from undertow_reproductions.verdicts import Answer, Verdict, overall
 from undertow_reproductions.wording import difference, told
 
 ARMS = {

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from undertow_reproductions.estimate import at_least, at_most
+from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.fmfl_cases import BI_LI, CLEAN, NONE, NOVEL, OPEN, POISONING, Case, cut, lost, wish
 from undertow_reproductions.fmfl_defended import COST, CUT
 from undertow_reproductions.results import METRICS, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told, wide
 
 #: What bounds are fitted on.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style
-from undertow_reproductions.estimate import at_least, at_most
+from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.fmfl_cases import (
     BI_LI,
     CLEAN,
@@ -25,7 +25,6 @@ from undertow_reproductions.fmfl_cases import (
 )
 from undertow_reproductions.results import METRICS, Metric, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told, wide
 
 #: ASR that the attack must reach undefended, the share of it that bounds must cut, and the MA that either may cost; the library's

@@ -9,12 +9,11 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import Estimate, at_least, of_rates
+from undertow_reproductions.estimate import Estimate, Verdict, at_least, of_rates
 from undertow_reproductions.fmfl_cases import NONE, NOVEL, SOURCE, Case, wish
 from undertow_reproductions.fmfl_defended import REACHED
 from undertow_reproductions.results import Metric, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict
 from undertow_reproductions.wording import wide
 
 VECTORS = ("both", "init", "fusion")

@@ -14,11 +14,10 @@ from undertow.defenses.contract import make_defenses
 from undertow.sweeps.cells import defense_list
 from undertow_reproductions.defense_rules import NONE
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style
-from undertow_reproductions.estimate import at_most, of_numbers
+from undertow_reproductions.estimate import Verdict, at_most, of_numbers, overall
 from undertow_reproductions.htb_cases import after, lost
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told, wide
 
 #: ASR right after the attack up to which a defense keeps the backdoor out; ours.

@@ -11,11 +11,10 @@ from undertow.config import short_form
 from undertow.defenses.aggregation.anomaly import SCORES
 from undertow.metrics.detection import detection
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import Estimate, at_least, at_most, of_numbers
+from undertow_reproductions.estimate import Answer, Estimate, Verdict, at_least, at_most, of_numbers
 from undertow_reproductions.htb_cases import CONSTRAINED, REPLACEMENT, after, lost
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Answer, Verdict
 from undertow_reproductions.wording import told, wide
 
 SCALED = "train-and-scale"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from undertow_reproductions.estimate import Verdict
 from undertow_reproductions.htb_cases import Case, after, ahead, lost, plot_around, rows_around, single
 from undertow_reproductions.htb_single import above_zero
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict
 from undertow_reproductions.wording import told, wide
 
 #: Poison in every client's data, in the round of the attack and in every round.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from undertow_reproductions.estimate import at_least, at_most
+from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.htb_cases import POISONING, REPLACEMENT, Case, after, ahead, plot_around, rows_around, single
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told, wide
 
 KINDS = {"semantic": "semantic", "pixel pattern": "pixel"}

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import Estimate, of_numbers
+from undertow_reproductions.estimate import Estimate, Verdict, of_numbers, overall
 from undertow_reproductions.htb_cases import POISONING, REPLACEMENT, SOURCE, Case, after
 from undertow_reproductions.htb_single import above_zero
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import told
 
 ATTACKS = (REPLACEMENT, POISONING)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from undertow_reproductions.estimate import Estimate, at_least, at_most
+from undertow_reproductions.estimate import Answer, Estimate, Verdict, at_least, at_most
 from undertow_reproductions.htb_cases import POISONING, SOURCE, Case, after, ahead, lost, plot_around, rows_around, single
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Answer, Verdict
 from undertow_reproductions.wording import told, wide
 
 #: MA that the round of the attack may cost; ours.

@@ -8,11 +8,10 @@ import numpy as np
 
 from undertow_reproductions import fig4b, signals
 from undertow_reproductions.drawing import STYLES, canvas, export, legend, style
-from undertow_reproductions.estimate import of_numbers
+from undertow_reproductions.estimate import Answer, Verdict, of_numbers, overall
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Wish
 from undertow_reproductions.trend import Powers, compare_powers
-from undertow_reproductions.verdicts import Answer, Verdict, overall
 from undertow_reproductions.wording import number
 
 #: What counts as "around rho 0.5".

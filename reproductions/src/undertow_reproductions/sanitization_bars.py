@@ -7,10 +7,9 @@ from typing import Any
 
 from undertow_reproductions.defense_matrix import wish
 from undertow_reproductions.defense_rules import NONE, label
-from undertow_reproductions.estimate import Estimate, at_most
+from undertow_reproductions.estimate import Estimate, Verdict, at_most, overall
 from undertow_reproductions.results import METRICS, Results
 from undertow_reproductions.study import Claim, Lab, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import difference, told, wide
 
 DEFAULT = "undertow"

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from undertow.metrics.intervals import Rate
 from undertow_reproductions.corpora import SEALED, STUDIED
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import of_rates
+from undertow_reproductions.estimate import Verdict, of_rates
 from undertow_reproductions.filter_cells import MAIN, METHODS, FilterWork, Measured, Method
 from undertow_reproductions.lab import FitLab
 from undertow_reproductions.results import Results
 from undertow_reproductions.study import Claim, Plot, Study, Table, Value
-from undertow_reproductions.verdicts import Verdict
 
 TOLD: dict[Method, str] = {"pooled": "clients pooled", "alone": "each client alone"}
 #: Fixed texts of five words or more, or around an address; and a single word, with the triggers that can give it away.

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from undertow_reproductions.defense_matrix import wish
 from undertow_reproductions.defense_rules import NONE, label, source
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, style
-from undertow_reproductions.estimate import Estimate, at_most, of_rates
+from undertow_reproductions.estimate import Estimate, Verdict, at_most, of_rates, overall
 from undertow_reproductions.results import METRICS, PANELS, Metric, Results
 from undertow_reproductions.study import Claim, Lab, Plot, Study, Table, Value, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import wide
 
 RULES = (NONE, "bounded-loss", "gated-loss", "dece", "undertow")

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from undertow.metrics.intervals import Rate
-from undertow_reproductions.estimate import Estimate, bootstrap, of_numbers
+from undertow_reproductions.estimate import Answer, Estimate, bootstrap, of_numbers
 from undertow_reproductions.results import Results, Run
 from undertow_reproductions.study import Lab, Wish
-from undertow_reproductions.verdicts import Answer
 
 #: A PR so small that no client's share of it is a whole sample: the groups are drawn, the data stays clean.
 NO_SAMPLE = 1e-6

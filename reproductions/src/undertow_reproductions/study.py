@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from undertow_reproductions.estimate import Estimate
+from undertow_reproductions.estimate import Estimate, Verdict
 from undertow_reproductions.results import Results
-from undertow_reproductions.verdicts import Verdict
 
 #: A cell of a table: text, a number, a share with its intervals, or nothing.
 Value = str | float | int | Estimate | None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from undertow_reproductions.estimate import at_least, at_most
+from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.results import METRICS, PANELS, Results
 from undertow_reproductions.study import Claim, Lab, Study, Table, Wish
-from undertow_reproductions.verdicts import Verdict, overall
 from undertow_reproductions.wording import METHODS, difference, told
 
 #: (data set, trigger, base) to MA and ASR in percent: the paper's table in full.
