@@ -117,7 +117,7 @@ def test_types_do_not_depend_on_what_is_missing(copy: Path) -> None:
 def test_values_of_several_kinds_share_a_column(copy: Path) -> None:
     for path, targets in zip(sorted(copy.iterdir())[:2], ("all-linear", ["q_proj"]), strict=True):
         values = yaml.safe_load((path / "config.yaml").read_text())
-        values["model"]["lora"]["targets"] = targets
+        values["task"]["model"]["lora"]["targets"] = targets
         (path / "config.yaml").write_text(yaml.safe_dump(values))
     table = collect(copy)
     assert set(table["model.lora.targets"]) == {"all-linear", '["q_proj"]', "default"}

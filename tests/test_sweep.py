@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from tiny import Quiet
 from undertow import cli
-from undertow.config import load
+from undertow.config import load, shipped
 from undertow.core.errors import UserError
 from undertow.federation.loop import run
 from undertow.models import causal_lm
@@ -360,7 +360,7 @@ def test_cells_that_share_a_base_follow_each_other(tmp_path: Path, monkeypatch: 
     seen = Seen()
     run_cells(mixed, tmp_path / "s", jobs=jobs, observer=seen)
     loads = sum(
-        len(list(itertools.groupby(task["values"]["model"]["name"] for who, task in asked if who == worker)))
+        len(list(itertools.groupby(task["values"]["task"]["model"]["name"] for who, task in asked if who == worker)))
         for worker in {who for who, _ in asked}
     )
     # a process per base; at the end one may help the other
@@ -378,7 +378,7 @@ def test_a_runner_loads_a_base_once_for_the_cells_that_share_it(
     def ask(cell: Cell, **changes: Any) -> None:
         values = cell.config.values()
         for key, value in changes.items():
-            values["model"]["lora"][key] = value
+            values["task"]["model"]["lora"][key] = value
         folder = tmp_path / f"{cell.name}{len(loads)}{changes}"
         task = workers.Task(values=values, folder=str(folder), command="", reports=False)
         assert runner.run(task) == {"error": None, "warnings": []}
@@ -411,7 +411,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(place: Path, tmp_path: Path, mo
     assert all("\n" not in outcome.error for outcome in found if outcome.error)
     assert (seen.states[-1].failed, seen.states[-1].done, seen.states[-1].running) == (4, 1, {})
     # what was missing is there now: the same call again
-    base = yaml.safe_load((place / "small.yaml").read_text())["model"]["name"]
+    base = yaml.safe_load((place / "small.yaml").read_text())["task"]["model"]["name"]
     shutil.copytree(base, "later")
     found = run_cells(given[3:], tmp_path / "s")
     assert [outcome.status for outcome in found] == ["skipped", "done"]
@@ -699,3 +699,31 @@ def test_a_ray_cluster_that_is_not_there_is_one_line(
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert (code, len(errors)) == (2, 1)
     assert "no cluster answers" in errors[0]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_sweep_of_every_shipped_config_is_planned(name: str, tmp_path: Path) -> None:
+    words = ["sweep", name, "attack.poison_ratio=0.05,0.1", "--plan", "--out", str(tmp_path / "sweep")]
+    shown = CliRunner().invoke(cli.app, words)
+    assert shown.exit_code == 0
+    lines = shown.output.splitlines()
+    assert [line.partition("_")[0] for line in lines] == ["poison", "poison"]
+    assert [line.rpartition("-")[2] for line in lines] == [
+        cell.config.digest() for cell in expand(name, [], {"attack.poison_ratio": [0.05, 0.1]}, 0)
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_methods_are_those_of_the_kind_of_task() -> None:
+    assert len(expand("htb-digits", [], {"attack.affected_share": [0.1, 0.2]}, 0)) == 2
+    for name, axis, told in (
+        ("htb-digits", {"attack.trigger": ["natural", "pixel"]}, "unknown backdoor 'natural'"),
+        ("htb-digits", {"data.name": ["world"]}, "unknown population 'world'"),
+        ("htb-words", {"attack.trigger": ["pixel"]}, "is a backdoor of task classification, not of next-word"),
+        ("htb-words", {"model.name": ["lstn"]}, "unknown network 'lstn'.*did you mean 'lstm'"),
+        ("fmfl-digits", {"synthetic.generator": ["mixtur"]}, "unknown generator 'mixtur'.*did you mean 'mixture'"),
+        ("demo", {"attack.trigger": ["pixel"]}, "unknown trigger 'pixel'"),
+        ("demo", {"attack.kind": ["data-poisonin"]}, "unknown attack"),
+    ):
+        with pytest.raises(UserError, match=told):
+            expand(name, [], axis, 0)

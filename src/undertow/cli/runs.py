@@ -117,6 +117,7 @@ def sweep(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or ray://host:port.")
     ] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Check and print the runs, and train nothing.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the counts on stdout, and nothing else.")
     ] = False,
@@ -132,12 +133,19 @@ def sweep(
     import time
 
     from undertow.sweeps.display import sweep_display
-    from undertow.sweeps.sweep import default_jobs, expand, parse, run_cells, summary
+    from undertow.sweeps.sweep import default_jobs, expand, parse, plan, run_cells, summary
 
     name, given = split(words, "demo")
     overrides, axes, seeds = parse(given)
     cells = expand(name, overrides, axes, seeds)
     folder = out or Path("sweeps") / "-".join([Path(name).stem, *(key.rpartition(".")[2] for key in axes)])
+    if only_plan:
+        planned = plan(cells, folder)
+        if as_json:
+            print_json(planned)
+        for cell in [] if as_json else planned["cells"]:
+            print(f"{cell['name']}{' (finished)' if cell['finished'] else ''}")
+        return
     began = time.monotonic()
     with sweep_display() as observer:
         outcomes = run_cells(cells, folder, jobs=jobs or default_jobs(cells, ray), ray=ray, observer=observer)

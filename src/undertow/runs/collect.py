@@ -159,9 +159,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the seed and every key with more than one value, in the config's order."""
+    """Return the seed and every key with more than one value among the runs that have it, in the config's order."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if key == "seed" or len({repr(config.get(key)) for config in configs}) > 1]
+    return [key for key in keys if key == "seed" or len({repr(config[key]) for config in configs if key in config}) > 1]
 
 
 def _to_stderr(line: str) -> None:

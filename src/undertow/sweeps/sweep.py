@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import yaml
 
@@ -22,7 +22,10 @@ from undertow.config import validate
 from undertow.core.errors import UserError
 from undertow.sweeps.cells import Cell, expand, parse, refuse_twins
 
-__all__ = ["Cell", "Outcome", "Progress", "SweepObserver", "default_jobs", "expand", "parse", "run_cells", "summary"]
+if TYPE_CHECKING:
+    from undertow.sweeps.workers import Answer
+
+__all__ = ["Cell", "Outcome", "Progress", "SweepObserver", "default_jobs", "expand", "parse", "plan", "run_cells", "summary"]
 
 #: Seconds between two looks at the running cells.
 GLANCE = 0.5
@@ -117,7 +120,7 @@ def run_cells(
     Raises:
         UserError: the same cell twice, a wrong ``jobs`` or folder, or no Ray; nothing has run then.
     """
-    from undertow.sweeps.workers import Answer, LocalWorker, RayCluster, Task
+    from undertow.sweeps.workers import LocalWorker, RayCluster
 
     refuse_twins(cells)
     if jobs < 1:
@@ -134,43 +137,9 @@ def run_cells(
     if not left:
         return [ended[cell.name] for cell in cells]
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = _by_base(left)
-    clock = _Clock(waiting, folder)
-    count = min(jobs, len(waiting))
-    free: list[Any] = RayCluster(ray, cells).workers(count) if ray is not None else [LocalWorker() for _ in range(count)]
-    workers, held = list(free), dict.fromkeys(free, "")
-    running: dict[Future[Answer], tuple[Any, Cell, float]] = {}
-    pool = ThreadPoolExecutor(count)
-    try:
-        while waiting or running:
-            while waiting and free:
-                worker = free.pop(0)
-                cell = _next(waiting, held, worker)
-                path = str(folder / cell.name)
-                command = shlex.join(["undertow", "run", f"{path}/config.yaml", "--out", path])
-                task = Task(values=cell.config.values(), folder=path, command=command, reports=reports)
-                running[pool.submit(worker.run, task)] = (worker, cell, time.monotonic())
-                if observer:
-                    observer.started(cell)
-            done = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED).done
-            for future in done:
-                worker, cell, began = running.pop(future)
-                free.append(worker)
-                answer = future.result()
-                outcome = Outcome(
-                    cell, "failed" if answer["error"] else "done", answer["error"], time.monotonic() - began, folder / cell.name
-                )
-                ended[cell.name] = outcome
-                if observer:
-                    for text in answer["warnings"]:
-                        observer.warn(cell, text)
-                    observer.finished(outcome)
-            if observer:
-                observer.progress(clock.read(len(cells), ended, [cell for _, cell, _ in running.values()], waiting))
-    finally:
-        for worker in workers:
-            worker.stop()
-        pool.shutdown()
+    work = _Work(left, folder, _Clock(left, folder), ended, observer, reports)
+    count = min(jobs, len(left))
+    work.go_on(RayCluster(ray, cells).workers(count) if ray is not None else [LocalWorker() for _ in range(count)], len(cells))
     return [ended[cell.name] for cell in cells]
 
 
@@ -185,6 +154,71 @@ def summary(outcomes: Sequence[Outcome], folder: Path, seconds: float) -> dict[s
         "failed": [{"name": outcome.cell.name, "error": outcome.error} for outcome in outcomes if outcome.status == "failed"],
         "seconds": round(seconds, 3),
     }
+
+
+@dataclass
+class _Work:
+    """Cells that are left to run, and those that run."""
+
+    cells: Sequence[Cell]
+    folder: Path
+    clock: _Clock
+    ended: dict[str, Outcome]
+    observer: SweepObserver | None
+    reports: bool
+
+    def __post_init__(self) -> None:
+        self.waiting = _by_base(self.cells)
+        self.running: dict[Future[Answer], tuple[Any, Cell, float]] = {}
+
+    def go_on(self, workers: Sequence[Any], total: int) -> None:
+        """Run all that is left on these workers, and stop them; ``total`` counts the cells that were finished before, too."""
+        free, held = list(workers), dict.fromkeys(workers, "")
+        pool = ThreadPoolExecutor(len(workers))
+        try:
+            while self.waiting or self.running:
+                while self.waiting and free:
+                    worker = free.pop(0)
+                    self._start(pool, worker, _next(self.waiting, held, worker))
+                free += self._done()
+                if self.observer:
+                    running = [cell for _, cell, _ in self.running.values()]
+                    self.observer.progress(self.clock.read(total, self.ended, running, self.waiting))
+        finally:
+            for worker in workers:
+                worker.stop()
+            pool.shutdown()
+
+    def _start(self, pool: ThreadPoolExecutor, worker: Any, cell: Cell) -> None:
+        from undertow.sweeps.workers import Task
+
+        path = str(self.folder / cell.name)
+        command = shlex.join(["undertow", "run", f"{path}/config.yaml", "--out", path])
+        task = Task(values=cell.config.values(), folder=path, command=command, reports=self.reports)
+        self.running[pool.submit(worker.run, task)] = (worker, cell, time.monotonic())
+        if self.observer:
+            self.observer.started(cell)
+
+    def _done(self) -> list[Any]:
+        """Wait a moment, note the cells that ended, and return their workers."""
+        workers = []
+        for future in wait(self.running, timeout=GLANCE, return_when=FIRST_COMPLETED).done:
+            worker, cell, began = self.running.pop(future)
+            workers.append(worker)
+            answer, seconds = future.result(), time.monotonic() - began
+            status: Literal["done", "failed"] = "failed" if answer["error"] else "done"
+            self.ended[cell.name] = outcome = Outcome(cell, status, answer["error"], seconds, self.folder / cell.name)
+            if self.observer:
+                for text in answer["warnings"]:
+                    self.observer.warn(cell, text)
+                self.observer.finished(outcome)
+        return workers
+
+
+def plan(cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
+    """Return what ``undertow sweep --plan --json`` prints: the cells, what varies in each, and whether it is finished; nothing is run."""
+    told = [{"name": cell.name, "axes": cell.axes, "finished": _finished(cell, folder, False)} for cell in cells]
+    return {"folder": str(folder), "cells": told}
 
 
 def _finished(cell: Cell, folder: Path, reports: bool) -> bool:
