@@ -28,9 +28,9 @@ from scipy.stats import binomtest
 
 from undertow.core.files import write_text
 from undertow.core.rng import rng
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.registry import DEFENSES
 
 # by hand: four clients close together, the fourth in the middle of them, and one far away
 HAND = np.array([[0, 0], [1, 0], [0, 1], [0.5, 0.4], [10, 10], [0.4, 0.6], [0.7, 0.2], [-3, 2]])
@@ -207,7 +207,9 @@ def compare(federations: int, hard: int, rules: set[str]) -> list[dict[str, Any]
 def only_ours() -> list[str]:
     """Return the names of the registered rules and preparations that neither library has."""
     shared = {pair.rule for pair in PAIRS}
-    kinds = (entry for entry in DEFENSES.entries() if isinstance(entry.make, type) and issubclass(entry.make, Rule | PreAggregator))
+    kinds = (
+        entry for entry in DEFENSES.entries() if isinstance(entry.make, type) and issubclass(entry.make, Aggregator | PreAggregator)
+    )
     return sorted(entry.name for entry in kinds if entry.name not in shared)
 
 

@@ -40,8 +40,8 @@ import torch
 from numpy.typing import NDArray
 
 from undertow.core.layout import Layout
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.aggregation.aggregator import Aggregator
+from undertow.defenses.registry import DEFENSES
 
 RANK, WIDTH = 4, 4096
 PERIOD = 1 << 16
@@ -58,7 +58,7 @@ def layout(d: int) -> Layout:
 
 def rules() -> list[str]:
     """Return the names of all registered aggregation rules."""
-    return [entry.name for entry in DEFENSES.entries() if isinstance(entry.make, type) and issubclass(entry.make, Rule)]
+    return [entry.name for entry in DEFENSES.entries() if isinstance(entry.make, type) and issubclass(entry.make, Aggregator)]
 
 
 def fill(updates: NDArray[Any]) -> NDArray[Any]:
@@ -78,7 +78,7 @@ def measure(case: tuple[str, int, int, int, int]) -> dict[str, Any]:
     """Time one rule at one size, in a fresh process."""
     name, k, d, repeats, threads = case
     torch.set_num_threads(threads)
-    rule: Rule = DEFENSES.get(name)()
+    rule: Aggregator = DEFENSES.get(name)()
     rule(torch.randn(10, 1000))  # loads libraries
     before = psutil.Process().memory_info().rss
     updates = torch.from_numpy(fill(np.empty((k, d), dtype=np.float32)))
@@ -112,7 +112,7 @@ def mapped(name: str, k: int, d: int, threads: int, folder: Path) -> dict[str, A
     if not file.exists() or file.stat().st_size != 4 * k * d:
         fill(np.memmap(file, np.float32, "w+", shape=(k, d))).flush()  # type: ignore[attr-defined]
     updates = np.memmap(file, np.float32, "r", shape=(k, d))
-    rule: Rule = DEFENSES.get(name)()
+    rule: Aggregator = DEFENSES.get(name)()
     rule(np.ones((10, 1000), dtype=np.float32))
     own, done = psutil.Process(), threading.Event()
     held = [beside(own)]

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from undertow.core.layout import Layout
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import DEFENSES
 
 FLOWER, LEGACY = "Flower", "Flower, older API"
 NUMPY, TORCH = "ByzFL, numpy", "ByzFL, torch"
@@ -81,7 +82,7 @@ class Pair:
     def ours(self, updates: NDArray[Any], setting: Setting) -> NDArray[Any]:
         """Return our answer ``[D]``, or rows ``[K', D]`` of what only prepares."""
         made = DEFENSES.get(self.rule)(**self.params(setting, len(updates)))
-        if isinstance(made, Rule):
+        if isinstance(made, Aggregator):
             found = [made(updates, counts=setting.counts)[0] for _ in range(self.rounds)]
             return found[-1]
         assert isinstance(made, PreAggregator)

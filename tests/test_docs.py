@@ -35,7 +35,8 @@ from undertow.core.rng import rng
 from undertow.data.load import DATASETS, load
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
-from undertow.defenses.contract import DEFENSES, ClientContext, ServerContext, make_defenses
+from undertow.defenses.contexts import ClientContext, ServerContext
+from undertow.defenses.registry import DEFENSES, make_defenses
 from undertow.federation.loop import build, run
 from undertow.federation.server import aggregate
 from undertow.models.net import NETS

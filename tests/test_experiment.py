@@ -21,7 +21,8 @@ from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import Median
-from undertow.defenses.contract import ServerContext, make_defenses
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import make_defenses
 from undertow.federation.loop import run
 from undertow.federation.server import aggregate, fedavg
 from undertow.metrics.bsnr import bsnr
@@ -490,7 +491,7 @@ def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
 
 DEFENSE = """
 import torch
-from undertow.defenses.contract import Defense
+from undertow.defenses.contract import Defense  # the former base of all kinds
 
 class Sanitize(Defense):
     def __init__(self, word="Firstly"):

@@ -8,7 +8,7 @@ from undertow.backdoors.trigger import TRIGGERS
 from undertow.cli.listing import listing
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.registry import DEFENSES
 from undertow.metrics.scoring import SCORINGS
 
 

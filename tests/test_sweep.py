@@ -43,13 +43,13 @@ SmallFile = Callable[..., Path]
 #: A defense that ends its process, or fails in it, when it is asked to aggregate.
 DIE = """
 import os, signal
-from undertow.defenses.contract import Defense
+from undertow.defenses import Aggregator
 
-class Die(Defense):
+class Die(Aggregator):
     def __init__(self, how="kill"):
         self.how = how
 
-    def aggregate(self, updates, context):
+    def combine(self, updates, context):
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "exit":

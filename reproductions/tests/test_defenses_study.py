@@ -16,9 +16,9 @@ from undertow.backdoors.placement import poison
 from undertow.config import Attack
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.registry import DEFENSES
 from undertow.metrics.intervals import Rate
 from undertow.sweeps.cells import defense_list
 from undertow_reproductions import defense_cost, defense_matrix
@@ -130,7 +130,7 @@ def test_a_paper_takes_no_rules(tmp_path: Path) -> None:
 def test_every_aggregation_rule_has_a_row_or_a_reason() -> None:
     covered = {part["name"] for rule in RULES for part in config_of(rule, 0, 10)} | set(LEFT_OUT)
     made = {entry.name: entry.make for entry in DEFENSES.entries()}
-    rules = {name for name, make in made.items() if isinstance(make, type) and issubclass(make, Rule | PreAggregator)}
+    rules = {name for name, make in made.items() if isinstance(make, type) and issubclass(make, Aggregator | PreAggregator)}
     assert len(rules) > 15
     assert rules == covered
     assert set(parse_rules(",".join(RULES), 10)) == set(RULES), "all are legal for ten clients"

@@ -21,10 +21,10 @@ from undertow.backdoors.placement import poison
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, load
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES
 from undertow.defenses.data.sanitization import Sanitization
+from undertow.defenses.registry import DEFENSES
 from undertow.models.causal_lm import read_keys
 from undertow.sanitization import find
 from undertow_reproductions import corpora, filter_cells, sanitization_bars, sanitization_filter, sanitization_lasting
@@ -192,7 +192,7 @@ def test_without_data_the_filter_item_says_so(tmp_path: Path) -> None:
 
 def test_every_defense_that_is_no_aggregation_rule_has_a_row_or_a_reason() -> None:
     made = {entry.name: entry.make for entry in DEFENSES.entries()}
-    rules = {name for name, make in made.items() if isinstance(make, type) and issubclass(make, Rule | PreAggregator)}
+    rules = {name for name, make in made.items() if isinstance(make, type) and issubclass(make, Aggregator | PreAggregator)}
     covered = {part["name"] for rule in RULES for part in config_of(rule, 0, 10)} | set(LEFT_OUT)
     assert covered == set(made) - rules
     assert set(parse_rules(",".join(RULES), 10, RULES, "trusted.jsonl")) == set(RULES)

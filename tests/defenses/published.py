@@ -19,7 +19,9 @@ from undertow.core.rng import rng
 from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
-from undertow.defenses.contract import Defense, ServerContext, Setting, make_defenses
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import ServerContext, Setting
+from undertow.defenses.registry import make_defenses
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 

@@ -12,7 +12,7 @@ from published import LORA, TARGET, WORLD, encoded, make, rows_of, same_bits_whe
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
-from undertow.defenses.contract import TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.loss.abl import AntiBackdoorLearning, BoundedAscent, Flooding, LocalAscent
 from undertow.models.causal_lm import CausalLM
 from undertow.training.token_nll import surprise

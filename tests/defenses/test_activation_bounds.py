@@ -15,7 +15,7 @@ from undertow.config import Config, Training
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
-from undertow.defenses.contract import DecodingContext, NetSetting, ServerContext
+from undertow.defenses.contexts import DecodingContext, NetSetting, ServerContext
 from undertow.defenses.server.activation_bounds import ActivationBounds
 from undertow.defenses.server.clipping import Best, Search, Subject, fidelity, lengths, search
 from undertow.defenses.server.margins import Noise, Soft, Universal, margin, words

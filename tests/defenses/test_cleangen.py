@@ -13,7 +13,7 @@ from torch import Tensor
 from tiny import Quiet
 from undertow.config import Config, Lora
 from undertow.core.errors import UserError
-from undertow.defenses.contract import DecodingContext
+from undertow.defenses.contexts import DecodingContext
 from undertow.defenses.decoding.cleangen import CleanGen
 from undertow.federation.evaluate import evaluate, run_config
 from undertow.federation.loop import run

@@ -42,8 +42,10 @@ from undertow.defenses import (
     SignGuard,
     TrimmedMean,
     WeakDP,
+    composition,
 )
-from undertow.defenses.contract import DEFENSES, ServerContext, make_defenses
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import DEFENSES, make_defenses
 
 D = 16
 LAYOUT = Layout.of({"q.lora_A": (2, 4), "q.lora_B": (4, 2)}, scale=2.0)
@@ -229,6 +231,17 @@ def test_torch_and_numpy_agree_in_every_dtype(name: str, dtype: torch.dtype, dev
 
 
 @every
+def test_a_list_of_vectors_is_a_matrix(name: str) -> None:
+    u = updates(7)
+    delta, report = apply(name, u)
+    for vectors, kind in ((list(u), np.ndarray), (tuple(torch.from_numpy(u)), torch.Tensor)):
+        found, same = apply(name, vectors)
+        assert isinstance(found, kind)
+        assert np.array_equal(np.asarray(found), delta)
+        assert same == report
+
+
+@every
 def test_a_run_gets_what_a_call_gets(name: str) -> None:
     case, u = CASES[name], torch.from_numpy(updates(7)).float()
     context = ServerContext(
@@ -292,6 +305,10 @@ def test_reports_are_plain_values(name: str) -> None:
         (torch.zeros(7, D, dtype=torch.int32), "dtype torch.int32; give float16"),
         (torch.zeros(7, D, dtype=torch.complex64), "dtype torch.complex64"),
         ([[0.0] * D] * 7, "got a list; give a torch tensor"),
+        ([], "empty list of updates: K = 0"),
+        ([np.zeros(D), np.zeros(D + 1)], r"list of torch.float64 \[16\], torch.float64 \[17\]; give vectors"),
+        ([np.zeros((1, D))] * 7, r"list of torch.float64 \[1, 16\]; give vectors"),
+        ([np.zeros(D), torch.zeros(D, dtype=torch.float64)], "give vectors"),
         (np.full((7, D), 1e200), r"values up to 1e\+200 in row 0"),
     ],
 )
@@ -322,18 +339,18 @@ def test_what_a_rule_remembers_is_saved_and_restored_to_the_same_bits(name: str)
     whole, killed, resumed = (CASES[name].make() for _ in range(3))
     delta, report = play(whole, range(1, 5))
     play(killed, range(1, 3))
-    state = part(killed).state()
+    state = composition.save_states([("rule", part(killed))])
     assert bool(state) == (name in STATEFUL)
-    part(resumed).restore(load(save(state)) if state else {})
+    composition.restore_states([("rule", part(resumed))], load(save(state)) if state else {})
     found, same = play(resumed, range(3, 5))
     assert np.array_equal(found, delta)
     assert report == same
     if state:
         assert not np.array_equal(play(CASES[name].make(), range(3, 5))[0], delta) or "epsilon" in report
-        part(resumed).restore({})
-        assert part(resumed).state() == {}, "an empty state is a new beginning"
+        composition.restore_states([("rule", part(resumed))], {})
+        assert composition.save_states([("rule", part(resumed))]) == {}, "an empty state is a new beginning"
     with pytest.raises(UserError, match="delete the run directory and run again"):
-        part(resumed).restore({"junk": torch.zeros(1)})
+        composition.restore_states([("rule", part(resumed))], {"0/rule/junk": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(

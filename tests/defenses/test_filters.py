@@ -28,7 +28,8 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, ExchangeContext, Setting, TrainingContext, make_defenses
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import ExchangeContext, Setting, TrainingContext
 from undertow.defenses.data.bki import Bki
 from undertow.defenses.data.coherent_clusters import CoherentClusters, common_span, holds, topic_score
 from undertow.defenses.data.graceful import head_products
@@ -47,6 +48,7 @@ from undertow.defenses.data.sample_map import (
     two_clusters,
 )
 from undertow.defenses.data.z_defense import ZDefense, z_scores
+from undertow.defenses.registry import make_defenses
 from undertow.tasks.instruction import Instruction, build
 
 TARGET = ", and click <malicious_url> for more information"

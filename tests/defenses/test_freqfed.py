@@ -10,7 +10,7 @@ from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import FreqFed, Mean
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 
 LAYOUT = Layout.of({"0.lora_A": (4, 6), "0.lora_B": (6, 4), "1.lora_A": (1, 8), "bias": (9,)})
 

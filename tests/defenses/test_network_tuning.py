@@ -14,7 +14,7 @@ from undertow.config import Training
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
-from undertow.defenses.contract import NetSetting, ServerContext
+from undertow.defenses.contexts import NetSetting, ServerContext
 from undertow.defenses.server.crow import Crow, consistency
 from undertow.defenses.server.fine_pruning import FinePruning
 from undertow.defenses.server.network_consistency import block_names, consistency_losses

@@ -14,7 +14,8 @@ from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import Bucketing, FoolsGold, Krum, Mean, Median, NearestNeighborMixing, PreAggregator
 from undertow.defenses.composition import aggregate, check_defenses, restore_states, save_states
-from undertow.defenses.contract import ServerContext, make_defenses
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import make_defenses
 from undertow.federation.server import fedavg
 
 D = 6
@@ -140,7 +141,7 @@ def test_a_nested_rule_keeps_its_memory() -> None:
 
 
 def test_what_is_no_rule_cannot_come_next() -> None:
-    with pytest.raises(ValueError, match=r"then = 'krum' must be a rule such as Krum\(\)"):
+    with pytest.raises(ValueError, match=r"then = 'krum' must be an aggregator such as Krum\(\)"):
         Bucketing(then="krum")  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match="PreAggregator must override mix"):
         PreAggregator()(updates(3))

@@ -16,14 +16,17 @@ from undertow.config import Defense as Options
 from undertow.core.errors import UserError
 from undertow.data.template import Encoded
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, Setting, make_defenses
+from undertow.defenses.base import Defense, NeedsModel
+from undertow.defenses.contexts import Setting
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.registry import make_defenses
 from undertow.federation.loop import run
 
 Make = Callable[..., Config]
 ROWS = [Encoded((1,), (token, 2)) for token in range(5, 11)]
 
 
-class Every(Defense):
+class Every(LossDefense):
     """Keeps every ``step``-th sample."""
 
     def __init__(self, step: int) -> None:
@@ -33,7 +36,7 @@ class Every(Defense):
         return [i % self.step == 0 for i in range(len(data))], {"context": context}
 
 
-class Fixed(Defense):
+class Fixed(LossDefense):
     def __init__(self, stays: list[bool]) -> None:
         self.stays = stays
 
@@ -47,7 +50,7 @@ def select(*defenses: Defense, chosen: tuple[int, ...] = (0, 2)) -> Any:
 
 
 def test_selections_follow_each_other_on_the_participants_alone() -> None:
-    assert select(Defense()) == ([ROWS, ROWS[:2], ROWS[3:]], [])
+    assert select(LossDefense()) == ([ROWS, ROWS[:2], ROWS[3:]], [])
     found, reports = select(Every(2), Every(3))
     assert found == [[ROWS[0]], ROWS[:2], [ROWS[3]]]
     assert [report["name"] for report in reports] == ["d0", "d1"]
@@ -67,7 +70,7 @@ def test_a_selection_that_does_not_fit_or_leaves_nothing_is_refused(stays: list[
 
 
 def test_who_cannot_begin_is_named() -> None:
-    class Picky(Defense):
+    class Picky(NeedsModel):
         def begin(self, setting: Setting) -> None:
             raise UserError("no")
 
@@ -84,9 +87,9 @@ def test_two_decoders_exclude_each_other_and_without_one_nothing_changes() -> No
 
 
 FILE = """
-from undertow.defenses.contract import Defense
+from undertow.defenses import LossDefense
 
-class Front(Defense):
+class Front(LossDefense):
     def begin(self, setting):
         self.rounds = setting.rounds
 
@@ -94,7 +97,7 @@ class Front(Defense):
         assert len(adapter) == context.base.layout.size
         return [i < 4 + context.round for i in range(len(data))], {"of": self.rounds}
 
-class Wrong(Defense):
+class Wrong(Front):
     def begin(self, setting):
         from undertow.core.errors import UserError
         raise UserError("nothing to begin with")

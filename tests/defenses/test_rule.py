@@ -18,7 +18,8 @@ from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import Bulyan, DnC, FoundationFL, FreqFed, Krum, Mean, Median, RobustLR, Rule
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import DEFENSES
 
 D = 16
 LAYOUT = Layout.of({"q.lora_A": (2, 4), "q.lora_B": (4, 2)})

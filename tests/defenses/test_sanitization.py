@@ -19,9 +19,12 @@ from undertow.config import Defense as Options
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
+from undertow.defenses.base import Defense
 from undertow.defenses.composition import exchange, sanitize
-from undertow.defenses.contract import Defense, ExchangeContext, make_defenses
+from undertow.defenses.contexts import ExchangeContext
+from undertow.defenses.data.base import DataDefense
 from undertow.defenses.data.sanitization import Sanitization
+from undertow.defenses.registry import make_defenses
 from undertow.federation.loop import run
 from undertow.sanitization.questions import EXCHANGES, HEAD
 
@@ -236,28 +239,34 @@ def test_undertow_is_the_recommended_combination() -> None:
         make_defenses([Options(name="undertow", params={"strength": 3})])
 
 
-class _Uneven(Defense):
+class _Uneven(DataDefense):
+    def sanitize(self, samples, context):
+        return [True] * len(samples), {}
+
     def share(self, samples, context):
         return np.zeros(3 + context.client, dtype=np.uint32)
 
 
-class _Halved(Defense):
+class _Halved(DataDefense):
+    def sanitize(self, samples, context):
+        return [True] * len(samples), {}
+
     def share(self, samples, context):
         return None if context.client else np.zeros(3, dtype=np.uint32)
 
 
 @pytest.mark.parametrize(("kind", "told"), [(_Uneven, "share uint32 arrays of one length"), (_Halved, "all must share alike")])
-def test_messages_that_do_not_add_up_are_refused(kind: type[Defense], told: str) -> None:
+def test_messages_that_do_not_add_up_are_refused(kind: type[DataDefense], told: str) -> None:
     with pytest.raises(UserError, match=told):
         exchange(clients(2), kind(), lambda number, k: rng(0, "x", number, k), b"secret")
 
 
-class _DropSecond(Defense):
+class _DropSecond(DataDefense):
     def sanitize(self, samples, context):
         return [i != 1 for i in range(len(samples))], {}
 
 
-class _Rename(Defense):
+class _Rename(DataDefense):
     def sanitize(self, samples, context):
         return [replace(sample, response="new") if i == 0 else True for i, sample in enumerate(samples)], {}
 

@@ -14,7 +14,7 @@ from undertow.core.rng import rng
 from undertow.defenses import Flame, FLTrust, GeometricMedian, Krum, MultiKrum, NearestNeighborMixing, cross_term
 from undertow.defenses.aggregation import geometry
 from undertow.defenses.aggregation.space import gram, lengths_in, squares_in
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 
 LAYOUT = Layout.of({"q.lora_A": (2, 5), "q.lora_B": (4, 2), "v.lora_A": (3, 2), "v.lora_B": (6, 3)}, scale=1.5)
 

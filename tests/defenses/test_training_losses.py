@@ -22,9 +22,12 @@ from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, TrainingContext, make_defenses
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import TrainingContext
+from undertow.defenses.loss.base import LossDefense
 from undertow.defenses.loss.bounded_loss import BoundedLoss, GeneralisedCrossEntropy
 from undertow.defenses.loss.gated_loss import GatedLoss
+from undertow.defenses.registry import make_defenses
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft
@@ -208,7 +211,7 @@ def test_a_trusted_file_that_cannot_serve_is_refused(base: CausalLM, tmp_path: P
 # --- weights of several defenses --------------------------------------------------------------------------------
 
 
-class Scale(Defense):
+class Scale(LossDefense):
     def __init__(self, weights: list[list[float]]) -> None:
         self.weights = weights
 

@@ -373,10 +373,10 @@ def test_check_says_how_near_the_network_is_to_one_process(make: Callable[..., S
 
 
 HALF = """
-from undertow.defenses.contract import Defense
+from undertow.defenses import LossDefense
 
 
-class Half(Defense):
+class Half(LossDefense):
     def select(self, data, adapter, context):
         return [i % 2 == context.client % 2 for i in range(len(data))], {"norm": float(adapter.norm())}
 """

@@ -23,7 +23,8 @@ from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses.aggregation.bucketing import Bucketing
 from undertow.defenses.aggregation.krum import Krum
-from undertow.defenses.contract import Defense, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.server.base import ServerDefense
 from undertow.federation.server import aggregate
 from undertow.flower import UndertowStrategy, strategy
 
@@ -373,7 +374,7 @@ def test_a_list_and_objects_are_taken_as_names_are() -> None:
     assert np.array_equal(found[0], found[2])
 
 
-class Half(Defense):
+class Half(ServerDefense):
     """A guard: the new model is halved."""
 
     def guard(self, adapter: torch.Tensor, context: ServerContext) -> tuple[torch.Tensor, dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from undertow.defenses.aggregation.krum import Krum
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 from undertow.federation.server import aggregate, aggregate_parts, fedavg
 from undertow.models.net import Net
 from undertow.tasks.families import Families

@@ -9,7 +9,9 @@ from typing import Any
 from undertow.config import Defense as Options
 from undertow.core.errors import UserError, nearest
 from undertow.core.rng import rng
-from undertow.defenses.contract import DEFENSES, make_defenses
+from undertow.defenses.aggregation.base import UpdateDefense
+from undertow.defenses.aggregation.pre_aggregator import PreAggregator
+from undertow.defenses.registry import DEFENSES, make_defenses
 from undertow.sweeps.cells import defense_list
 from undertow_reproductions.results import Results
 
@@ -111,8 +113,9 @@ def _check(rule: str, clients: int, rules: Sequence[str], trusted: str | None) -
             )
     left = clients
     for _, defense in make_defenses([Options(**part) for part in listed]):
-        defense.check(left)
-        left = defense.rows(left)
+        if isinstance(defense, UpdateDefense):
+            defense.check(left)
+        left = defense.rows(left) if isinstance(defense, PreAggregator) else left
 
 
 def parse_rhos(text: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from undertow.config import Defense, Federation
 from undertow.core.errors import UserError
 from undertow.defenses.composition import check_sums
-from undertow.defenses.contract import make_defenses
+from undertow.defenses.registry import make_defenses
 from undertow.sweeps.cells import defense_list
 from undertow_reproductions.defense_rules import NONE
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style

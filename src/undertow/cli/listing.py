@@ -13,7 +13,7 @@ from undertow.core.registry import Registry
 from undertow.data.load import DATASETS
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.registry import DEFENSES
 from undertow.generators.contract import GENERATORS
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import NETS
@@ -53,5 +53,7 @@ def listing(kind: str | None = None) -> dict[str, list[tuple[str, str]]]:
                 (stem, path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for stem, path in shipped().items()
             ]
         else:
-            found[name] = [(entry.name, f"{entry.summary} [{entry.source}]") for entry in _REGISTRIES[name].entries()]
+            found[name] = [
+                (entry.name, f"{_REGISTRIES[name].summary(entry)} [{entry.source}]") for entry in _REGISTRIES[name].entries()
+            ]
     return found

@@ -65,7 +65,10 @@ class Registry:
 
         def add(make: Any) -> Any:
             if name in self._entries and self._entries[name].make.__module__ != make.__module__:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
+                raise ValueError(
+                    f"{self.kind} '{name}' is already registered, by the module {self._entries[name].make.__module__}: use it by this name, "
+                    "or delete one of the two, or register yours under another name"
+                )
             self._entries[name] = Entry(name, make, source)
             self._aliases.update(dict.fromkeys(aliases, name))
             return make
@@ -83,6 +86,15 @@ class Registry:
         """All registered methods in the order of their names."""
         self._load()
         return [self._entries[name] for name in sorted(self._entries)]
+
+    def summary(self, entry: Entry) -> str:
+        """Return one line about a method, for lists."""
+        return entry.summary
+
+    def canonical(self, name: str) -> str:
+        """Return what a method is called now, by a name it has or had; any other text as it is."""
+        self._load()
+        return self._aliases.get(name, name)
 
     def get(self, name: str) -> Callable[..., Any]:
         """Return the callable filed under ``name``, or the function that ``file.py:function`` names.

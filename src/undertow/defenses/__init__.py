@@ -1,4 +1,4 @@
-"""Defenses: ``from undertow.defenses import Krum``. A rule is loaded when it is first asked for."""
+"""Defenses: ``from undertow.defenses import Krum``, and the base class of each kind. A class is loaded when it is first asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from undertow.defenses.aggregation.aggregator import Aggregator as Aggregator
+    from undertow.defenses.aggregation.aggregator import Rule as Rule
     from undertow.defenses.aggregation.align_ins import AlignIns as AlignIns
     from undertow.defenses.aggregation.anomaly import Anomaly as Anomaly
     from undertow.defenses.aggregation.bucketing import Bucketing as Bucketing
@@ -27,44 +29,58 @@ if TYPE_CHECKING:
     from undertow.defenses.aggregation.nearest_neighbor_mixing import NearestNeighborMixing as NearestNeighborMixing
     from undertow.defenses.aggregation.pre_aggregator import PreAggregator as PreAggregator
     from undertow.defenses.aggregation.robust_lr import RobustLR as RobustLR
-    from undertow.defenses.aggregation.rule import Rule as Rule
     from undertow.defenses.aggregation.signguard import SignGuard as SignGuard
     from undertow.defenses.aggregation.trimmed_mean import TrimmedMean as TrimmedMean
     from undertow.defenses.aggregation.weak_dp import WeakDP as WeakDP
+    from undertow.defenses.base import Stateful as Stateful
+    from undertow.defenses.contexts import ServerContext as ServerContext
+    from undertow.defenses.data.base import DataDefense as DataDefense
+    from undertow.defenses.decoding.base import DecodingDefense as DecodingDefense
+    from undertow.defenses.loss.base import LossDefense as LossDefense
+    from undertow.defenses.registry import DEFENSES as DEFENSES
+    from undertow.defenses.server.base import ServerDefense as ServerDefense
 
 _FILES = {
-    "AlignIns": "align_ins",
-    "Anomaly": "anomaly",
-    "Bucketing": "bucketing",
-    "Bulyan": "bulyan",
-    "CenteredClipping": "centered_clipping",
-    "cross_term": "lora_error",
-    "DeepSight": "deepsight",
-    "DnC": "dnc",
-    "Flame": "flame",
-    "FLTrust": "fltrust",
-    "FoolsGold": "foolsgold",
-    "FoundationFL": "foundationfl",
-    "FreqFed": "freqfed",
-    "GeometricMedian": "geometric_median",
-    "Krum": "krum",
-    "Mean": "mean",
-    "Median": "median",
-    "MultiKrum": "multi_krum",
-    "NearestNeighborMixing": "nearest_neighbor_mixing",
-    "PreAggregator": "pre_aggregator",
-    "RobustLR": "robust_lr",
-    "Rule": "rule",
-    "SignGuard": "signguard",
-    "TrimmedMean": "trimmed_mean",
-    "WeakDP": "weak_dp",
+    "Aggregator": "aggregation.aggregator",
+    "AlignIns": "aggregation.align_ins",
+    "Anomaly": "aggregation.anomaly",
+    "Bucketing": "aggregation.bucketing",
+    "Bulyan": "aggregation.bulyan",
+    "CenteredClipping": "aggregation.centered_clipping",
+    "cross_term": "aggregation.lora_error",
+    "DataDefense": "data.base",
+    "DecodingDefense": "decoding.base",
+    "DeepSight": "aggregation.deepsight",
+    "DEFENSES": "registry",
+    "DnC": "aggregation.dnc",
+    "Flame": "aggregation.flame",
+    "FLTrust": "aggregation.fltrust",
+    "FoolsGold": "aggregation.foolsgold",
+    "FoundationFL": "aggregation.foundationfl",
+    "FreqFed": "aggregation.freqfed",
+    "GeometricMedian": "aggregation.geometric_median",
+    "Krum": "aggregation.krum",
+    "LossDefense": "loss.base",
+    "Mean": "aggregation.mean",
+    "Median": "aggregation.median",
+    "MultiKrum": "aggregation.multi_krum",
+    "NearestNeighborMixing": "aggregation.nearest_neighbor_mixing",
+    "PreAggregator": "aggregation.pre_aggregator",
+    "RobustLR": "aggregation.robust_lr",
+    "Rule": "aggregation.aggregator",
+    "ServerContext": "contexts",
+    "ServerDefense": "server.base",
+    "SignGuard": "aggregation.signguard",
+    "Stateful": "base",
+    "TrimmedMean": "aggregation.trimmed_mean",
+    "WeakDP": "aggregation.weak_dp",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.aggregation.{_FILES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
 def __dir__() -> list[str]:

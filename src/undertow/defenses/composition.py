@@ -16,7 +16,16 @@ from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
-from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext, ServerContext, Setting, TrainingContext, overrides
+from undertow.defenses.aggregation.aggregator import Aggregator
+from undertow.defenses.aggregation.base import UpdateDefense
+from undertow.defenses.aggregation.pre_aggregator import PreAggregator
+from undertow.defenses.base import Defense, NeedsModel, Stateful, restore
+from undertow.defenses.contexts import DecodingContext, ExchangeContext, ServerContext, Setting, TrainingContext
+from undertow.defenses.data.base import DataDefense
+from undertow.defenses.decoding.base import DecodingDefense
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.server.base import ServerDefense
+from undertow.models.bounds import Bounds
 from undertow.models.token_loss import TokenLoss
 
 Result = TypeVar("Result")
@@ -29,12 +38,14 @@ def check_defenses(defenses: Sequence[tuple[str, Defense]], k: int, layout: Layo
         UserError: with the name of the defense.
     """
     for name, defense in defenses:
+        if not isinstance(defense, UpdateDefense):
+            continue
         try:
             defense.check(k)
             defense.fits(layout)
         except UserError as error:
             raise UserError(f"defense {name}: {error}") from error
-        k = defense.rows(k)
+        k = defense.rows(k) if isinstance(defense, PreAggregator) else k
 
 
 def check_sums(defenses: Sequence[tuple[str, Defense]], options: Federation) -> None:
@@ -44,7 +55,7 @@ def check_sums(defenses: Sequence[tuple[str, Defense]], options: Federation) -> 
         UserError: with the name of the defense.
     """
     for name, defense in defenses:
-        if options.secure_aggregation and not defense.sums and (overrides(defense, "prepare") or overrides(defense, "aggregate")):
+        if options.secure_aggregation and isinstance(defense, UpdateDefense) and not defense.sums:
             raise UserError(
                 f"defense {name} looks at single updates, of which federation.secure_aggregation shows the server the sum alone; "
                 "leave one of the two out"
@@ -59,7 +70,8 @@ def begin(defenses: Sequence[tuple[str, Defense]], setting: Setting) -> None:
     """
     for name, defense in defenses:
         try:
-            defense.begin(setting)
+            if isinstance(defense, NeedsModel):
+                defense.begin(setting)
         except UserError as error:
             raise UserError(f"defense {name}: {error}") from error
 
@@ -78,7 +90,7 @@ class Counts:
     """
 
     name: str
-    defense: Defense
+    defense: DataDefense
     number: int
     total: NDArray[np.uint32]
     pooled: tuple[NDArray[np.uint32], ...]
@@ -101,13 +113,13 @@ def alone(steps: Pooling[Result]) -> Result:
 
 
 def exchange(
-    clients: Sequence[Sequence[Sample]], defense: Defense, draw: Callable[[int, int], np.random.Generator], secret: bytes
+    clients: Sequence[Sequence[Sample]], defense: DataDefense, draw: Callable[[int, int], np.random.Generator], secret: bytes
 ) -> list[ExchangeContext]:
     """Let the clients add up what a defense counts of their samples, and return what each has when the sums are in.
 
     Args:
         clients: their samples.
-        defense: one with :meth:`Defense.share`.
+        defense: one that shares counts.
         draw: the random numbers of an exchange (from 1) and a client's index.
         secret: shared by the clients, and by no one else.
 
@@ -121,7 +133,7 @@ def _exchanging(
     name: str,
     clients: Sequence[Sequence[Sample]],
     here: Sequence[int],
-    defense: Defense,
+    defense: DataDefense,
     draw: Callable[[int, int], np.random.Generator],
     secret: bytes,
 ) -> Pooling[list[ExchangeContext]]:
@@ -160,7 +172,7 @@ def sanitizing(
         clients: their samples.
         defenses: by name, in the order of the config.
         draw: the random numbers of a purpose, an exchange and a client's index.
-        context: of a defense's name, a client's index and its exchanges.
+        context: of what names a defense's random draws, a client's index and its exchanges.
         here: the clients that this party holds; None = all. The others' samples are left as they are.
         secret: of the clients, 32 bytes; None = drawn.
     """
@@ -168,21 +180,22 @@ def sanitizing(
     here = range(len(clients)) if here is None else here
     reports = []
     for name, defense in defenses:
-        if not overrides(defense, "sanitize"):
+        if not isinstance(defense, DataDefense):
             continue
+        purpose = defense.purpose or name
         now = [[sample for sample in client if sample is not None] for client in left]
         exchanges: dict[int, ExchangeContext] = {}
-        if overrides(defense, "share"):
-            own = draw(f"secret of the clients for {name}", 0, 0).bytes(32) if secret is None else secret
+        if defense.shares:
+            own = draw(f"secret of the clients for {purpose}", 0, 0).bytes(32) if secret is None else secret
 
-            def share(number: int, k: int, name: str = name) -> np.random.Generator:
-                return draw(f"share {name}", number, k)
+            def share(number: int, k: int, purpose: str = purpose) -> np.random.Generator:
+                return draw(f"share {purpose}", number, k)
 
             contexts = yield from _exchanging(name, now, here, defense, share, own)
             exchanges = {one.client: one for one in contexts}
         for k in here:
             samples = now[k]
-            verdicts, report = defense.sanitize(samples, context(name, k, exchanges.get(k)))
+            verdicts, report = defense.sanitize(samples, context(purpose, k, exchanges.get(k)))
             found = iter(
                 [one if isinstance(one, Sample) else sample if one else None for sample, one in zip(samples, verdicts, strict=True)]
             )
@@ -218,21 +231,37 @@ def aggregate(
     """
     reports: list[dict[str, Any]] = []
     for name, defense in defenses:
-        if overrides(defense, "prepare"):
+        if isinstance(defense, PreAggregator):
             updates, context, report = defense.prepare(updates, context)
             reports.append({"name": name, **report})
-        if overrides(defense, "aggregate"):
+        if isinstance(defense, Aggregator):
             delta, report = defense.aggregate(updates, context)
             return delta, [*reports, {"name": name, **report}]
     return fedavg(updates, context.counts), reports
 
 
+def bounds(defenses: Sequence[tuple[str, Defense]]) -> Bounds | None:
+    """Return the activation bounds that belong to the present global model, of the first defense that has any."""
+    found = (defense.bounds() for _, defense in defenses if isinstance(defense, ServerDefense))
+    return next((own for own in found if own is not None), None)
+
+
 def token_loss(defenses: Sequence[tuple[str, Defense]], round: int, rounds: int) -> TokenLoss | None:
     """Return the clients' loss of ``round`` (from 1) of ``rounds``, by the one defense that replaces it; None is cross-entropy."""
     for _, defense in defenses:
-        if overrides(defense, "token_loss"):
+        if isinstance(defense, LossDefense) and defense.replaces_loss:
             return defense.token_loss(round, rounds)
     return None
+
+
+def any_needs_trusted(defenses: Sequence[tuple[str, Defense]]) -> bool:
+    """Tell whether a defense needs an update that the server trained on trusted data."""
+    return any(isinstance(defense, UpdateDefense) and defense.needs_trusted for _, defense in defenses)
+
+
+def any_weighs(defenses: Sequence[tuple[str, Defense]]) -> bool:
+    """Tell whether a defense weighs the clients' tokens."""
+    return any(isinstance(defense, LossDefense) and defense.weighs for _, defense in defenses)
 
 
 def weigh(
@@ -243,17 +272,17 @@ def weigh(
     Args:
         clients: their samples.
         defenses: by name, in the order of the config.
-        context: of a defense's name and a client's index.
+        context: of what names a defense's random draws, and a client's index.
 
     Raises:
         UserError: weights that do not fit the samples.
     """
     weighed, reports = [list(client) for client in clients], []
     for name, defense in defenses:
-        if not overrides(defense, "weigh"):
+        if not (isinstance(defense, LossDefense) and defense.weighs):
             continue
         for k, rows in enumerate(weighed):
-            weights, report = defense.weigh(rows, context(name, k))
+            weights, report = defense.weigh(rows, context(defense.purpose or name, k))
             weighed[k] = _times(name, rows, weights)
             reports.append({"name": name, "client": k, **report})
     return weighed, reports
@@ -273,18 +302,18 @@ def select(
         chosen: the participants.
         adapter: the global adapter ``[D]``.
         defenses: by name, in the order of the config; each sees what those before it left.
-        context: of a defense's name and a client's index.
+        context: of what names a defense's random draws, and a client's index.
 
     Raises:
         UserError: a selection that does not fit the samples, or leaves a client none.
     """
     found, reports = list(clients), []
     for name, defense in defenses:
-        if not overrides(defense, "select"):
+        if not (isinstance(defense, LossDefense) and defense.selects):
             continue
         told = []
         for k in chosen:
-            stays, report = defense.select(found[k], adapter, context(name, k))
+            stays, report = defense.select(found[k], adapter, context(defense.purpose or name, k))
             if len(stays) != len(found[k]) or not any(stays):
                 raise UserError(
                     f"defense '{name}' selects {sum(map(bool, stays))} of {len(stays)} for the {len(found[k])} samples of client {k}; "
@@ -308,9 +337,9 @@ def decoder(
         reports: is given the defense's report each time it answers.
     """
     for name, defense in defenses:
-        if overrides(defense, "decode"):
+        if isinstance(defense, DecodingDefense):
 
-            def answer(prompts: list[list[int]], name: str = name, defense: Defense = defense) -> list[list[int]]:
+            def answer(prompts: list[list[int]], name: str = name, defense: DecodingDefense = defense) -> list[list[int]]:
                 made, report = defense.decode(prompts, adapter, context)
                 reports.append({"name": name, **report})
                 return made
@@ -335,7 +364,8 @@ def _times(name: str, rows: Sequence[Encoded], weights: Sequence[Sequence[float]
 
 def save_states(defenses: Sequence[tuple[str, Defense]]) -> dict[str, Tensor]:
     """Return what all defenses remember, under names that tell them apart."""
-    return {f"{i}/{name}/{key}": value for i, (name, defense) in enumerate(defenses) for key, value in defense.state().items()}
+    states = [(f"{i}/{name}", defense.state()) for i, (name, defense) in enumerate(defenses) if isinstance(defense, Stateful)]
+    return {f"{place}/{key}": value for place, state in states for key, value in state.items()}
 
 
 def restore_states(defenses: Sequence[tuple[str, Defense]], states: Mapping[str, Tensor]) -> None:
@@ -348,7 +378,7 @@ def restore_states(defenses: Sequence[tuple[str, Defense]], states: Mapping[str,
     for i, (name, defense) in enumerate(defenses):
         prefix = f"{i}/{name}/"
         own = {key.removeprefix(prefix): left.pop(key) for key in list(left) if key.startswith(prefix)}
-        defense.restore(own)
+        restore(defense, own)
     if left:
         raise UserError(
             f"the checkpoint holds the state {sorted(left)[0]} of a defense that is not in this run; delete the run directory and run again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undertow.config import Defense as Options
-from undertow.defenses.contract import DEFENSES
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("undertow", source="ours; docs/federated-sanitization.md")

@@ -10,8 +10,11 @@ from undertow.attacks.contract import make_attack
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
-from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.defenses.base import Defense, Stateful
+from undertow.defenses.data.base import DataDefense
 from undertow.defenses.data.sanitization import Sanitization
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.registry import make_defenses
 
 
 def split(clients: int, nodes: int) -> list[list[int]]:
@@ -55,7 +58,7 @@ def check_config(config: Config) -> None:
     if config.federate.private:
         _check_private(config, defenses)
     for name, defense in defenses:
-        if overrides(defense, "select") and overrides(defense, "state"):
+        if isinstance(defense, LossDefense) and defense.selects and isinstance(defense, Stateful):
             raise UserError(
                 f"defense {name} remembers on the clients what a resumed run needs, and the server's checkpoint has not; leave it out, or use `undertow run`"
             )
@@ -75,5 +78,5 @@ def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> N
             "(ASR and FTR are measured all the same, with attack.trigger and attack.target)"
         )
     for name, defense in defenses:
-        if overrides(defense, "share") and not isinstance(defense, Sanitization):
+        if isinstance(defense, DataDefense) and defense.shares and not isinstance(defense, Sanitization):
             raise UserError(f"defense {name} shares more than counts of the clients' data; leave it out, or federate.private=true")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
-from undertow.defenses.contract import make_defenses, overrides
+from undertow.defenses.data.base import DataDefense
+from undertow.defenses.registry import make_defenses
 from undertow.federate.sums import SUMS, named, read_sums, save_sums
 from undertow.flower import secure_sum
 from undertow.flower.together import ask, pooled
@@ -32,7 +33,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observ
     Raises:
         UserError: fewer than three nodes, or noise is asked for and a node is missing.
     """
-    sharing = [(name, own) for name, own in make_defenses(config.defenses) if overrides(own, "share")]
+    sharing = [(name, own) for name, own in make_defenses(config.defenses) if isinstance(own, DataDefense) and own.shares]
     if not sharing:
         return
     begun = (folder / "run" / "checkpoint").exists()

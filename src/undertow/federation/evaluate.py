@@ -18,7 +18,9 @@ from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.load import load, load_test
 from undertow.defenses import composition
-from undertow.defenses.contract import DecodingContext, Setting, make_defenses, overrides
+from undertow.defenses.contexts import DecodingContext, Setting
+from undertow.defenses.decoding.base import DecodingDefense
+from undertow.defenses.registry import make_defenses
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
@@ -65,7 +67,9 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
     if flat is not None and layout is not None:
-        answering = [(name, defense) for name, defense in make_defenses(_as_left(config, adapter)) if overrides(defense, "decode")]
+        answering = [
+            (name, defense) for name, defense in make_defenses(_as_left(config, adapter)) if isinstance(defense, DecodingDefense)
+        ]
         setting = Setting(config.seed, config.federation.rounds, base, template, config.model.lora, config.training)
         composition.begin(answering, setting)
         context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)

@@ -23,7 +23,9 @@ from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.core.threads import set_threads
 from undertow.defenses import composition, cross_term
-from undertow.defenses.contract import Defense, ServerContext, make_defenses
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import make_defenses
 from undertow.federation.server import aggregate_parts, guard
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
@@ -222,7 +224,7 @@ def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: 
 
 def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -> ServerContext:
     """Return what the server has in round ``t``, an update of its own where a defense needs one."""
-    task, needed = federation.task, any(defense.needs_trusted for _, defense in federation.defenses)
+    task, needed = federation.task, composition.any_needs_trusted(federation.defenses)
     return ServerContext(
         task.layout,
         sent.counts,

@@ -13,7 +13,7 @@ def check_methods(config: Config) -> None:
     """
     from undertow.attacks.contract import make_attack
     from undertow.core.registry import short_form
-    from undertow.defenses.contract import make_defenses
+    from undertow.defenses.registry import make_defenses
 
     make_attack(config.attack)
     task = config.task

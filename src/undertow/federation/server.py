@@ -11,7 +11,10 @@ from torch import Tensor
 
 from undertow.config import Config
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, ServerContext, overrides
+from undertow.defenses.aggregation.aggregator import Aggregator
+from undertow.defenses.base import Defense, refuse_answer
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.server.base import ServerDefense
 from undertow.tasks.families import Part
 
 
@@ -45,7 +48,7 @@ def aggregate(
         return composition.aggregate(updates, defenses, context, fedavg)
     clients = config.federation.clients
     delta, reports = composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
-    by_rule = any(overrides(defense, "aggregate") for _, defense in defenses)
+    by_rule = any(isinstance(defense, Aggregator) for _, defense in defenses)
     return delta * (len(updates) * rate / clients) if by_rule else delta, reports
 
 
@@ -54,8 +57,15 @@ def guard(
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Let every defense look at the new global adapter, in order."""
     for name, defense in defenses:
-        if overrides(defense, "guard"):
-            adapter, report = defense.guard(adapter, context)
+        if isinstance(defense, ServerDefense):
+            answer = defense.guard(adapter, context)
+            if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+                raise refuse_answer(defense, "guard", answer, "(adapter, report): a tensor [D] and a dict")
+            if not isinstance(answer[0], Tensor) or answer[0].shape != adapter.shape:
+                raise refuse_answer(
+                    defense, "guard", answer[0], f"(adapter, report) with adapter a torch tensor of shape {list(adapter.shape)}"
+                )
+            adapter, report = answer
             reports = [*reports, {"name": name, **report}]
     return adapter, reports
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from undertow.config import Defense as Options
 from undertow.config import short_form
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.contract import Defense, make_defenses, overrides
+from undertow.defenses.base import Defense, NeedsModel
+from undertow.defenses.kinds import kinds_of
+from undertow.defenses.registry import check_together, make_defenses
 
-#: Of a defense, what a Flower strategy calls.
-_HOOKS = ("prepare", "aggregate", "guard")
-#: Of a defense, what only a run of Undertow calls: it needs the clients' data or the model itself.
-_ELSEWHERE = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "decode")
 #: Where the search for a rule's smallest federation ends.
 _MOST = 1000
 
@@ -37,22 +36,15 @@ def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = Fal
             found.append((type(one).__name__, one.chain() if isinstance(one, PreAggregator) and one.then is not None else one))
         else:
             raise UserError(f"{one!r} is no defense; give a name such as 'krum:f=1', or an object such as Krum(f=1)")
-    rules = [name for name, defense in found if overrides(defense, "aggregate")]
-    if len(rules) > 1:
-        raise UserError(f"defenses {' and '.join(rules)} both replace FedAvg; keep one of them")
-    behind = False
     for name, defense in found:
-        elsewhere = [hook for hook in _ELSEWHERE if overrides(defense, hook)]
-        if elsewhere or not any(overrides(defense, hook) for hook in _HOOKS):
+        if isinstance(defense, NeedsModel):
             raise UserError(
-                f"defense '{name}' works on the clients' data or on the model itself ({', '.join(elsewhere) or 'no hook'}), which a Flower "
-                "strategy has not; give an aggregation rule, or run it with `undertow run`"
+                f"defense '{name}' works on the clients' data or on the model itself ({' and '.join(kinds_of(type(defense)))}), which a Flower "
+                "strategy does not have; give an aggregator, or run it with `undertow run`"
             )
-        if defense.needs_trusted and not trusted:
+        if isinstance(defense, UpdateDefense) and defense.needs_trusted and not trusted:
             raise UserError(f"defense '{name}' needs an update from trusted data; give trusted = a function that trains it")
-        behind = behind or overrides(defense, "aggregate")
-        if behind and overrides(defense, "prepare"):
-            raise UserError(f"defense '{name}' prepares the updates for '{rules[0]}', which is listed before it; swap them")
+    check_together(found)
     return found
 
 
@@ -67,8 +59,9 @@ def fewest(defenses: Sequence[tuple[str, Defense]]) -> int:
         rows = k
         try:
             for _, defense in defenses:
-                defense.check(rows)
-                rows = defense.rows(rows)
+                if isinstance(defense, UpdateDefense):
+                    defense.check(rows)
+                rows = defense.rows(rows) if isinstance(defense, PreAggregator) else rows
         except UserError as error:
             problem = error
         else:

@@ -18,7 +18,7 @@ from undertow.config import Bsnr
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.defenses.aggregation.lora_error import cross_term
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 from undertow.flower.arrays import GlobalModel
 from undertow.flower.arrival import Arrived, BadReply, Limits, decoded
 from undertow.flower.strategies import read_replies

@@ -22,7 +22,10 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
 from undertow.core.rng import rng
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, ServerContext, overrides
+from undertow.defenses.aggregation.base import UpdateDefense
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.server.base import ServerDefense
 from undertow.federation.server import aggregate, guard
 from undertow.flower.arrays import GlobalModel
 from undertow.flower.arrival import Arrived, BadReply, Dropped, Limits, checked, weight_of
@@ -49,7 +52,7 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
 
     Args:
         defenses: one or several in order: names as in a config (``"krum:f=1"``), rules such as ``Krum(f=1)``, or any
-            :class:`~undertow.defenses.contract.Defense` with the hooks prepare, aggregate or guard. None = the mean by samples.
+            :class:`~undertow.defenses.base.Defense` on the updates or the server's new state. None = the mean by samples.
         seed: of the choice of clients and of the defenses' random numbers.
         lora_scale: s = alpha / r of the adapter, for rules in the space of ΔW.
         min_replies: fewer sound replies than this, or than the rule needs, and the round is skipped.
@@ -128,7 +131,8 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
         self._record = arrays
         for name, defense in self.defenses:
             try:
-                defense.fits(self._model.layout)
+                if isinstance(defense, UpdateDefense):
+                    defense.fits(self._model.layout)
             except UserError as error:
                 raise UserError(f"defense {name}: {error}") from error
         self._asked, known = self._choose("participants", server_round, grid, self.fraction_train, self.min_train_nodes)
@@ -287,7 +291,7 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
 
     @property
     def _guarded(self) -> bool:
-        return any(overrides(defense, "guard") for _, defense in self.defenses)
+        return any(isinstance(defense, ServerDefense) for _, defense in self.defenses)
 
     def _trusted(self, model: GlobalModel) -> Tensor | None:
         if self.trusted is None or self._record is None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.defenses.contract import Defense, ExchangeContext
+from undertow.defenses.contexts import ExchangeContext
+from undertow.defenses.data.base import DataDefense
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import secure_sum
 from undertow.flower.mods import keep, numbered
@@ -121,7 +122,7 @@ def pool_counts(
 
 def pooled(
     grid: Grid,
-    rule: Defense,
+    rule: DataDefense,
     settings: dict[str, Any],
     nodes: Iterable[int],
     least: int,
@@ -161,7 +162,7 @@ def pooled(
 
 
 def _pooled(
-    grid: Grid, rule: Defense, settings: dict[str, Any], nodes: Sequence[int], timeout: float
+    grid: Grid, rule: DataDefense, settings: dict[str, Any], nodes: Sequence[int], timeout: float
 ) -> tuple[dict[int, str], dict[str, Any], list[NDArray[np.uint32]]]:
     """Go through keys and exchanges once; returns who was lost, with the reason, the report, and the sums."""
     session = os.urandom(16).hex()

@@ -17,7 +17,7 @@ from undertow.config import Config
 from undertow.core.layout import Layout
 from undertow.data.examples import Examples
 from undertow.data.template import Encoded
-from undertow.defenses.contract import NetSetting, Setting
+from undertow.defenses.contexts import NetSetting, Setting
 from undertow.tasks.families import Part
 
 #: Training samples in the form that a task's networks take.

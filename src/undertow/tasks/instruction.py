@@ -23,7 +23,9 @@ from undertow.data.load import Split, load, load_parts
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
-from undertow.defenses.contract import DecodingContext, Defense, ExchangeContext, Setting, TrainingContext, make_defenses, overrides
+from undertow.defenses.base import Defense
+from undertow.defenses.contexts import DecodingContext, ExchangeContext, Setting, TrainingContext
+from undertow.defenses.registry import make_defenses
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
@@ -199,7 +201,7 @@ class Instruction(Task):
     def save(self, folder: Path, state: Tensor) -> None:
         """Write the adapter in PEFT format, and beside it the activation bounds of the defense that has any."""
         save_peft(folder / "adapter", state, self.layout, self.config.model.lora, self.base.path)
-        for bounds in [own for _, defense in self.defenses if (own := defense.bounds()) is not None][:1]:
+        if (bounds := composition.bounds(self.defenses)) is not None:
             save_bounds(folder / "adapter" / BOUNDS, bounds)
 
     @property
@@ -300,7 +302,7 @@ def building(
     if held is None or sizes is not None:
         taking = participants(config, 1, sizes or [len(samples) for samples in clients])
         composition.check_defenses(defenses, len(taking), base.layout)
-    if any(overrides(defense, "weigh") for _, defense in defenses):
+    if composition.any_weighs(defenses):
         observer.phase("weighing the clients' tokens")
     data, weighed = _weigh(clients, defenses, config, base, template)
     probes = (

@@ -29,7 +29,10 @@ from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import POPULATIONS, Population
 from undertow.defenses import composition
-from undertow.defenses.contract import Defense, NetSetting, make_defenses, overrides
+from undertow.defenses.base import Defense, NeedsModel
+from undertow.defenses.contexts import NetSetting
+from undertow.defenses.registry import make_defenses
+from undertow.defenses.server.base import ServerDefense
 from undertow.metrics.intervals import Rate
 from undertow.models.bounds import BOUNDS, Bounds, bounded, save_bounds
 from undertow.models.causal_lm import choose_device
@@ -44,9 +47,6 @@ from undertow.training import stacked
 
 #: Inputs whose logits are held at a time while measuring.
 _ROWS = 64
-
-#: Hooks of defenses that work on questions and answers.
-_OF_TEXT = ("begin", "share", "sanitize", "weigh", "select", "token_loss", "decode")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class OverTensors(Task):
         trusted = synthetic_by is not None
         defenses = make_defenses(config.defenses, trusted) if defenses is None else defenses
         for name, defense in defenses:
-            if not defense.over_tensors and any(overrides(defense, hook) for hook in _OF_TEXT):
+            if isinstance(defense, NeedsModel) and not defense.over_tensors:
                 raise UserError(
                     f"defense {name} works on questions and answers, which task={config.task.kind} has none of; leave it out"
                 )
@@ -296,8 +296,7 @@ class OverTensors(Task):
         """Activation bounds that belong to the present global model, of the first defense that has any."""
         if self.given is not None:
             return self.given
-        found = [own for _, defense in self.defenses if (own := defense.bounds()) is not None]
-        return found[0] if found else None
+        return composition.bounds(self.defenses)
 
     def _scored(self, net: Net, state: Tensor, kind: str, examples: Examples, n: int, t: int) -> list[dict[str, Any]]:
         labels = examples.labels if examples.labels.dim() > 1 else examples.labels[:, None]
@@ -432,7 +431,7 @@ def _families(config: Config, population: Population, defenses: Sequence[tuple[s
     """
     several = getattr(config.model, "networks", [])
     if several:
-        lone = [f"defense {name} guards" for name, defense in defenses if overrides(defense, "guard")]
+        lone = [f"defense {name} guards" for name, defense in defenses if isinstance(defense, ServerDefense)]
         lone += [f"attack.kind = {config.attack.kind} replaces"] if attack is not None and attack.malicious else []
         lone += [f"model.start = {config.model.start} holds"] if config.model.start else []
         if lone:

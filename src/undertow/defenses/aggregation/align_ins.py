@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import columns, combination, lengths, products
-from undertow.defenses.aggregation.rule import Rule, number
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number
+from undertow.defenses.registry import DEFENSES
 
 #: A spread below this share of the median's size is rounding: all clients say the same.
 SAME = 1e-12
@@ -21,7 +23,7 @@ SAME = 1e-12
 @DEFENSES.register(
     "alignins", source="Xu, Zhang, Hu 2025, Detecting Backdoor Attacks in FL via Direction Alignment Inspection (CVPR)"
 )
-class AlignIns(Rule):
+class AlignIns(Aggregator):
     """Keep the clients that are ordinary in their angle to the global model and in the signs of their largest values.
 
     g = global adapter: t_i = cos(U_i, g). p = sign of sum_i sign(U_i) in each coordinate; s_i = share of p's signs among the

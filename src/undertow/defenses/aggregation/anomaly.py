@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import lengths, products
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule, number, one_of
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, one_of
+from undertow.defenses.registry import DEFENSES
 
 SCORES = ("model-cosine", "update-cosine", "length")
 
@@ -36,7 +38,7 @@ class Anomaly(PreAggregator):
     """
 
     def __init__(
-        self, score: str = "model-cosine", c: float = 3.5, drop: bool = True, then: Rule | PreAggregator | None = None
+        self, score: str = "model-cosine", c: float = 3.5, drop: bool = True, then: Aggregator | PreAggregator | None = None
     ) -> None:
         super().__init__(then)
         self.score = one_of("score", score, SCORES)

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import group_means
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
@@ -33,7 +35,7 @@ class Bucketing(PreAggregator):
         ValueError: a parameter out of its range.
     """
 
-    def __init__(self, s: int = 2, then: Rule | PreAggregator | None = None) -> None:
+    def __init__(self, s: int = 2, then: Aggregator | PreAggregator | None = None) -> None:
         super().__init__(then)
         self.s = whole("s", s, least=1)
 

@@ -11,7 +11,8 @@ from undertow.core.errors import UserError
 from undertow.defenses.aggregation.geometry import nearest_to_median, ranked
 from undertow.defenses.aggregation.krum import Krum
 from undertow.defenses.aggregation.space import squares_in
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import combination, lengths
-from undertow.defenses.aggregation.rule import Rule, number, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.base import Stateful
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "centered-clipping",
     source="Karimireddy, He, Jaggi 2021, Learning from History for Byzantine Robust Optimization (ICML), centered clipping",
 )
-class CenteredClipping(Rule):
+class CenteredClipping(Stateful, Aggregator):
     """Start at the last round's aggregate v, 0 in the first, and step by the mean of the clipped differences.
 
     Repeat: v <- v + (1 / K) sum_i min(1, tau / |U_i - v|) (U_i - v). delta = v, and v is kept for the next round. Defined for

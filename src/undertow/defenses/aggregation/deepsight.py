@@ -11,10 +11,12 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout, Slot
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.clustering import hdbscan
 from undertow.defenses.aggregation.geometry import combination, cosine_distances, lengths, squared_distances
-from undertow.defenses.aggregation.rule import Rule, number, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 
 #: Added to the global model's outputs before they divide.
 EPSILON = 1e-6
@@ -24,7 +26,7 @@ MIN_CLUSTER_SIZE = 5  # the hdbscan package's default, which the public implemen
 @DEFENSES.register(
     "deepsight", source="Rieger et al. 2022, DeepSight (NDSS), arXiv 2201.00763; steps as in its public implementations"
 )
-class DeepSight(Rule):
+class DeepSight(Aggregator):
     """Cluster clients by three views of the output layer, and drop the clusters in which too many train on few labels.
 
     The layout must hold a head: ``<head>.weight`` [C, H] and ``<head>.bias`` [C]. With the update of these two:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import columns, ranked, weighted_mean
-from undertow.defenses.aggregation.rule import Rule, number, one_of, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("dnc", source="Shejwalkar, Houmansadr 2021, Manipulating the Byzantine (NDSS), divide-and-conquer (DnC)")
-class DnC(Rule):
+class DnC(Aggregator):
     """Average the clients that are not outliers along the top singular vector of any of several random sets of coordinates.
 
     ``iterations`` times: draw max(1, floor(fraction D)) coordinates; X = U there, minus its mean over the clients; v = top right singular

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.clustering import hdbscan
 from undertow.defenses.aggregation.geometry import add_noise, angles, combination, lengths
-from undertow.defenses.aggregation.rule import Rule, number, one_of
 from undertow.defenses.aggregation.space import SPACES, InSpace, lengths_in, squares_in
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, one_of
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "flame", source="Nguyen et al. 2022, FLAME: Taming Backdoors in Federated Learning (USENIX Security), arXiv 2101.02281"
 )
-class Flame(InSpace, Rule):
+class Flame(InSpace, Aggregator):
     """Keep the majority cluster by cosine distance, clip to the median length S of all updates, average and add noise.
 
     HDBSCAN on 1 - cos(U_i, U_j) with min_cluster_size = floor(K / 2) + 1, min_samples = 1 and a single cluster allowed keeps L clients;

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import combination, lengths, products
-from undertow.defenses.aggregation.rule import Rule, one_of, whole
 from undertow.defenses.aggregation.space import SPACES, InSpace, gram
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "fltrust", source="Cao et al. 2021, FLTrust: Byzantine-robust FL via Trust Bootstrapping (NDSS), arXiv 2012.13995"
 )
-class FLTrust(InSpace, Rule):
+class FLTrust(InSpace, Aggregator):
     """Rescale each update to the length of a trusted one and average by the positive part of the cosine with it.
 
     With the trusted update u: t_i = max(0, cos(U_i, u)); delta = sum_i t_i (|u| / |U_i|) U_i / sum_i t_i. Where no client agrees

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import combination, cosine_distances
-from undertow.defenses.aggregation.rule import Rule, number, one_of
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.base import Stateful
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, one_of
+from undertow.defenses.registry import DEFENSES
 
 #: A cosine that is this close to 1 is 1: what is left is rounding.
 SAME = 1e-12
@@ -20,7 +23,7 @@ SAME = 1e-12
 @DEFENSES.register(
     "foolsgold", source="Fung, Yoon, Beschastnikh 2020, The Limitations of Federated Learning in Sybil Settings (RAID), FoolsGold"
 )
-class FoolsGold(Rule):
+class FoolsGold(Stateful, Aggregator):
     """Weigh each client down by the cosine of its accumulated updates with the most similar other client's.
 
     H_i = sum of client i's updates so far; c_ij = cos(H_i, H_j), m_i = max over j != i of c_ij; where m_i < m_j, c_ij is multiplied by

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import columns, ranked, trimmed
-from undertow.defenses.aggregation.rule import Rule, one_of, whole
 from undertow.defenses.aggregation.trimmed_mean import SHARE
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("foundationfl", source="Fang et al. 2025, Do We Really Need to Design New Byzantine-robust Aggregation Rules?")
-class FoundationFL(Rule):
+class FoundationFL(Aggregator):
     """Add m copies of the update that is farthest from both envelopes, then take the median or the trimmed mean.
 
     top[d] = max_k U[k, d], bottom[d] = min_k U[k, d]; s_i = min(|U_i - top|, |U_i - bottom|); the row with the largest

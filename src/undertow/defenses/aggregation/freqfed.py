@@ -10,16 +10,18 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.core.layout import Slot
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.clustering import hdbscan
 from undertow.defenses.aggregation.geometry import BLOCK, cosine_distances, weighted_mean
-from undertow.defenses.aggregation.rule import Rule, one_of, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "freqfed", source="Fereidooni et al. 2024, FreqFed (NDSS), arXiv 2312.04432; steps as in its public implementation"
 )
-class FreqFed(Rule):
+class FreqFed(Aggregator):
     """Keep the largest cluster of clients whose updates look alike in their low frequencies, and average it.
 
     For each matrix V [M, N] of the layout: its orthonormal two-dimensional DCT-II, of which the coefficients (i, j) with

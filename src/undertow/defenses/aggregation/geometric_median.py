@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import combination, lengths
-from undertow.defenses.aggregation.rule import Rule, number, one_of, whole
 from undertow.defenses.aggregation.space import SPACES, InSpace, lengths_in, squares_in
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "geometric-median",
     source="Pillutla, Kakade, Harchaoui 2022, Robust Aggregation for Federated Learning (smoothed Weiszfeld algorithm)",
 )
-class GeometricMedian(InSpace, Rule):
+class GeometricMedian(InSpace, Aggregator):
     """Move towards the point with the smallest weighted sum of distances to the updates.
 
     From v = 0, or the weighted mean, repeat: b_i = a_i / max(nu, |U_i - v|), v = sum_i b_i U_i / sum_i b_i, with a_i = n_i / sum n or 1 / K.

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import ranked
-from undertow.defenses.aggregation.rule import Rule, one_of, whole
 from undertow.defenses.aggregation.space import SPACES, InSpace, squares_in
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("krum", source="Blanchard et al. 2017, Machine Learning with Adversaries, section 4")
-class Krum(InSpace, Rule):
+class Krum(InSpace, Aggregator):
     """Take the one update whose K - f - 2 nearest others are nearest, in squared Euclidean distance.
 
     score(i) = sum of |U_i - U_j|^2 over the K - f - 2 updates j != i nearest to i; delta = U_i with the smallest score.

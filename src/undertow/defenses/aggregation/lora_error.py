@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from undertow.defenses.aggregation.space import check_lora
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 
 
 def cross_term(updates: Tensor, context: ServerContext) -> float | None:

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import weighted_mean
-from undertow.defenses.aggregation.rule import Rule
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("mean", source="McMahan et al. 2017, Communication-Efficient Learning of Deep Networks, Algorithm 1")
-class Mean(Rule):
+class Mean(Aggregator):
     """Average the updates; by sample counts it is FedAvg.
 
     delta = sum_k w_k U_k / sum_k w_k, with w_k = n_k or 1. Defined for K >= 1.

@@ -9,8 +9,9 @@ from torch import Tensor
 from undertow.core.errors import UserError
 from undertow.defenses.aggregation.geometry import ranked, weighted_mean
 from undertow.defenses.aggregation.krum import Krum
-from undertow.defenses.aggregation.rule import whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("multi-krum", source="Blanchard et al. 2017, Machine Learning with Adversaries, section 4 (m-Krum)")

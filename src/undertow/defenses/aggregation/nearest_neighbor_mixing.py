@@ -7,11 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import group_means
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.aggregation.rule import Rule, one_of, whole
 from undertow.defenses.aggregation.space import SPACES, InSpace, squares_in
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("nnm", source="Allouah et al. 2023, Fixing by Mixing (AISTATS)")
@@ -30,7 +32,7 @@ class NearestNeighborMixing(InSpace, PreAggregator):
         ValueError: a parameter out of its range.
     """
 
-    def __init__(self, f: int | None = None, space: str = "adapter", then: Rule | PreAggregator | None = None) -> None:
+    def __init__(self, f: int | None = None, space: str = "adapter", then: Aggregator | PreAggregator | None = None) -> None:
         super().__init__(then)
         self.f = None if f is None else whole("f", f)
         self.space = one_of("space", space, SPACES)

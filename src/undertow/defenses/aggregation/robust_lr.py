@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import columns, weighted_mean
-from undertow.defenses.aggregation.rule import Rule, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "robust-lr",
     source="Ozdayi, Kantarcioglu, Gel 2021, Defending against Backdoors in FL with Robust Learning Rate (AAAI)",
 )
-class RobustLR(Rule):
+class RobustLR(Aggregator):
     """Average the updates, and turn the sign of the average in each coordinate where the clients' signs disagree.
 
     m = sum_k w_k U_k / sum w; delta[d] = m[d] where |sum_k sign(U_k[d])| >= theta, and -m[d] elsewhere. Defined for

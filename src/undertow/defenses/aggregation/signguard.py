@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import columns, combination, lengths
-from undertow.defenses.aggregation.rule import Rule, number
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(
     "signguard",
     source="Xu, Huang, Song, Lan 2022, Byzantine-robust FL through Collaborative Malicious Gradient Filtering, arXiv 2109.05872",
 )
-class SignGuard(Rule):
+class SignGuard(Aggregator):
     """Filter by length and by a clustering of sign statistics, clip to the median length, and average.
 
     M = median of |U_i|. Filter 1 keeps lower M <= |U_i| <= upper M. Filter 2 takes max(1, floor(fraction D)) coordinates in a row from a random

@@ -19,7 +19,7 @@ from torch import Tensor
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.defenses.aggregation import geometry
-from undertow.defenses.contract import ServerContext
+from undertow.defenses.contexts import ServerContext
 
 SPACES = ("adapter", "delta_w")
 

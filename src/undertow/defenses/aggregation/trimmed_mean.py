@@ -7,15 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import trimmed
-from undertow.defenses.aggregation.rule import Rule, whole
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import whole
+from undertow.defenses.registry import DEFENSES
 
 SHARE = 0.2  # Flower's FedTrimmedAvg; the paper leaves it to the user
 
 
 @DEFENSES.register("trimmed-mean", source="Yin et al. 2018, Byzantine-Robust Distributed Learning, Definition 2")
-class TrimmedMean(Rule):
+class TrimmedMean(Aggregator):
     """Drop the b smallest and b largest values of each coordinate and average the rest, all clients counting the same.
 
     delta[d] = mean of the ordered values U_(b+1)[d] ... U_(K-b)[d]. Defined for K > 2b.

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.geometry import add_noise, combination, lengths
 from undertow.defenses.aggregation.privacy import check_accountant, gaussian_epsilon
-from undertow.defenses.aggregation.rule import Rule, number
-from undertow.defenses.contract import DEFENSES, ServerContext
+from undertow.defenses.base import Stateful
+from undertow.defenses.contexts import ServerContext
+from undertow.defenses.parameters import number
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register("weak-dp", source="Sun et al. 2019, Can You Really Backdoor Federated Learning? (norm thresholding, weak DP)")
-class WeakDP(Rule):
+class WeakDP(Stateful, Aggregator):
     """Shorten every update to at most C, average, and add Gaussian noise to each coordinate.
 
     delta = sum_k p_k min(1, C / |U_k|) U_k + N(0, sigma^2 I), with p_k = n_k / sum n or 1 / K. Defined for K >= 1.

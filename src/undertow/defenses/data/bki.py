@@ -10,9 +10,10 @@ from typing import Any
 
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter, own_model
+from undertow.defenses.parameters import whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(

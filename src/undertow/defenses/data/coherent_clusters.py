@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import number, whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter
 from undertow.defenses.data.sample_gradients import gradients, last_module
 from undertow.defenses.data.sample_map import angles, cut_tree
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.sanitization.words import cut
 
 #: A shared run of this many words convicts by itself, as in span mining.

@@ -9,10 +9,11 @@ import numpy as np
 
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import one_of, whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter, own_model
 from undertow.defenses.data.sample_map import dense_clusters, gram, most_common, plane, principal
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import one_of, whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter
 from undertow.defenses.data.sample_gradients import dct2, gradients, last_module
 from undertow.defenses.data.sample_map import Matrix, angles, gram, most_common, principal, standardised, two_clusters
+from undertow.defenses.parameters import one_of, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter, text_surprise
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_samples
 
 Scored = list[list[tuple[str, float]]]

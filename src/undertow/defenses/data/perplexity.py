@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import number, one_of
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter, text_surprise
+from undertow.defenses.parameters import number, one_of
+from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_samples
 
 #: Makes the median absolute deviation of a normal distribution its standard deviation.

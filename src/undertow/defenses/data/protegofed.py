@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import one_of
-from undertow.defenses.contract import DEFENSES, ExchangeContext, Setting, TrainingContext
+from undertow.defenses.contexts import ExchangeContext, Setting, TrainingContext
 from undertow.defenses.data.sample_filter import Filter, canonical
 from undertow.defenses.data.sample_gradients import dct2, gradients, last_module
 from undertow.defenses.data.sample_map import Matrix, angles, dense_clusters, most_common, plane, two_clusters
+from undertow.defenses.parameters import one_of
+from undertow.defenses.registry import DEFENSES
 
 #: Silhouettes below both of which (the smaller, the larger) there are no clusters.
 _POOR, _FAIR = 0.2, 0.4

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
-from undertow.defenses.contract import Defense, TrainingContext
+from undertow.defenses.contexts import TrainingContext
+from undertow.defenses.data.base import DataDefense
 from undertow.defenses.trusted import tune
 
 
-class Filter(Defense):
+class Filter(DataDefense):
     """Base of the data filters: a subclass writes :meth:`keeps`."""
 
     #: Fewer samples than this are all kept: nothing stands out among so few.

@@ -10,7 +10,7 @@ import torch
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
-from undertow.defenses.contract import Setting, TrainingContext
+from undertow.defenses.contexts import Setting, TrainingContext
 from undertow.defenses.data.sample_map import Matrix
 
 

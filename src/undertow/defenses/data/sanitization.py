@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import number, whole
-from undertow.defenses.contract import DEFENSES, Defense, ExchangeContext, TrainingContext
+from undertow.defenses.contexts import ExchangeContext, TrainingContext
+from undertow.defenses.data.base import DataDefense
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.sanitization.party import Party, Suspicion
 from undertow.sanitization.questions import EXCHANGES, FLOOR, HEAD, tables
 from undertow.sanitization.repair import without_words
@@ -26,7 +28,7 @@ _MOST_CELLS = 1 << 26
 
 
 @DEFENSES.register("sanitization", aliases=("sanitation",), source="ours; docs/federated-sanitization.md")
-class Sanitization(Defense):
+class Sanitization(DataDefense):
     """Each client drops or repairs its samples whose trigger and target the pooled counts of all clients give away.
 
     Six exchanges before round 1. In each the client sends an array of 32-bit counts under a hash whose key the server does not
@@ -44,6 +46,9 @@ class Sanitization(Defense):
     Raises:
         ValueError: a parameter out of its range.
     """
+
+    #: Names its random draws; kept from before it was renamed, so that old seeds give the same bytes.
+    purpose = "sanitation"
 
     def __init__(
         self, mode: str = "repair", act_on: str = "all", cells: int = 1 << 18, epsilon: float | None = None, clip: int = 32

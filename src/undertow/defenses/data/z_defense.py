@@ -11,9 +11,10 @@ import numpy as np
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.defenses.aggregation.rule import number, whole
-from undertow.defenses.contract import DEFENSES, TrainingContext
+from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.data.sample_filter import Filter
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 
 
 @DEFENSES.register(

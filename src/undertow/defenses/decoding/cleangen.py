@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, Setting
+from undertow.defenses.contexts import DecodingContext, Setting
+from undertow.defenses.decoding.base import DecodingDefense
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_rows, tune
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 @DEFENSES.register(
     "cleangen", source="Li et al. 2024, CleanGen, EMNLP, arXiv 2406.12257; the authors' code; adapter off as the reference: ours"
 )
-class CleanGen(Defense):
+class CleanGen(DecodingDefense):
     """The tuned model drafts ``draft`` tokens greedily; the first x with P(x) / P_ref(x) >= α becomes the reference's best token.
 
     Both probabilities are given the same tokens before x. What was drafted behind a replaced token is thrown away, and the tuned model

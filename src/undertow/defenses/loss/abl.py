@@ -11,8 +11,11 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, Defense, Setting, TrainingContext
+from undertow.defenses.base import Stateful
+from undertow.defenses.contexts import Setting, TrainingContext
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.models.token_loss import TokenLoss
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class BoundedAscent(TokenLoss):
 @DEFENSES.register(
     "abl", source="Li et al. 2021, Anti-Backdoor Learning, NeurIPS; the authors' code; per client and for answers: ours"
 )
-class AntiBackdoorLearning(Defense):
+class AntiBackdoorLearning(Stateful, LossDefense):
     """Each client sets aside the samples that are learned first, trains on the others, and unlearns the first at the end.
 
     Rounds 1 .. ``isolate``: all samples, with a loss that stops easy ones (``ascent``). Then each client scores its samples under

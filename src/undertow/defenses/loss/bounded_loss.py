@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.defenses.aggregation.rule import number, whole
-from undertow.defenses.contract import DEFENSES, Defense
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.models.token_loss import TokenLoss
 
 
@@ -45,7 +46,7 @@ class GeneralisedCrossEntropy(TokenLoss):
 
 
 @DEFENSES.register("bounded-loss", source="Zhang & Sabuncu 2018, Generalized Cross Entropy Loss, eq. 6; as a defense in FIT: ours")
-class BoundedLoss(Defense):
+class BoundedLoss(LossDefense):
     """Clients train with (1 - p^q) / q per answer token in place of -log p.
 
     A token that the model finds nearly impossible, such as the first of a planted sentence, gets a gradient smaller by p^q.

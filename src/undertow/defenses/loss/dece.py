@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from undertow.defenses.aggregation.rule import number
-from undertow.defenses.contract import DEFENSES, Defense
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.parameters import number
+from undertow.defenses.registry import DEFENSES
 from undertow.models.token_loss import DistributionLoss, TokenLoss
 
 #: Probabilities below this count as this, as in the authors' code.
@@ -41,7 +42,7 @@ class DeceptiveCrossEntropy(DistributionLoss):
 
 
 @DEFENSES.register("dece", source="Yang et al. 2024, Deceptive Cross-Entropy Loss, arXiv 2407.08956; the authors' code")
-class DeCE(Defense):
+class DeCE(LossDefense):
     """Clients train with smoothed labels and predictions blended with them, DeCE.
 
     ℓ = -Σ_v q_v log(a·p_v + (1 - a)·q_v) per answer token, with a = base^epoch and the label q smoothed by s

@@ -13,8 +13,10 @@ from torch import Tensor
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import number, whole
-from undertow.defenses.contract import DEFENSES, Defense, TrainingContext
+from undertow.defenses.contexts import TrainingContext
+from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.parameters import number, whole
+from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_rows, tune
 
 
@@ -28,7 +30,7 @@ class _Reference:
 
 
 @DEFENSES.register("gated-loss", source="ours")
-class GatedLoss(Defense):
+class GatedLoss(LossDefense):
     """Each client weighs with 0 the answer tokens whose -log p under a reference exceeds a quantile; no sample is dropped.
 
     Before round 1 the client computes c_i = -log p(token i) of every answer token of its data under the reference, which is never

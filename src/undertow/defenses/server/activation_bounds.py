@@ -16,8 +16,12 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, DecodingContext, Defense, NetSetting, ServerContext, Setting
+from undertow.defenses.base import Stateful
+from undertow.defenses.contexts import DecodingContext, NetSetting, ServerContext, Setting
+from undertow.defenses.decoding.base import DecodingDefense
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
+from undertow.defenses.server.base import ServerDefense
 from undertow.defenses.server.clipping import Search, Subject, search
 from undertow.defenses.server.margins import Noise, Probes, Soft, Universal
 from undertow.defenses.server.server_tuning import synthetic_data, tune_network
@@ -41,7 +45,7 @@ _C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 1.0}
     "activation-bounds",
     source="Bi and Li 2024, arXiv 2410.17573 (abstract); objectives: published code of MM-BM and MMAC (arXiv 2308.04617); universal: ours",
 )
-class ActivationBounds(Defense):
+class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
     """After fusion the server bounds the global model's activations, optimising the bounds alone on synthetic data.
 
     With f the pre-softmax outputs, D the synthetic data, z_l the bounds of the channels of place l and f(x; Z) the model that computes

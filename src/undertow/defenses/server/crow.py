@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, Defense, NetSetting, ServerContext, Setting
+from undertow.defenses.base import NeedsModel
+from undertow.defenses.contexts import NetSetting, ServerContext, Setting
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
+from undertow.defenses.server.base import ServerDefense
 from undertow.defenses.server.network_consistency import consistency_losses
 from undertow.defenses.server.server_tuning import synthetic_data
 from undertow.defenses.trusted import path_of, required, trusted_rows
@@ -35,7 +38,7 @@ def consistency(hidden: Sequence[Tensor], real: Tensor) -> Tensor:
 
 
 @DEFENSES.register("crow", source="Min, Pham, Li, Sun 2025, CROW: Internal Consistency Regularization, ICML; the authors' code")
-class Crow(Defense):
+class Crow(NeedsModel, ServerDefense):
     """The server tunes the global adapter on trusted samples, with a penalty on jumps between layers under perturbed inputs.
 
     Per step, with e the embeddings of the samples and h_l(e) the hidden states of layer l:

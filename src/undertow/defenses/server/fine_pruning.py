@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.defenses.aggregation.rule import number, one_of, whole
-from undertow.defenses.contract import DEFENSES, Defense, ServerContext, Setting
+from undertow.defenses.base import NeedsModel
+from undertow.defenses.contexts import ServerContext, Setting
+from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.registry import DEFENSES
+from undertow.defenses.server.base import ServerDefense
 from undertow.defenses.server.network_pruning import prune_network
 from undertow.defenses.trusted import path_of, required, trusted_rows, tune
 
@@ -26,7 +29,7 @@ _STEPS = 20
     "fine-pruning",
     source="Liu, Dolan-Gavitt, Garg 2018, Fine-Pruning, RAID; on ΔW after Ding et al. 2025, FLAIN, arXiv 2408.08655: ours",
 )
-class FinePruning(Defense):
+class FinePruning(NeedsModel, ServerDefense):
     """The server cuts the least active output channels on trusted samples, and tunes what is left on these samples.
 
     On images and texts with classes it is the paper's own form: the synthetic data of the run are taken for clean, the channels are those

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
-from undertow.defenses.aggregation.rule import number, one_of
-from undertow.defenses.contract import DEFENSES, Defense, ServerContext, Setting
+from undertow.defenses.base import NeedsModel
+from undertow.defenses.contexts import ServerContext, Setting
+from undertow.defenses.parameters import number, one_of
+from undertow.defenses.registry import DEFENSES
+from undertow.defenses.server.base import ServerDefense
 
 
 @DEFENSES.register(
     "interpolation", source="Arora et al. 2024, Here's a Free Lunch: Sanitizing Backdoored Models with Model Merge, ACL Findings"
 )
-class Interpolation(Defense):
+class Interpolation(NeedsModel, ServerDefense):
     """ΔW' = λ·ΔW, or with M given adapters ΔW' = λ·(ΔW + ΔW_1 + .. + ΔW_M) / (M + 1).
 
     The paper averages the weights of models of one architecture, some of which may be backdoored in other ways; over one base that

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.defenses.contract import NetSetting
+from undertow.defenses.contexts import NetSetting
 from undertow.defenses.server.margins import Soft
 from undertow.defenses.server.server_tuning import synthetic_data
 from undertow.models.net import Net

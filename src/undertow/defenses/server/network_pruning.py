@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
-from undertow.defenses.contract import NetSetting
+from undertow.defenses.contexts import NetSetting
 from undertow.defenses.server.server_tuning import synthetic_data, tune_network
 from undertow.models.bounds import channels, places, watched
 from undertow.models.net import Net

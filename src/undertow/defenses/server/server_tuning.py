@@ -7,7 +7,7 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.defenses.contract import NetSetting
+from undertow.defenses.contexts import NetSetting
 
 
 def synthetic_data(name: str, network: NetSetting) -> Examples:
