@@ -309,7 +309,7 @@ def test_the_defense_of_contributing_aggregates_random_updates(files: Path) -> N
     updates = torch.from_numpy(rng(0, "docs updates").standard_normal((6, 20))).float()
     updates[3] *= 1000
     context = server(updates)
-    config = configuration.load("demo", ["defenses=src/undertow/defenses/norm_clipping.py:NormClipping"])
+    config = configuration.load("demo", ["defenses=src/undertow/defenses/aggregation/norm_clipping.py:NormClipping"])
     delta, reports = aggregate(updates, make_defenses(config.defenses), context)
     # The reference: shorten each row to the median length, then weigh by sample counts.
     rows = updates.double()
@@ -322,7 +322,7 @@ def test_the_defense_of_contributing_aggregates_random_updates(files: Path) -> N
 
 
 def test_the_test_of_contributing_passes(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module(files / "src/undertow/defenses/norm_clipping.py", monkeypatch)
+    module(files / "src/undertow/defenses/aggregation/norm_clipping.py", monkeypatch)
     assert "norm-clipping" in [entry.name for entry in DEFENSES.entries()]
     tests = module(files / "tests/defenses/test_norm_clipping.py", monkeypatch)
     found = [value for key, value in vars(tests).items() if key.startswith("test_")]

@@ -48,7 +48,7 @@ def test_one_name_for_two_modules_is_refused() -> None:
     second.__module__ = "elsewhere"
     registry.register("x", source="here")(first)
     registry.register("x", source="here")(first)
-    with pytest.raises(ValueError, match="thing 'x' is registered twice"):
+    with pytest.raises(ValueError, match="thing 'x' is already registered, by the module test_registry: use it by this name"):
         registry.register("x", source="there")(second)
     assert registry.get("x") is first
 

@@ -25,6 +25,11 @@ class Defense:
     kind: ClassVar[str] = ""
     purpose: ClassVar[str | None] = None
 
+    @classmethod
+    def of_kinds(cls) -> type[Defense]:
+        """Return the class that objects are of: this one, but for the former base of all kinds."""
+        return cls
+
 
 class NeedsModel(Defense):
     """A defense that works on the model, or on questions and answers: a run of instruction tuning lets it begin.

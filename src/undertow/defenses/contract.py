@@ -30,7 +30,12 @@ class Defense(base.Defense):
 
     def __new__(cls, *args: Any, **given: Any) -> Defense:
         """Make an object of the class with its kinds."""
-        return object.__new__(_of_kinds(cls))  # type: ignore[arg-type]
+        return object.__new__(cls.of_kinds())
+
+    @classmethod
+    def of_kinds(cls) -> type[Defense]:
+        """Return this class joined with the bases of the kinds whose hooks it writes."""
+        return _of_kinds(cls)  # type: ignore[arg-type]
 
 
 @cache

@@ -31,7 +31,7 @@ class Defenses(Registry):
 
         def checked(make: Any) -> Any:
             if isinstance(make, type):
-                check_kind(make)
+                check_kind(make.of_kinds() if issubclass(make, Defense) else make)
             return add(make)
 
         return checked
