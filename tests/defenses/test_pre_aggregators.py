@@ -143,5 +143,5 @@ def test_a_nested_rule_keeps_its_memory() -> None:
 def test_what_is_no_rule_cannot_come_next() -> None:
     with pytest.raises(ValueError, match=r"then = 'krum' must be an aggregator such as Krum\(\)"):
         Bucketing(then="krum")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="abstract method .?mix"):
+    with pytest.raises(TypeError, match=r"abstract method .?mix"):
         PreAggregator()  # type: ignore[abstract]

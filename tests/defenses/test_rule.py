@@ -17,7 +17,7 @@ import undertow.defenses
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
-from undertow.defenses import Bulyan, DnC, FoundationFL, FreqFed, Krum, Mean, Median, RobustLR, Rule
+from undertow.defenses import Aggregator, Bulyan, DnC, FoundationFL, FreqFed, Krum, Mean, Median, RobustLR
 from undertow.defenses.contexts import ServerContext
 from undertow.defenses.registry import DEFENSES
 
@@ -57,7 +57,7 @@ def test_a_context_that_does_not_fit_is_refused(context: dict[str, Any], message
     [Mean(), Median(), Krum(), FreqFed(), FoundationFL(), Bulyan(f=0), RobustLR(), DnC()],
     ids=lambda rule: type(rule).__name__,
 )
-def test_arrays_of_any_make_are_read(rule: Rule, tmp_path: Path) -> None:
+def test_arrays_of_any_make_are_read(rule: Aggregator, tmp_path: Path) -> None:
     u = updates(6)
     expected = rule(u, layout=LAYOUT)[0]
     on_disk = np.memmap(tmp_path / "u", dtype=np.float64, mode="w+", shape=u.shape)
@@ -78,19 +78,19 @@ def test_arrays_of_any_make_are_read(rule: Rule, tmp_path: Path) -> None:
 
 
 def test_random_numbers_are_those_of_a_run_of_that_seed() -> None:
-    class Dice(Rule):
+    class Dice(Aggregator):
         def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
             return updates[0], {"draw": float(context.draw.random()), "round": context.round}
 
     assert Dice()(updates(1), seed=3, round=2)[1] == {"draw": float(rng(3, "server", 2).random()), "round": 2}
     assert Dice()(updates(1), draw=rng(5, "x"))[1]["draw"] == float(rng(5, "x").random())
-    with pytest.raises(TypeError, match="abstract method .?combine"):
+    with pytest.raises(TypeError, match=r"abstract method .?combine"):
         Aggregator()  # type: ignore[abstract]
 
 
 def test_the_package_names_its_rules_and_no_others() -> None:
     for entry in DEFENSES.entries():
-        if isinstance(entry.make, type) and issubclass(entry.make, undertow.defenses.Rule | undertow.defenses.PreAggregator):
+        if isinstance(entry.make, type) and issubclass(entry.make, undertow.defenses.Aggregator | undertow.defenses.PreAggregator):
             assert getattr(undertow.defenses, entry.make.__name__) is entry.make, "each registered rule can be imported by name"
     for name in ("PreAggregator", "Aggregator", "cross_term", "DataDefense", "LossDefense", "ServerDefense", "DecodingDefense"):
         assert getattr(undertow.defenses, name).__name__ == name
