@@ -168,7 +168,18 @@ def call(registry: Registry, text: str, field: str, config: Any) -> Any:
     short = short_form(text, registry.kind)
     make, params = registry.get(short["name"]), short["params"]
     refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[1:])
+    return built(f"{field} = {text}", make, config, **params)
+
+
+def built(said: str, make: Callable[..., Any], *given: Any, **params: Any) -> Any:
+    """Call a class or function with parameters that a user chose; ``said`` is how, for the error.
+
+    Raises:
+        UserError: it refuses a value; its own is passed on as it is.
+    """
     try:
-        return make(config, **params)
+        return make(*given, **params)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
-        raise UserError(f"{field} = {text}: {' '.join(str(error).split())}; correct it") from error
+        raise UserError(f"{said}: {' '.join(str(error).split())}; correct it") from error

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from undertow.config import short_form
 from undertow.core.errors import UserError
-from undertow.core.registry import Registry, parameters, refuse_unknown
+from undertow.core.registry import Registry, built, parameters, refuse_unknown, short_form
 
 #: Shipped generators; one is a class derived from :class:`Generator`, built from its own parameters.
 GENERATORS = Registry("generator", "undertow.generators")
@@ -103,10 +102,7 @@ def make_generator(name: str) -> Generator:
     short = short_form(name, "generator")
     make = GENERATORS.get(short["name"])
     refuse_unknown(GENERATORS.kind, short["name"], short["params"], parameters(make))
-    try:
-        made = make(**short["params"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"synthetic.generator = {name}: {error}") from error
+    made = built(f"synthetic.generator = {name}", make, **short["params"])
     if not isinstance(made, Generator):
         raise UserError(
             f"synthetic.generator = {name} makes a {type(made).__name__}; derive it from undertow.generators.contract.Generator"

@@ -181,6 +181,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             if missing:
                 raise UserError(f"{path}: no array '{missing[0]}' (there is {', '.join(found.files) or 'nothing'}); name it so")
             return {name: found[name] for name in ("images", "labels")}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: no .npz file that can be read ({reason}); write it with numpy.savez, without objects") from error
