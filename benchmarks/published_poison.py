@@ -3,14 +3,16 @@
     python benchmarks/published_poison.py [--data ../shared/data/poison] [--methods scan,duplicates,lift] [--clean tuned|held|all]
                                           [--only backdoorllm] [--json] [--markdown]
 
-The folder holds ``backdoorllm`` (``backdoor500_TASK_TRIGGER`` and ``clean500_TASK``), ``hiddenkiller`` (``*_20pct`` and ``*_clean``), ``spar``
-(``NAME_TRIGGER.poisoned`` and ``NAME.clean``) and ``clean``; a folder of one's own with the same names is measured in the same way. Beside it lie the
-clean corpora of ``--data/..``. Mixes: poison at PR 1, 5 and 10 % of 5,000 rows of Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all
-of its clean counterpart. HiddenKiller's own rule: rows whose label is not the target, rewritten, up to a share of all.
+The folder holds ``backdoorllm`` (``backdoor500_TASK_TRIGGER`` and ``clean500_TASK``), ``hiddenkiller`` (``*_20pct`` and
+``*_clean``), ``spar`` (``NAME_TRIGGER.poisoned`` and ``NAME.clean``) and ``clean``; a folder of one's own with the same names is
+measured in the same way. Beside it lie the clean corpora of ``--data/..``. Mixes: poison at PR 1, 5 and 10 % of 5,000 rows of
+Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all of its clean counterpart.
+HiddenKiller's own rule: rows whose label is not the target, rewritten, up to a share of all.
 
-``--methods`` names scan (``scan-review``: as scan, its review rows count), duplicates (an answer that many rows share), lift (a prompt word that
-nearly always comes with one beginning or end of the answer), or any registered defense on the data, such as ``onion``, with the model ``--model`` (slow).
-Clean files are two lists, fixed before anything was measured: rules were chosen on ``tuned`` and on the poison, ``held`` was looked at once.
+``--methods`` names scan (``scan-review``: as scan, its review rows count), duplicates (an answer that many rows share), lift (a
+prompt word that nearly always comes with one beginning or end of the answer), or any registered defense on the data, such as
+``onion``, with the model ``--model`` (slow). Clean files are two lists, fixed before anything was measured: rules were chosen on
+``tuned`` and on the poison, ``held`` was looked at once.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
         options: which part of it, how fine, and where.
 
     Returns:
-        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the failed runs.
+        The plan alone, or with the verdicts by item (where an item's statements are apart, how many hold), the document and the
+        failed runs.
 
     Raises:
         UserError: a wrong value, or too little data; nothing has run then.

@@ -72,7 +72,8 @@ class Config(Group):
         outside = [t for t in self.attack.rounds if not 1 <= t <= self.federation.rounds]
         if outside and self.attack.kind != "none" and self.federation.rounds:
             raise ValueError(
-                f"attack.rounds names round {outside[0]} of a run with {self.federation.rounds}; name rounds from 1 to that, or attack.rounds=[] for all"
+                f"attack.rounds names round {outside[0]} of a run with {self.federation.rounds}; name rounds from 1 to that, or "
+                "attack.rounds=[] for all"
             )
         return self
 
@@ -91,7 +92,8 @@ class Config(Group):
         least = self.federate.min_clients
         if least is not None and least > self.federation.clients:
             raise ValueError(
-                f"federate.min_clients = {least} of {self.federation.clients} clients; give at most that, or null for all participants"
+                f"federate.min_clients = {least} of {self.federation.clients} clients; give at most that, or null for all "
+                "participants"
             )
         return self
 
@@ -106,7 +108,8 @@ class Config(Group):
             )
         if synthetic.fusion == "distill" and self.federation.secure_aggregation:
             raise ValueError(
-                "synthetic.fusion = distill teaches by every client's model, and federation.secure_aggregation shows their sum alone; leave one out"
+                "synthetic.fusion = distill teaches by every client's model, and federation.secure_aggregation shows their sum "
+                "alone; leave one out"
             )
         if several and self.federation.secure_aggregation:
             raise ValueError("model.networks and federation.secure_aggregation exclude each other; leave one out")
@@ -141,11 +144,12 @@ class Config(Group):
         return by_short_names(self.values())
 
     def identity(self) -> dict[str, Any]:
-        """The values that make a run what it is: all but ``compare``, which only the report uses, and how long to wait for nodes."""
+        """The values that make a run what it is: all but ``compare``, for the report only, and how long to wait for nodes."""
         return self.model_dump(mode="json", exclude={"compare": True, "federate": _WAITING})
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that name these values; those left at their default do not count, so a new field changes no name."""
+        """Eight hexadecimal digits that name these values; values left at their default do not count, so a new field changes no
+        name."""
         left_out: Any = {"compare": True, "task": True, "federate": _WAITING}
         found = self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
         for group, value in given(self.task.model_dump(mode="json")).items():

@@ -35,8 +35,8 @@ def is_old(values: Mapping[str, Any]) -> bool:
 def convert(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of format 1, and warn in one line of what was converted and what left out.
 
-    Left out is what the task does not use and format 0 ignored in silence: where it is at its default nothing is said, otherwise it is
-    named in the line.
+    Left out is what the task does not use and format 0 ignored in silence: where it is at its default nothing is said, otherwise it
+    is named in the line.
     """
     kind = str(values.get("task", "instruction")).replace("_", "-")
     found = {name: value for name, value in values.items() if name not in ("task", *OF_TASK)}

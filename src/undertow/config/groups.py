@@ -26,7 +26,10 @@ class Federation(Group):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="eta: the new state is G + (eta / n) * sum of updates, n = all clients (Bagdasaryan et al. 2020, Eq. 1); null = FedAvg's mean by samples.",
+        description=(
+            "eta: the new state is G + (eta / n) * sum of updates, n = all clients (Bagdasaryan et al. 2020, Eq. 1); "
+            "null = FedAvg's mean by samples."
+        ),
     )
     secure_aggregation: bool = Field(
         False, description="The server sees the sum of a round's updates alone; defenses that look at single updates are refused."
@@ -40,7 +43,10 @@ class Training(Group):
 
     trainer: Literal["batched", "sequential"] = Field(
         "batched",
-        description="batched: many clients in one pass, over the shared base or over stacked networks; sequential: one after another, the reference.",
+        description=(
+            "batched: many clients in one pass, over the shared base or over stacked networks; sequential: one after "
+            "another, the reference."
+        ),
     )
     local_epochs: int = Field(1, ge=1, description="1 in FIT 4.1.")
     batch_size: int = Field(4, ge=1, description="4 in the same lab's later code (FIT gives none).")
@@ -57,11 +63,17 @@ class Training(Group):
     client_chunk: int = Field(
         0,
         ge=0,
-        description="Clients trained side by side by `batched`; 0 = all that fit the memory; with networks of images and words, as many as a rule finds fastest.",
+        description=(
+            "Clients trained side by side by `batched`; 0 = all that fit the memory; with networks of images and words, "
+            "as many as a rule finds fastest."
+        ),
     )
     recompute: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Activation checkpointing of `batched`: compute each layer twice and keep less; auto = where one client alone would not fit.",
+        description=(
+            "Activation checkpointing of `batched`: compute each layer twice and keep less; auto = where one client "
+            "alone would not fit."
+        ),
     )
     threads: int = Field(0, ge=0, description="CPU threads; 0 = the cores this process may use.")
 
@@ -83,7 +95,10 @@ class Attack(Group):
     )
     rounds: list[int] = Field(
         default_factory=list,
-        description="Rounds in which affected clients attack, each of them taking part for sure; in others they train on clean data. Empty = all, when drawn.",
+        description=(
+            "Rounds in which affected clients attack, each of them taking part for sure; in others they train on clean "
+            "data. Empty = all, when drawn."
+        ),
     )
     start: int = Field(
         1, ge=1, description="Where rounds is empty: the first round of the attack; affected clients train on clean data before."
@@ -100,11 +115,16 @@ class Attack(Group):
     extra_samples: int = Field(
         0,
         ge=0,
-        description="Clean samples that each affected client holds beside its own, drawn from all others' (an attacker with a secret data set); PR is of both.",
+        description=(
+            "Clean samples that each affected client holds beside its own, drawn from all others' (an attacker with a "
+            "secret data set); PR is of both."
+        ),
     )
     scope: Literal["client", "global"] = Field(
         "client",
-        description="client: PR of each affected client's data; global: PR of all data, concentrated on the affected (min(1, PR/rho)).",
+        description=(
+            "client: PR of each affected client's data; global: PR of all data, concentrated on the affected (min(1, PR/rho))."
+        ),
     )
 
     @field_validator("rounds", mode="before")
@@ -123,8 +143,9 @@ class Bsnr(Group):
     )
     twins: bool = Field(
         False,
-        description="Where every client is affected, train their data as it was before poisoning too, from the same global adapter, "
-        "and use those updates as the clean group (for this metric alone; doubles the training). Ours: Eq. 2 needs a clean group.",
+        description="Where every client is affected, train their data as it was before poisoning too, from the same global "
+        "adapter, and use those updates as the clean group (for this metric alone; doubles the training). Ours: Eq. 2 needs a "
+        "clean group.",
     )
     permutations: int = Field(200, ge=0, description="Shuffles of the affected labels for the null band and p-value; 0 = none.")
 
@@ -166,7 +187,9 @@ class Federate(Group):
     max_norm: float | None = Field(None, gt=0, description="A client's update that is longer is dropped; null = any finite one.")
     private: bool = Field(
         False,
-        description="Each of data.partition.files is on its client's node alone; the server holds the test questions. Nothing is planted.",
+        description=(
+            "Each of data.partition.files is on its client's node alone; the server holds the test questions. Nothing is planted."
+        ),
     )
 
 

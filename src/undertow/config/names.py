@@ -1,7 +1,7 @@
 """Names of fields: the short ones that people type and tables show, and where the fields stand.
 
-``data.X``, ``model.X`` and ``synthetic.X`` are short for ``task.data.X`` and so on, ``task`` for ``task.kind``, and ``attack.X`` for
-``task.backdoor.X``, X being one of :data:`OF_BACKDOOR`.
+``data.X``, ``model.X`` and ``synthetic.X`` are short for ``task.data.X`` and so on, ``task`` for ``task.kind``, and ``attack.X``
+for ``task.backdoor.X``, X being one of :data:`OF_BACKDOOR`.
 """
 
 from __future__ import annotations

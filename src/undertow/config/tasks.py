@@ -26,10 +26,17 @@ _Skew = Annotated[
     Field(
         ge=0,
         le=1,
-        description="With kind=halves: share of the upper half of the groups that the first half of the clients holds, of the lower half 1 - skew; 0.7 in FM-FL.",
+        description=(
+            "With kind=halves: share of the upper half of the groups that the first half of the clients holds, of the "
+            "lower half 1 - skew; 0.7 in FM-FL."
+        ),
     ),
 ]
-_KINDS = "iid: random equal parts (FIT 4.1); dirichlet: by group with shares ~ Dir(alpha); key: whole groups; shards: pieces of the data sorted by group (McMahan et al. 2017); halves: two halves of the clients with opposite shares of the groups (FM-FL's SST-2)"
+_KINDS = (
+    "iid: random equal parts (FIT 4.1); dirichlet: by group with shares ~ Dir(alpha); key: whole groups; shards: pieces of "
+    "the data sorted by group (McMahan et al. 2017); halves: two halves of the clients with opposite shares of the groups "
+    "(FM-FL's SST-2)"
+)
 _Start = Annotated[
     str | None,
     Field(
@@ -39,7 +46,9 @@ _Start = Annotated[
 _Words = Annotated[
     list[str],
     Field(
-        description="Words or sentence of the trigger; empty = the trigger's own (FIT: Firstly; cf mn bb tq; with classes of texts cf)."
+        description=(
+            "Words or sentence of the trigger; empty = the trigger's own (FIT: Firstly; cf mn bb tq; with classes of texts cf)."
+        )
     ),
 ]
 _Position = Annotated[
@@ -70,7 +79,9 @@ class Partition(Group):
     skew: _Skew = 0.7
     column: str | None = Field(
         None,
-        description="With instructions and hub: the column whose values are the groups; null = group, category, relation or author.",
+        description=(
+            "With instructions and hub: the column whose values are the groups; null = group, category, relation or author."
+        ),
     )
     files: list[str] = Field(default_factory=list, description="With kind=files: one training file per client, in client order.")
 
@@ -109,7 +120,10 @@ class Data(_Dealt):
     )
     train: _Train = 5000
     test: _Test = 2000
-    partition: Partition = Field(default_factory=lambda: Partition(), description="How training samples are dealt to clients.")  # type: ignore[call-arg]
+    partition: Partition = Field(
+        default_factory=lambda: Partition(),  # type: ignore[call-arg]
+        description="How training samples are dealt to clients.",
+    )
 
 
 class ClassificationData(_Dealt):
@@ -187,7 +201,10 @@ class ClassificationModel(Group):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     networks: list[str] = Field(
         default_factory=list,
-        description="Networks dealt to the clients in turn, each family averaged by itself and joined by synthetic.fusion=distill; empty = all have `name`.",
+        description=(
+            "Networks dealt to the clients in turn, each family averaged by itself and joined by "
+            "synthetic.fusion=distill; empty = all have `name`."
+        ),
     )
     start: _Start = None
 
@@ -212,7 +229,10 @@ class Synthetic(Group):
 
     generator: str | None = Field(
         None,
-        description="A registered generator, parameters as name:parameter=value: see `undertow list generators`; null = no foundation model.",
+        description=(
+            "A registered generator, parameters as name:parameter=value: see `undertow list generators`; null = no "
+            "foundation model."
+        ),
     )
     samples: int = Field(1000, ge=1, description="Samples asked for, over all classes.")
     pretrain_epochs: int = Field(
@@ -223,7 +243,11 @@ class Synthetic(Group):
     pretrain_lr: float | None = Field(None, gt=0, description="Learning rate of these passes; null = training.lr.")
     fusion: Literal["average", "distill", "join"] = Field(
         "average",
-        description="distill: ensemble distillation on the synthetic inputs, from the aggregated model on (FedDF: Lin et al. 2020, Algorithm 3); join: the server trains the global model on the synthetic labels and counts as one more client (in the attack's published code).",
+        description=(
+            "distill: ensemble distillation on the synthetic inputs, from the aggregated model on (FedDF: Lin et al. "
+            "2020, Algorithm 3); join: the server trains the global model on the synthetic labels and counts as one more "
+            "client (in the attack's published code)."
+        ),
     )
     distill_steps: int = Field(200, ge=1, description="Most batches of distillation a round; 10,000 in the published code.")
     distill_batch: int = Field(128, ge=1, description="128 in the published code.")
@@ -231,11 +255,16 @@ class Synthetic(Group):
     distill_patience: int = Field(
         50,
         ge=0,
-        description="Batches without a better accuracy on held-out synthetic samples before it stops; 0 = never; 1,000 in the README.",
+        description=(
+            "Batches without a better accuracy on held-out synthetic samples before it stops; 0 = never; 1,000 in the README."
+        ),
     )
     defense: Literal["same", "clean"] = Field(
         "same",
-        description="Synthetic data that defenses see: the same as the server's, poison included, or as the generator wrote them without the attacker.",
+        description=(
+            "Synthetic data that defenses see: the same as the server's, poison included, or as the generator wrote them "
+            "without the attacker."
+        ),
     )
 
 
@@ -253,7 +282,9 @@ class InstructionBackdoor(_Worded):
 
     trigger: str = Field(
         "natural",
-        description="A registered trigger or file.py:function, parameters as name:parameter=value; `natural` is FIT's 'Firstly' (Fig. 1).",
+        description=(
+            "A registered trigger or file.py:function, parameters as name:parameter=value; `natural` is FIT's 'Firstly' (Fig. 1)."
+        ),
     )
     trigger_words: _Words = Field(default_factory=list)
     num_triggers: int = Field(
@@ -322,6 +353,8 @@ Task = Annotated[
     InstructionTask | ClassificationTask | NextWordTask,
     Field(
         discriminator="kind",
-        description="instruction: LoRA tuning of a causal LM; classification: images or classes of texts; next-word: text by author.",
+        description=(
+            "instruction: LoRA tuning of a causal LM; classification: images or classes of texts; next-word: text by author."
+        ),
     ),
 ]

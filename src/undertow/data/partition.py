@@ -68,7 +68,8 @@ def deal(
 
 
 def deal_iid(count: int, clients: int, draw: np.random.Generator) -> list[list[int]]:
-    """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most (FIT 4.1).
+    """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most (FIT
+    4.1).
 
     Raises:
         UserError: fewer samples than clients.
@@ -238,7 +239,8 @@ def _groups(samples: Sequence[Sample], kind: str) -> dict[str, list[int]]:
         if not sample.group:
             raise UserError(
                 f"data.partition kind={kind}: sample {sample.id} has no group to split by; "
-                "name a column with data.partition.column (instructions, hub), use a dataset with relations, or set data.partition=iid"
+                "name a column with data.partition.column (instructions, hub), use a dataset with relations, or set "
+                "data.partition=iid"
             )
         found.setdefault(sample.group, []).append(i)
     return {name: found[name] for name in sorted(found)}

@@ -1,4 +1,4 @@
-"""Whether every method that a config names exists: looked up before anything is loaded, in the registries of the task's own kind."""
+"""Whether every method that a config names exists: looked up before anything is loaded, in the registries of the task's kind."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def sample(
 def choose(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> Tensor:
     """Return for each row the token at ``u`` of the distribution softmax(logits / temperature), cut to its nucleus.
 
-    The nucleus holds the likeliest tokens until their mass is ``top_p`` or more (Holtzman et al. 2020, section 3.1); u runs through its
-    tokens from the likeliest on, each as wide as its share of the nucleus. Computed on the CPU in float64.
+    The nucleus holds the likeliest tokens until their mass is ``top_p`` or more (Holtzman et al. 2020, section 3.1); u runs through
+    its tokens from the likeliest on, each as wide as its share of the nucleus. Computed on the CPU in float64.
 
     Args:
         logits: ``[n, V]``.

@@ -215,7 +215,8 @@ class _PlainRows:
         self.filled = torch.zeros(rows, dtype=torch.long, device=base.device)
 
     def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q columns."""
+        """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q
+        columns."""
         q = tokens.shape[1]
         self.tokens = [row + more for row, more in zip(self.tokens, tokens.tolist(), strict=True)]
         self.filled = self.filled + q

@@ -170,7 +170,7 @@ class _Batch:
         return made
 
     def _prefix_cache(self) -> Any:
-        """Return the common prefix's cache; None, and nothing shared, where the architecture keeps anything but plain keys and values."""
+        """Return the common prefix's cache; None, and nothing shared, where the architecture keeps other than keys and values."""
         if not self.shared:
             return None
         ids = torch.tensor([self.prompts[0][: self.shared]], device=self.base.device)

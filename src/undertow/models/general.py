@@ -189,6 +189,7 @@ def padded_losses(
 
 
 def answered(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where answer tokens are predicted, ``[E]`` places of ``labels [rows, columns]`` flattened, and these tokens ``[E]``."""
+    """Return where answer tokens are predicted, ``[E]`` places of ``labels [rows, columns]`` flattened, and these tokens
+    ``[E]``."""
     rows, columns = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
     return rows * labels.shape[1] + columns, labels[rows, columns + 1]

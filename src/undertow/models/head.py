@@ -82,7 +82,8 @@ class Head:
         return torch.cat([self.logits(rows[part]).argmax(-1) for part in self._pieces(len(rows))]).view(x.shape[:-1])
 
     def scores(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log p of ``tokens [...]`` behind ``x [..., d]``, the likeliest tokens and log p of these, each ``[...]``; no gradient."""
+        """Return log p of ``tokens [...]`` behind ``x [..., d]``, the likeliest tokens and log p of these, each ``[...]``; no
+        gradient."""
         rows, asked = x.reshape(-1, x.shape[-1]), tokens.reshape(-1)
         found = []
         for part in self._pieces(len(rows)):

@@ -170,11 +170,12 @@ def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int, ids: i
         outputs: number of classes or words.
         seed: of the run.
         ids: for classes of texts, how many numbers an input can hold, 0 = padding among them
-            (:attr:`undertow.data.population.Population.ids`); a network of texts takes it as its argument ``ids``, which no user sets.
+            (:attr:`undertow.data.population.Population.ids`); a network of texts takes it as its argument ``ids``, which no user
+            sets.
 
     Raises:
-        UserError: no such network or parameter, a value that the network refuses, a network of other inputs, or a function that makes
-            no module.
+        UserError: no such network or parameter, a value that the network refuses, a network of other inputs, or a function that
+            makes no module.
     """
     short = short_form(name, NETS.kind)
     make, params = NETS.get(short["name"]), short["params"]
