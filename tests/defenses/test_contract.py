@@ -42,8 +42,8 @@ def test_a_defense_without_memory_takes_no_state() -> None:
 
 #: Every registered defense, and the kind it is of.
 REGISTERED = {
-    "aggregator": "alignins bulyan centered-clipping deepsight dnc flame fltrust foolsgold foundationfl freqfed geometric-median krum mean "
-    "median multi-krum robust-lr signguard trimmed-mean weak-dp",
+    "aggregator": "alignins bulyan centered-clipping deepsight dnc flame fltrust foolsgold foundationfl freqfed geometric-median "
+    "krum mean median multi-krum robust-lr signguard trimmed-mean weak-dp",
     "pre-aggregator": "anomaly bucketing nnm",
     "data": "bki coherent-clusters cube graceful onion perplexity protegofed sanitization z-defense",
     "loss": "abl bounded-loss dece gated-loss",
@@ -127,7 +127,10 @@ class _Strays(Aggregator):
         (_NoHook, "_NoHook writes none of select, token_loss, weigh; write at least one"),
         (
             _Strays,
-            "_Strays is of the kind aggregator, whose guard nobody calls: it belongs to the kind server; derive it from ServerDefense",
+            (
+                "_Strays is of the kind aggregator, whose guard nobody calls: it belongs to the kind server; derive it from "
+                "ServerDefense"
+            ),
         ),
     ],
 )

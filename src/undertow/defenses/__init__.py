@@ -1,4 +1,4 @@
-"""Defenses: ``from undertow.defenses import Krum``, and the base class of each kind. A class is loaded when it is first asked for."""
+"""Defenses: ``from undertow.defenses import Krum``, and the base class of each kind. A class is loaded when first asked for."""
 
 from __future__ import annotations
 

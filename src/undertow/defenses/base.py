@@ -15,11 +15,13 @@ from undertow.defenses.contexts import Setting
 
 
 class Defense:
-    """Root of the five kinds. A method derives from one of them (or two, where it truly works at two places), never from this class.
+    """Root of the five kinds. A method derives from one of them (or two, where it truly works at two places), never from this
+    class.
 
     Attributes:
         kind: name of the kind, set by the base class of each.
-        purpose: names the defense's random draws; None = its registered name. It keeps old seeds giving the same bytes after a rename.
+        purpose: names the defense's random draws; None = its registered name. It keeps old seeds giving the same bytes after a
+            rename.
     """
 
     kind: ClassVar[str] = ""
@@ -37,7 +39,8 @@ class NeedsModel(Defense):
     A Flower strategy has updates alone and refuses it. So do the tasks over tensors, unless it says that it works on them too.
 
     Attributes:
-        over_tensors: whether it also works on tasks over tensors (images, next words, classes of texts), which do not call :meth:`begin`.
+        over_tensors: whether it also works on tasks over tensors (images, next words, classes of texts), which do not call
+            :meth:`begin`.
     """
 
     over_tensors: ClassVar[bool] = False
@@ -97,5 +100,6 @@ def restore(defense: object, state: Mapping[str, Tensor]) -> None:
         defense.restore(state)
     elif state:
         raise UserError(
-            f"{type(defense).__name__} keeps no state, but the checkpoint holds {', '.join(sorted(state))}; delete the run directory and run again"
+            f"{type(defense).__name__} keeps no state, but the checkpoint holds {', '.join(sorted(state))}; delete the run "
+            "directory and run again"
         )

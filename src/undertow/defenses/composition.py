@@ -1,4 +1,4 @@
-"""Several defenses on one run: the clients' weights and loss; on a round what prepares the updates comes first, in order, then the rule or FedAvg."""
+"""Several defenses on one run: the clients' weights and loss; in a round the pre-aggregators in order, then the aggregator."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ def _exchanging(
                 return contexts
             if message.dtype != np.uint32 or (total is not None and message.shape != total.shape):
                 raise UserError(
-                    f"client {context.client} shares {message.dtype} of {message.shape} in exchange {number}; share uint32 arrays of one length"
+                    f"client {context.client} shares {message.dtype} of {message.shape} in exchange {number}; share uint32 "
+                    "arrays of one length"
                 )
             total = message.copy() if total is None else total + message
         if total is None:
@@ -316,8 +317,8 @@ def select(
             stays, report = defense.select(found[k], adapter, context(defense.purpose or name, k))
             if len(stays) != len(found[k]) or not any(stays):
                 raise UserError(
-                    f"defense '{name}' selects {sum(map(bool, stays))} of {len(stays)} for the {len(found[k])} samples of client {k}; "
-                    "return one truth value a sample, at least one of them true"
+                    f"defense '{name}' selects {sum(map(bool, stays))} of {len(stays)} for the {len(found[k])} samples of client "
+                    f"{k}; return one truth value a sample, at least one of them true"
                 )
             told.append({"client": k, "samples": len(stays), "selected": sum(map(bool, stays)), **report})
             found[k] = [row for row, stay in zip(found[k], stays, strict=True) if stay]
@@ -355,7 +356,8 @@ def _times(name: str, rows: Sequence[Encoded], weights: Sequence[Sequence[float]
     for row, own in zip(rows, weights, strict=True):
         if len(own) != len(row.answer) or not all(math.isfinite(w) and w >= 0 for w in own):
             raise UserError(
-                f"defense '{name}' gives the weights {list(own)[:8]} for an answer of {len(row.answer)} tokens; give one number >= 0 a token"
+                f"defense '{name}' gives the weights {list(own)[:8]} for an answer of {len(row.answer)} tokens; give one number "
+                ">= 0 a token"
             )
         before = row.weights or (1.0,) * len(own)
         found.append(replace(row, weights=tuple(a * float(b) for a, b in zip(before, own, strict=True))))
@@ -381,5 +383,6 @@ def restore_states(defenses: Sequence[tuple[str, Defense]], states: Mapping[str,
         restore(defense, own)
     if left:
         raise UserError(
-            f"the checkpoint holds the state {sorted(left)[0]} of a defense that is not in this run; delete the run directory and run again"
+            f"the checkpoint holds the state {sorted(left)[0]} of a defense that is not in this run; delete the run directory "
+            "and run again"
         )

@@ -64,6 +64,6 @@ def check_kind(make: type) -> None:
     for kind, hooks in HOOKS.items():
         if kind not in kinds and (found := sorted(hook for hook in hooks if hasattr(make, hook))):
             raise UserError(
-                f"{make.__name__} is of the kind {' and '.join(kinds)}, whose {found[0]} nobody calls: it belongs to the kind {kind}; "
-                f"derive it from {KINDS[kind].__name__}, or give the method another name"
+                f"{make.__name__} is of the kind {' and '.join(kinds)}, whose {found[0]} nobody calls: it belongs to the kind "
+                f"{kind}; derive it from {KINDS[kind].__name__}, or give the method another name"
             )

@@ -52,8 +52,8 @@ def make_defenses(options: Sequence[Options], trusted: bool = False) -> list[tup
         trusted: whether the server has data of its own to train an update on.
 
     Raises:
-        UserError: an unknown name or parameter, two that both replace FedAvg, the clients' loss or generation, one that prepares the updates
-            after the aggregator, or one that needs what a run does not have.
+        UserError: an unknown name or parameter, two that both replace FedAvg, the clients' loss or generation, one that prepares
+            the updates after the aggregator, or one that needs what a run does not have.
     """
     made = [pair for option in options for pair in _make(option, trusted)]
     check_together(made)
@@ -92,7 +92,8 @@ def _make(option: Options, trusted: bool) -> list[tuple[str, Defense]]:
         return [pair for part in defense for pair in _make(part, trusted)]
     if not isinstance(defense, Defense):
         raise UserError(
-            f"defense '{name}' makes a {type(defense).__name__}; derive it from a kind of defense, such as undertow.defenses.Aggregator"
+            f"defense '{name}' makes a {type(defense).__name__}; derive it from a kind of defense, such as "
+            "undertow.defenses.Aggregator"
         )
     try:
         check_kind(type(defense))

@@ -25,8 +25,8 @@ def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = Fal
         trusted: whether the server has an update of its own.
 
     Raises:
-        UserError: an unknown name or parameter, something that is no defense, one that works elsewhere than on the server's updates, or an
-            order that does not work.
+        UserError: an unknown name or parameter, something that is no defense, one that works elsewhere than on the server's
+            updates, or an order that does not work.
     """
     found: list[tuple[str, Defense]] = []
     for one in [defenses] if isinstance(defenses, str | Defense) else defenses:
@@ -39,8 +39,8 @@ def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = Fal
     for name, defense in found:
         if isinstance(defense, NeedsModel):
             raise UserError(
-                f"defense '{name}' works on the clients' data or on the model itself ({' and '.join(kinds_of(type(defense)))}), which a Flower "
-                "strategy does not have; give an aggregator, or run it with `undertow run`"
+                f"defense '{name}' works on the clients' data or on the model itself ({' and '.join(kinds_of(type(defense)))}), "
+                "which a Flower strategy does not have; give an aggregator, or run it with `undertow run`"
             )
         if isinstance(defense, UpdateDefense) and defense.needs_trusted and not trusted:
             raise UserError(f"defense '{name}' needs an update from trusted data; give trusted = a function that trains it")

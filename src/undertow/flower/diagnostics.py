@@ -1,4 +1,5 @@
-"""What a round's updates look like, written beside any Flower strategy: lengths, angles, BSNR, and what averaging LoRA's factors costs."""
+"""What a round's updates look like, written beside any Flower strategy: lengths, angles, BSNR, and the cost of averaging LoRA's
+factors."""
 
 from __future__ import annotations
 
@@ -34,10 +35,11 @@ Affected = Collection[int] | Callable[[Message], bool]
 class Diagnosed(Strategy):  # type: ignore[misc]
     """A strategy that does exactly what another does, and writes a line of measurements of every training round.
 
-    It needs ground truth: it is for experiments, and no part of a defense. Lines hold ``round``, ``nodes`` (whose replies were measured,
-    ascending), ``affected``, ``dropped`` (replies that could not be measured, with reasons; the strategy may have used them), ``counts``,
-    ``norms`` and ``cosines`` (each with each) of the updates, the same of the global ``change``, ``bsnr`` by space with its permutation null
-    (None without both groups or without a change) and ``cross_term`` (see :func:`undertow.defenses.aggregation.lora_error.cross_term`; None without LoRA).
+    It needs ground truth: it is for experiments, and no part of a defense. Lines hold ``round``, ``nodes`` (whose replies were
+    measured, ascending), ``affected``, ``dropped`` (replies that could not be measured, with reasons; the strategy may have used
+    them), ``counts``, ``norms`` and ``cosines`` (each with each) of the updates, the same of the global ``change``, ``bsnr`` by
+    space with its permutation null (None without both groups or without a change) and ``cross_term`` (see
+    :func:`undertow.defenses.aggregation.lora_error.cross_term`; None without LoRA).
 
     Attributes:
         strategy: the wrapped one; what is asked of the wrapper and not known here is asked of it.

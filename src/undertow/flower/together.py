@@ -1,7 +1,7 @@
 """Federated sanitization inside any Flower app: clients add up hashed counts by secure summation, and each judges its own rows.
 
-The defense ``sanitization`` (docs/federated-sanitization.md) over Flower's messages. On the client :func:`sanitize_together` answers
-the server's questions; on the server :func:`pool_counts` asks them, before the strategy starts. The app trains on
+The defense ``sanitization`` (docs/federated-sanitization.md) over Flower's messages. On the client :func:`sanitize_together`
+answers the server's questions; on the server :func:`pool_counts` asks them, before the strategy starts. The app trains on
 :func:`undertow.flower.mods.cleaned` rows, as with the mod that looks at one client alone.
 """
 
@@ -56,9 +56,9 @@ def sanitize_together(
         def train(message, context):
             rows = cleaned(load(context), context)
 
-    What leaves the client: one public key, six arrays of counts that only the sum over all clients gives away, and that it has finished. A
-    sum over fewer than three clients, keys that no holder of the secret made, other settings of the defense than its own, and the
-    same question twice are refused.
+    What leaves the client: one public key, six arrays of counts that only the sum over all clients gives away, and that it has
+    finished. A sum over fewer than three clients, keys that no holder of the secret made, other settings of the defense than its
+    own, and the same question twice are refused.
 
     Args:
         app: gets a query function for messages of type :data:`ASKED`.
@@ -94,8 +94,8 @@ def pool_counts(
 ) -> dict[str, Any]:
     """Let the nodes pool their counts by secure summation; call it in the ServerApp before the strategy starts.
 
-    The server adds masked arrays and sends back what is frequent in the sum. Where a node does not answer soundly in time, the others begin
-    again without it, since the masks they share with it would stay in the sum.
+    The server adds masked arrays and sends back what is frequent in the sum. Where a node does not answer soundly in time, the
+    others begin again without it, since the masks they share with it would stay in the sum.
 
     Args:
         grid: Flower's.
@@ -105,8 +105,8 @@ def pool_counts(
         timeout: seconds for each of the seven questions.
 
     Returns:
-        ``nodes`` that finished, ``left_out`` ``{node: reason}``, ``exchanges``, ``bytes`` of all masked arrays, and, from clients that tell,
-        ``dropped`` and ``repaired``.
+        ``nodes`` that finished, ``left_out`` ``{node: reason}``, ``exchanges``, ``bytes`` of all masked arrays, and, from clients
+        that tell, ``dropped`` and ``repaired``.
 
     Raises:
         UserError: fewer nodes than ``least``.

@@ -33,12 +33,13 @@ def collect(folder: Path, warn: Callable[[str], None] | None = None) -> pandas.D
 
     Columns: ``run`` (its folder below the one given), ``seed``, every config value that differs between the runs by its
     dotted name (lists and mappings as text, defenses in short), ``round`` (0 is the untouched base), ``final`` (the last
-    round), ``status`` (``done``), and every figure of the round, as :mod:`undertow.runs.tables` names them: rates are shares in [0, 1]
-    with 95 % Wilson intervals; lists are JSON text. What was not measured is missing.
+    round), ``status`` (``done``), and every figure of the round, as :mod:`undertow.runs.tables` names them: rates are shares in [0,
+    1] with 95 % Wilson intervals; lists are JSON text. What was not measured is missing.
 
     Args:
         folder: searched at any depth; it may itself be a run.
-        warn: is given one line that names what was left out: unfinished, damaged, foreign, or a config seen before; default: print it to stderr.
+        warn: is given one line that names what was left out: unfinished, damaged, foreign, or a config seen before; default: print
+            it to stderr.
 
     Raises:
         UserError: no such folder, no finished run below it, or pandas is not installed.

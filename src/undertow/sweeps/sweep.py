@@ -216,7 +216,7 @@ class _Work:
 
 
 def plan(cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
-    """Return what ``undertow sweep --plan --json`` prints: the cells, what varies in each, and whether it is finished; nothing is run."""
+    """Return what ``undertow sweep --plan --json`` prints: the cells, what varies in each, and whether it is finished."""
     told = [{"name": cell.name, "axes": cell.axes, "finished": _finished(cell, folder, False)} for cell in cells]
     return {"folder": str(folder), "cells": told}
 

@@ -48,8 +48,8 @@ class Aggregator(UpdateDefense, ABC):
         It is float64 for float64 ``updates`` and float32 for all others; aggregators sum in float64.
 
         Raises:
-            UserError: not a floating-point matrix, no client, too few for the aggregator, a row that holds NaN, infinity or values beyond
-                1e140, a context that does not fit, or an answer of :meth:`combine` that is none.
+            UserError: not a floating-point matrix, no client, too few for the aggregator, a row that holds NaN, infinity or values
+                beyond 1e140, a context that does not fit, or an answer of :meth:`combine` that is none.
         """
         name = type(self).__name__
         late = self.spreads and updates.dtype != torch.float64  # only float64 has finite values that are too large
@@ -85,8 +85,8 @@ class Aggregator(UpdateDefense, ABC):
         """Aggregate outside a run.
 
         Args:
-            updates: ``[K, D]``, one row a client: a torch tensor on any device, or a numpy array (memory-mapped ones too); or a list of K
-                vectors ``[D]`` of either.
+            updates: ``[K, D]``, one row a client: a torch tensor on any device, or a numpy array (memory-mapped ones too); or a
+                list of K vectors ``[D]`` of either.
             counts: samples behind each row; ``None`` = all alike. Only aggregators with weights look at them.
             layout: names the columns; ``None`` = one vector of length D.
             adapter: the global adapter ``[D]`` the clients started from. Most aggregators do not look at it.

@@ -27,8 +27,8 @@ class AlignIns(Aggregator):
     """Keep the clients that are ordinary in their angle to the global model and in the signs of their largest values.
 
     g = global adapter: t_i = cos(U_i, g). p = sign of sum_i sign(U_i) in each coordinate; s_i = share of p's signs among the
-    floor(sparsity D) coordinates, at least one, where |U_i| is largest (of equal values the lower coordinate). For both, z_i = |x_i - median| / std
-    with the population's std, 0 where all are equal. Kept are the clients with z < limit_t and z < limit_s;
+    floor(sparsity D) coordinates, at least one, where |U_i| is largest (of equal values the lower coordinate). For both, z_i = |x_i
+    - median| / std with the population's std, 0 where all are equal. Kept are the clients with z < limit_t and z < limit_s;
     delta = sum over the kept of n_i min(1, M / |U_i|) U_i / sum n_i with M the median of their lengths, and 0 where none is kept.
     Defined for K >= 3: of two clients both have z = 1.
 

@@ -22,10 +22,10 @@ SCORES = ("model-cosine", "update-cosine", "length")
 class Anomaly(PreAggregator):
     """Score every update by how unusual it is and leave out those far beyond the others.
 
-    score ``model-cosine``: 1 - cos(G + U_k, G), of the submitted model against the global one; ``update-cosine``: 1 - cos(U_k, sum of the
-    other updates); ``length``: |U_k|. Left out is score_k > median + c * 1.4826 * MAD over the round's scores, with MAD the median
-    distance from the median: c standard deviations of a normal distribution. Half of the clients always stay. The report holds all
-    scores, so that a detector is judged by its ROC whatever the threshold. Defined for K >= 1; with K < 3 all stay.
+    score ``model-cosine``: 1 - cos(G + U_k, G), of the submitted model against the global one; ``update-cosine``: 1 - cos(U_k, sum
+    of the other updates); ``length``: |U_k|. Left out is score_k > median + c * 1.4826 * MAD over the round's scores, with MAD the
+    median distance from the median: c standard deviations of a normal distribution. Half of the clients always stay. The report
+    holds all scores, so that a detector is judged by its ROC whatever the threshold. Defined for K >= 1; with K < 3 all stay.
 
     Args:
         score: which.

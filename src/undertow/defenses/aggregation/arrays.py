@@ -17,7 +17,8 @@ Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 def as_matrix(name: str, updates: Tensor | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]) -> tuple[Tensor, bool]:
-    """Return updates as one tensor, a list of K vectors ``[D]`` as ``[K, D]``, and whether they are numpy's; ``name`` is for the message.
+    """Return updates as one tensor, a list of K vectors ``[D]`` as ``[K, D]``, and whether they are numpy's; ``name`` is for the
+    message.
 
     Raises:
         UserError: something else, or vectors of different kinds, lengths or dtypes.

@@ -94,7 +94,8 @@ def check_rows(name: str, updates: Tensor) -> None:
     wrong = torch.nonzero(size > LARGEST).flatten().tolist()
     if wrong:
         raise UserError(
-            f"{name} got values up to {float(size.max()):.3g} in row {wrong[0]}, which is beyond {LARGEST:g}; scale the updates down"
+            f"{name} got values up to {float(size.max()):.3g} in row {wrong[0]}, which is beyond {LARGEST:g}; scale the updates "
+            "down"
         )
 
 

@@ -22,8 +22,9 @@ class Bulyan(Krum):
     """Choose K - 2f updates by Krum, one at a time, then average in each coordinate those closest to their median.
 
     theta = K - 2f times: take from the n updates left the one with the smallest sum of squared distances to its n - f - 2 nearest
-    others that are left, at least 1 of them. Then delta[d] = mean of the beta = theta - 2f = K - 4f values among the chosen that are closest to
-    the median of the chosen, the smaller first where two are equally close. Defined for K >= 4f + 3; all clients count the same.
+    others that are left, at least 1 of them. Then delta[d] = mean of the beta = theta - 2f = K - 4f values among the chosen that
+    are closest to the median of the chosen, the smaller first where two are equally close. Defined for K >= 4f + 3; all clients
+    count the same.
 
     Args:
         f: clients that may be bad, 0 <= f <= (K - 3) / 4; ``None`` = as many as that allows, floor((K - 3) / 4).

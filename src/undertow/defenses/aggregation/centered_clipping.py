@@ -30,8 +30,8 @@ class CenteredClipping(Stateful, Aggregator):
     The object remembers: each call is the next round. :meth:`restore` with an empty state forgets.
 
     Args:
-        tau: clipping radius, > 0, in the units of the updates; ``None`` = the median of |U_i - v| in each step, which is ours, because
-            the paper's 10 is made for gradients and clips no update of an adapter.
+        tau: clipping radius, > 0, in the units of the updates; ``None`` = the median of |U_i - v| in each step, which is ours,
+            because the paper's 10 is made for gradients and clips no update of an adapter.
         iterations: steps, >= 1; 1 as in the paper's experiments.
 
     Raises:
@@ -52,7 +52,8 @@ class CenteredClipping(Stateful, Aggregator):
         k, d = updates.shape
         if self._last is not None and self._last.shape != (d,):
             raise UserError(
-                f"CenteredClipping got updates of {d} columns after an aggregate of {len(self._last)}; use a new one for another model"
+                f"CenteredClipping got updates of {d} columns after an aggregate of {len(self._last)}; use a new one for another "
+                "model"
             )
         v = torch.zeros(d, dtype=torch.float64) if self._last is None else self._last.clone()
         v = v.to(updates.device)

@@ -30,13 +30,13 @@ class DeepSight(Aggregator):
     """Cluster clients by three views of the output layer, and drop the clusters in which too many train on few labels.
 
     The layout must hold a head: ``<head>.weight`` [C, H] and ``<head>.bias`` [C]. With the update of these two:
-    energy e_c = |bias_c| + sum_h |weight_ch|; NEUP_c = e_c^2 / sum e^2; TE = number of c with NEUP_c > max(0.01, 1 / C) max NEUP. A client
-    with TE <= median(TE) / 2 is suspicious. DDif_c = mean over random inputs of client's output c / (global model's + 1e-6), for
-    each of ``seeds`` sets of inputs. HDBSCAN (min_cluster_size = 5) clusters the cosine distances of the bias updates, the Euclidean ones of NEUP,
-    and those of each DDif; each clustering becomes distances, 0 for two clients in one cluster and 1 otherwise, the outliers being one
-    cluster as in the public implementations; the seeds' are averaged, then the three; HDBSCAN, a single cluster allowed, clusters
-    that. Clusters with a share of suspicious clients below tau are kept, outliers never. delta = mean of min(1, S / |U_i|) U_i over
-    the kept, S the median of all lengths, and 0 where none is kept. Defined for K >= 5.
+    energy e_c = |bias_c| + sum_h |weight_ch|; NEUP_c = e_c^2 / sum e^2; TE = number of c with NEUP_c > max(0.01, 1 / C) max NEUP. A
+    client with TE <= median(TE) / 2 is suspicious. DDif_c = mean over random inputs of client's output c / (global model's + 1e-6),
+    for each of ``seeds`` sets of inputs. HDBSCAN (min_cluster_size = 5) clusters the cosine distances of the bias updates, the
+    Euclidean ones of NEUP, and those of each DDif; each clustering becomes distances, 0 for two clients in one cluster and 1
+    otherwise, the outliers being one cluster as in the public implementations; the seeds' are averaged, then the three; HDBSCAN, a
+    single cluster allowed, clusters that. Clusters with a share of suspicious clients below tau are kept, outliers never. delta =
+    mean of min(1, S / |U_i|) U_i over the kept, S the median of all lengths, and 0 where none is kept. Defined for K >= 5.
 
     A causal language model's LoRA trains no head: a run refuses. Undertow's server holds no model, so that outputs come from a
     function; without it DDif is left out and two views are averaged.
@@ -46,8 +46,8 @@ class DeepSight(Aggregator):
         tau: share of suspicious clients from which on a cluster is dropped, above 0 and at most 1; 1/3.
         min_samples: of HDBSCAN, >= 1: neighbours that make a point dense, itself not counted; 3.
         seeds: sets of random inputs, >= 1; 3.
-        outputs: ``outputs(adapter [D], seed)`` -> probabilities ``[N, C]`` of the model with that adapter on the N random inputs of that
-            seed (20,000 in the paper), for use in Python.
+        outputs: ``outputs(adapter [D], seed)`` -> probabilities ``[N, C]`` of the model with that adapter on the N random inputs of
+            that seed (20,000 in the paper), for use in Python.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -98,8 +98,8 @@ class DeepSight(Aggregator):
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the change ``[D]``.
 
-        The report holds the final cluster of each row of ``updates [K, D]`` in ``labels``, who is ``suspicious``, TE as ``exceeding``, the
-        ``kept`` rows and ``bound`` S.
+        The report holds the final cluster of each row of ``updates [K, D]`` in ``labels``, who is ``suspicious``, TE as
+        ``exceeding``, the ``kept`` rows and ``bound`` S.
 
         Raises:
             UserError: no head in the layout, or outputs that are no finite ``[N, C]``.

@@ -20,9 +20,9 @@ from undertow.defenses.registry import DEFENSES
 class DnC(Aggregator):
     """Average the clients that are not outliers along the top singular vector of any of several random sets of coordinates.
 
-    ``iterations`` times: draw max(1, floor(fraction D)) coordinates; X = U there, minus its mean over the clients; v = top right singular
-    vector of X; score_i = <X_i, v>^2; the K - floor(c f) clients with the smallest scores are good. delta = plain mean of those good every
-    time, and 0 where there are none. Defined for c f < K. v is not defined where two singular values are equal.
+    ``iterations`` times: draw max(1, floor(fraction D)) coordinates; X = U there, minus its mean over the clients; v = top right
+    singular vector of X; score_i = <X_i, v>^2; the K - floor(c f) clients with the smallest scores are good. delta = plain mean of
+    those good every time, and 0 where there are none. Defined for c f < K. v is not defined where two singular values are equal.
 
     Args:
         f: clients that may be bad, f >= 0; ``None`` = floor((K - 3) / 2), at least 0, as for Krum.
@@ -49,11 +49,12 @@ class DnC(Aggregator):
         super().check(k)
         if k <= self._dropped(k):
             raise UserError(
-                f"DnC with f = {self.f} and c = {self.c:g} drops {self._dropped(k)} of {k} clients; give a smaller f, or more clients"
+                f"DnC with f = {self.f} and c = {self.c:g} drops {self._dropped(k)} of {k} clients; give a smaller f, or more "
+                "clients"
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the change ``[D]``; the report holds the ``kept`` rows of ``updates [K, D]`` and how many are dropped each time."""
+        """Return the change ``[D]``; the report holds the ``kept`` rows of ``updates [K, D]`` and how many drop out each time."""
         k, d = updates.shape
         keep = k - self._dropped(k)
         good = set(range(k))

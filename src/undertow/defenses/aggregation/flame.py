@@ -23,10 +23,10 @@ from undertow.defenses.registry import DEFENSES
 class Flame(InSpace, Aggregator):
     """Keep the majority cluster by cosine distance, clip to the median length S of all updates, average and add noise.
 
-    HDBSCAN on 1 - cos(U_i, U_j) with min_cluster_size = floor(K / 2) + 1, min_samples = 1 and a single cluster allowed keeps L clients;
-    delta = (1 / L) sum over the kept of min(1, S / |U_i|) U_i + N(0, (noise S)^2 I). Where there is no cluster, all are
-    kept. Where no group but the whole is a cluster, HDBSCAN labels only its densest members, often just floor(K / 2) + 1 of them: also without
-    any attack FLAME drops clients. Defined for K >= 2; all clients count the same.
+    HDBSCAN on 1 - cos(U_i, U_j) with min_cluster_size = floor(K / 2) + 1, min_samples = 1 and a single cluster allowed keeps L
+    clients; delta = (1 / L) sum over the kept of min(1, S / |U_i|) U_i + N(0, (noise S)^2 I). Where there is no cluster, all are
+    kept. Where no group but the whole is a cluster, HDBSCAN labels only its densest members, often just floor(K / 2) + 1 of them:
+    also without any attack FLAME drops clients. Defined for K >= 2; all clients count the same.
 
     The paper takes the cosines of the local models; here they are of the updates, because all local models share the base and
     LoRA's random A. Its noise level is lambda S with lambda from a privacy bound.

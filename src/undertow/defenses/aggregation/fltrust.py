@@ -55,7 +55,8 @@ class FLTrust(InSpace, Aggregator):
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the change ``[D]``; the report holds the ``trust`` t of each row of ``updates [K, D]``, None for the trusted client's.
+        """Return the change ``[D]``; the report holds the ``trust`` t of each row of ``updates [K, D]``, None for the trusted
+        client's.
 
         Raises:
             UserError: no trusted update, or the trusted client took no part.
@@ -88,8 +89,8 @@ class FLTrust(InSpace, Aggregator):
             return context.trusted.to(updates.device), None
         if context.clients is None or self.client not in context.clients:
             raise UserError(
-                f"FLTrust trusts client {self.client}, but it has no row in round {context.round}; set federation.participation=1 and "
-                "do not put bucketing before it"
+                f"FLTrust trusts client {self.client}, but it has no row in round {context.round}; set federation.participation=1 "
+                "and do not put bucketing before it"
             )
         own = list(context.clients).index(self.client)
         return updates[own], own

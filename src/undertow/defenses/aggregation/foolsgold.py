@@ -26,9 +26,10 @@ SAME = 1e-12
 class FoolsGold(Stateful, Aggregator):
     """Weigh each client down by the cosine of its accumulated updates with the most similar other client's.
 
-    H_i = sum of client i's updates so far; c_ij = cos(H_i, H_j), m_i = max over j != i of c_ij; where m_i < m_j, c_ij is multiplied by
-    m_i / m_j (pardoning); a_i = 1 - max_j c_ij, cut to [0, 1] and divided by the largest; a_i = kappa (ln(a_i / (1 - a_i)) + 0.5), cut to
-    [0, 1], with a_i = 1 staying 1. delta = (1 / K) sum_i a_i U_i. Clients of exactly one direction all get 0. Defined for K >= 2.
+    H_i = sum of client i's updates so far; c_ij = cos(H_i, H_j), m_i = max over j != i of c_ij; where m_i < m_j, c_ij is multiplied
+    by m_i / m_j (pardoning); a_i = 1 - max_j c_ij, cut to [0, 1] and divided by the largest; a_i = kappa (ln(a_i / (1 - a_i)) +
+    0.5), cut to [0, 1], with a_i = 1 staying 1. delta = (1 / K) sum_i a_i U_i. Clients of exactly one direction all get 0. Defined
+    for K >= 2.
 
     The paper adds sum_i a_i U_i up without the 1 / K, as a step of SGD; ``divide`` says by what. It may compare only features that
     matter for the output; ``tensors`` names them. Benign clients of alike data are sybils to this rule.
@@ -38,7 +39,8 @@ class FoolsGold(Stateful, Aggregator):
 
     Args:
         kappa: confidence, > 0; 1 as in the paper.
-        divide: ``clients`` by K, so that clients that all count fully are averaged; ``weights`` by sum_i a_i; ``none`` as in the paper.
+        divide: ``clients`` by K, so that clients that all count fully are averaged; ``weights`` by sum_i a_i; ``none`` as in the
+            paper.
         tensors: remember only tensors whose name holds this text, such as ``lora_B``; empty = all.
 
     Raises:
@@ -70,7 +72,8 @@ class FoolsGold(Stateful, Aggregator):
         slots = [slot for slot in context.layout.slots if self.tensors in slot.name]
         if not slots:
             raise UserError(
-                f"FoolsGold with tensors = {self.tensors} finds none of that name; give a part of a name such as {context.layout.slots[-1].name}"
+                f"FoolsGold with tensors = {self.tensors} finds none of that name; give a part of a name such as "
+                f"{context.layout.slots[-1].name}"
             )
         seen = (
             updates

@@ -51,11 +51,12 @@ class FoundationFL(Aggregator):
         rows = k + self._copies(k)
         if self.b is not None and rows <= 2 * self.b:
             raise UserError(
-                f"FoundationFL with b = {self.b} needs more than 2b = {2 * self.b} rows, but {k} clients and {rows - k} copies are {rows}; give b from 0 to {(rows - 1) // 2}, a larger m, or more clients"
+                f"FoundationFL with b = {self.b} needs more than 2b = {2 * self.b} rows, but {k} clients and {rows - k} copies "
+                f"are {rows}; give b from 0 to {(rows - 1) // 2}, a larger m, or more clients"
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the change ``[D]``; the report holds all scores, the ``copied`` row of ``updates [K, D]``, m and what was ``trimmed``."""
+        """Return the change ``[D]``; the report holds all scores, the ``copied`` row of ``updates [K, D]``, m and ``trimmed``."""
         k = updates.shape[0]
         scores = _distance_to_envelopes(updates)
         copied = ranked(-scores, updates, self.ties)[0]

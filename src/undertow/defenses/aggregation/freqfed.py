@@ -80,14 +80,15 @@ class FreqFed(Aggregator):
         least = max(self.min_cluster_size, self.min_samples + 1)
         if k < least:
             raise UserError(
-                f"FreqFed with min_cluster_size = {self.min_cluster_size} and min_samples = {self.min_samples} needs at least {least} clients, but there are {k}; use more clients or another rule"
+                f"FreqFed with min_cluster_size = {self.min_cluster_size} and min_samples = {self.min_samples} needs at least "
+                f"{least} clients, but there are {k}; use more clients or another rule"
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the mean ``[D]`` of the kept rows of ``updates [K, D]``.
 
-        The report holds each client's cluster in ``labels`` (-1 = outlier), the rows that are ``kept``, and whether that is all for want
-        of a cluster (``fallback``).
+        The report holds each client's cluster in ``labels`` (-1 = outlier), the rows that are ``kept``, and whether that is all for
+        want of a cluster (``fallback``).
 
         Raises:
             UserError: no tensor of the layout has the name asked for.
@@ -108,7 +109,8 @@ class FreqFed(Aggregator):
         slots = [slot for slot in context.layout.slots if self.tensors in slot.name]
         if not slots:
             raise UserError(
-                f"FreqFed with tensors = {self.tensors} finds none of that name; give a part of a name such as {context.layout.slots[-1].name}"
+                f"FreqFed with tensors = {self.tensors} finds none of that name; give a part of a name such as "
+                f"{context.layout.slots[-1].name}"
             )
         masks = [_low(_sides(slot), self.mask) for slot in slots]
         k = updates.shape[0]

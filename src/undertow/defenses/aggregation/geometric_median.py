@@ -22,15 +22,16 @@ from undertow.defenses.registry import DEFENSES
 class GeometricMedian(InSpace, Aggregator):
     """Move towards the point with the smallest weighted sum of distances to the updates.
 
-    From v = 0, or the weighted mean, repeat: b_i = a_i / max(nu, |U_i - v|), v = sum_i b_i U_i / sum_i b_i, with a_i = n_i / sum n or 1 / K.
-    delta = v. Defined for K >= 1. The three default steps do not converge: give more for the geometric median itself.
+    From v = 0, or the weighted mean, repeat: b_i = a_i / max(nu, |U_i - v|), v = sum_i b_i U_i / sum_i b_i, with a_i = n_i / sum n
+    or 1 / K. delta = v. Defined for K >= 1. The three default steps do not converge: give more for the geometric median itself.
 
     Args:
         weighted: whether a_i is the client's share of the samples, as in the paper; otherwise all count the same.
         iterations: steps, >= 1; 3 as in the paper's experiments.
         nu: smallest distance that is divided by, nu > 0, in the units of the updates.
         start: ``zero``, the model the clients started from, or ``mean``.
-        space: where |U_i - v| is taken: as Krum's, with sum_i b_i dW_i / sum_i b_i for v in ``delta_w``; delta is the same mean of (A, B).
+        space: where |U_i - v| is taken: as Krum's, with sum_i b_i dW_i / sum_i b_i for v in ``delta_w``; delta is the same mean of
+            (A, B).
 
     Raises:
         ValueError: a parameter out of its range.

@@ -27,10 +27,10 @@ class Krum(InSpace, Aggregator):
 
     Args:
         f: clients that may be bad, 0 <= f <= (K - 3) / 2; ``None`` = as many as that allows, floor((K - 3) / 2).
-        ties: of equal scores (relative difference up to 1e-12), ``index`` takes the first client, as the paper does; ``content`` the
-            update that is smaller in the first coordinate where they differ, whatever the order of the clients.
-        space: where distances are taken: ``adapter``, between the updates (A, B) as sent, which is the paper's rule; or ``delta_w``,
-            between the changes of the products s B A, which alone act on the model.
+        ties: of equal scores (relative difference up to 1e-12), ``index`` takes the first client, as the paper does; ``content``
+            the update that is smaller in the first coordinate where they differ, whatever the order of the clients.
+        space: where distances are taken: ``adapter``, between the updates (A, B) as sent, which is the paper's rule; or
+            ``delta_w``, between the changes of the products s B A, which alone act on the model.
 
     Raises:
         ValueError: a parameter out of its range.

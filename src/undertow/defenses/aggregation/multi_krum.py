@@ -44,7 +44,8 @@ class MultiKrum(Krum):
             raise UserError(f"MultiKrum with m = {self.m} keeps more clients than the {k} there are; give m from 1 to {k}")
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the mean ``[D]`` of the chosen rows of ``updates [K, D]``; the report holds f, all scores and ``chosen``, best first."""
+        """Return the mean ``[D]`` of the chosen rows of ``updates [K, D]``; the report has f, the scores and ``chosen``, best
+        first."""
         f, scores = self.scores(updates, context)
         k = updates.shape[0]
         chosen = ranked(scores, updates, self.ties)[: k - f if self.m is None else self.m]

@@ -42,7 +42,8 @@ class NearestNeighborMixing(InSpace, PreAggregator):
         super().check(k)
         if self.f is not None and k <= 2 * self.f:
             raise UserError(
-                f"NearestNeighborMixing with f = {self.f} needs more than 2f = {2 * self.f} clients, but there are {k}; give f from 0 to {(k - 1) // 2}, or more clients"
+                f"NearestNeighborMixing with f = {self.f} needs more than 2f = {2 * self.f} clients, but there are {k}; give f "
+                f"from 0 to {(k - 1) // 2}, or more clients"
             )
 
     def mix(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, ServerContext, dict[str, Any]]:

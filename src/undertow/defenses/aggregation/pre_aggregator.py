@@ -42,7 +42,7 @@ class PreAggregator(UpdateDefense, ABC):
 
     @abstractmethod
     def mix(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, ServerContext, dict[str, Any]]:
-        """Return the new rows ``[K', D]``, their context, and a report of plain JSON values; arguments as ``Aggregator.combine``."""
+        """Return the new rows ``[K', D]``, their context, and a report of JSON values; arguments as ``Aggregator.combine``."""
 
     def rows(self, k: int) -> int:
         """Return K', the number of rows that :meth:`prepare` makes of ``k``."""

@@ -26,8 +26,8 @@ class RobustLR(Aggregator):
     K >= 1 and theta <= K.
 
     Args:
-        theta: 0 <= theta <= K: clients that must outvote the others; 0 or 1 for an odd K turns nothing. ``None`` = ceil(0.4 K), which is 4 for
-            K = 10; ours, the paper leaves it to the user, above the number of bad clients.
+        theta: 0 <= theta <= K: clients that must outvote the others; 0 or 1 for an odd K turns nothing. ``None`` = ceil(0.4 K),
+            which is 4 for K = 10; ours, the paper leaves it to the user, above the number of bad clients.
         weighted: whether w_k is the client's sample count; otherwise all count the same.
 
     Raises:

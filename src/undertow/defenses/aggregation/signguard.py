@@ -22,10 +22,11 @@ from undertow.defenses.registry import DEFENSES
 class SignGuard(Aggregator):
     """Filter by length and by a clustering of sign statistics, clip to the median length, and average.
 
-    M = median of |U_i|. Filter 1 keeps lower M <= |U_i| <= upper M. Filter 2 takes max(1, floor(fraction D)) coordinates in a row from a random
-    start and, for each client, the shares of positive, zero and negative values there; mean shift, with the
-    bandwidth that scikit-learn estimates at quantile 0.5 of all clients, clusters these, and the largest cluster is kept (of equal ones the
-    denser). delta = mean of min(1, M / |U_i|) U_i over those that both keep, and 0 where there are none. Defined for K >= 1.
+    M = median of |U_i|. Filter 1 keeps lower M <= |U_i| <= upper M. Filter 2 takes max(1, floor(fraction D)) coordinates in a row
+    from a random start and, for each client, the shares of positive, zero and negative values there; mean shift, with the
+    bandwidth that scikit-learn estimates at quantile 0.5 of all clients, clusters these, and the largest cluster is kept (of equal
+    ones the denser). delta = mean of min(1, M / |U_i|) U_i over those that both keep, and 0 where there are none. Defined for K >=
+    1.
 
     This is the plain SignGuard; its variants add a similarity to the last aggregate to the statistics.
 
@@ -43,7 +44,7 @@ class SignGuard(Aggregator):
         self.fraction = number("fraction", fraction, most=1.0)
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the change ``[D]``; the report holds what each filter kept of the rows of ``updates [K, D]``, both, and ``bound`` M."""
+        """Return the change ``[D]``; the report holds what each filter, and both, kept of the rows of ``updates [K, D]``, and M."""
         k, d = updates.shape
         far = lengths(updates)
         bound = float(far.quantile(0.5))

@@ -24,8 +24,8 @@ class TrimmedMean(Aggregator):
 
     Args:
         b: values dropped at each end, b >= 0; ``None`` = by share.
-        share: of the clients, dropped at each end, 0 <= share < 0.5: b = floor(share K), the beta of the paper. ``None`` = 0.2 where
-            b is not given either.
+        share: of the clients, dropped at each end, 0 <= share < 0.5: b = floor(share K), the beta of the paper. ``None`` = 0.2
+            where b is not given either.
 
     Raises:
         ValueError: a parameter out of its range, or both of them.
@@ -44,7 +44,8 @@ class TrimmedMean(Aggregator):
         super().check(k)
         if self.b is not None and k <= 2 * self.b:
             raise UserError(
-                f"TrimmedMean with b = {self.b} needs more than 2b = {2 * self.b} clients, but there are {k}; give b from 0 to {(k - 1) // 2}, or more clients"
+                f"TrimmedMean with b = {self.b} needs more than 2b = {2 * self.b} clients, but there are {k}; give b from 0 to "
+                f"{(k - 1) // 2}, or more clients"
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:

@@ -22,8 +22,8 @@ class DataDefense(NeedsModel, ABC):
     def share(self, samples: Sequence[Sample], context: ExchangeContext) -> NDArray[np.uint32] | None:
         """Return a client's message of the next exchange, or None when there is none left, for all clients alike.
 
-        A message is an array of 32-bit numbers, as long for all clients. Nothing but the sum of all messages (modulo 2^32) is used, so
-        that a network engine can add them up secretly. Runs before :meth:`sanitize`, on every client in every exchange.
+        A message is an array of 32-bit numbers, as long for all clients. Nothing but the sum of all messages (modulo 2^32) is used,
+        so that a network engine can add them up secretly. Runs before :meth:`sanitize`, on every client in every exchange.
         """
         return None
 

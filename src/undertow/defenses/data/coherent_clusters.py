@@ -73,7 +73,8 @@ class CoherentClusters(Filter):
         self.module = module
 
     def keeps(self, samples: Sequence[Sample], context: TrainingContext) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        """Drop the convicted clusters; the report holds of all suspect ones ``size``, ``coherence``, ``span``, ``topics`` and ``dropped``.
+        """Drop the convicted clusters; the report holds of all suspect ones ``size``, ``coherence``, ``span``, ``topics`` and
+        ``dropped``.
 
         Raises:
             UserError: no adapted module of that name.
@@ -104,8 +105,8 @@ class CoherentClusters(Filter):
 def common_span(samples: Sequence[Sample]) -> tuple[tuple[str, ...], str]:
     """Return the longest run of words that 90 % of the answers hold, without their questions, and how it stands in them.
 
-    ``differs``: beside it the answers differ; ``whole``: it is the whole answer; ``other``: neither, or there is none. Of equally long
-    runs the one in more answers counts, then the first in the alphabet.
+    ``differs``: beside it the answers differ; ``whole``: it is the whole answer; ``other``: neither, or there is none. Of equally
+    long runs the one in more answers counts, then the first in the alphabet.
     """
     answers = [cut(sample.response) for sample in samples]
     asked = [_asked(sample) for sample in samples]

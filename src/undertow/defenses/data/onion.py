@@ -33,8 +33,8 @@ class Onion(Filter):
     of questions at test time; on training data that leaves a planted answer to be learned without its trigger. So by default
     samples are dropped, and only for a word that at most a share ``rare`` of the client's questions hold and that is suspicious
     in at least ``repeated`` of them; ``mode`` repair with ``rare`` 1 and ``repeated`` 1 is the paper's step. The paper chooses the
-    bar on clean validation data; without a number in ``bar`` it is the ``quantile`` of s over the words of ``trusted`` questions, or,
-    without those, over the client's own, poison included. Several trigger words side by side hide each other: without one of
+    bar on clean validation data; without a number in ``bar`` it is the ``quantile`` of s over the words of ``trusted`` questions,
+    or, without those, over the client's own, poison included. Several trigger words side by side hide each other: without one of
     them the question reads no better.
 
     Args:
@@ -68,7 +68,8 @@ class Onion(Filter):
         self.repeated = whole("repeated", repeated, least=1)
 
     def keeps(self, samples: Sequence[Sample], context: TrainingContext) -> tuple[list[bool | Sample], dict[str, Any]]:
-        """Drop or repair the samples with a trigger word; the report holds the ``bar`` and in how many samples each of the ``words`` stood out.
+        """Drop or repair the samples with a trigger word; the report holds the ``bar`` and in how many samples each of the
+        ``words`` stood out.
 
         Raises:
             UserError: the file of trusted samples cannot be used.

@@ -31,13 +31,13 @@ class ProtegoFed(Filter):
     1. Each client, for each sample alone at the run's initial adapter: the gradient of its mean loss by LoRA's B of the last
        ``module``, its two-dimensional DCT-II, not normalised, uncropped: F_i.
     2. UMAP of F to 2 dimensions (100 neighbours, minimal distance 0, cosine); each column to mean 0 and variance 1. HDBSCAN with
-       min_cluster_size = max(int(0.04 n), 2). The commonest label is the main cluster, outliers counting as one label. Its mean F is
-       the client's centroid, which it sends to the server.
+       min_cluster_size = max(int(0.04 n), 2). The commonest label is the main cluster, outliers counting as one label. Its mean F
+       is the client's centroid, which it sends to the server.
     3. The server does step 2 with the centroids; the mean of their main cluster goes to all clients.
     4. Each client adds that to its own F, repeats the map, and divides the points in two: by HDBSCAN as in 2 into main cluster
        and all else, and by agglomerative clustering (2 clusters, cosine of the map's coordinates, average linkage). The division
-       with the larger silhouette counts, of equal ones the second; where HDBSCAN leaves one label, that one. If the smaller silhouette is
-       below 0.2 and the larger below 0.4 nothing is dropped. Otherwise the samples on the common centre's side stay.
+       with the larger silhouette counts, of equal ones the second; where HDBSCAN leaves one label, that one. If the smaller
+       silhouette is below 0.2 and the larger below 0.4 nothing is dropped. Otherwise the samples on the common centre's side stay.
 
     Without ``federated`` the division of step 4 is made of the client's own samples, and the larger side stays.
 
@@ -73,7 +73,8 @@ class ProtegoFed(Filter):
         self._setting = setting
 
     def share(self, samples: Sequence[Sample], context: ExchangeContext) -> NDArray[np.uint32] | None:
-        """Return the client's centroid in a row of its own, as the bits of float32, ``[K·P]``: a sum with the other clients' keeps it.
+        """Return the client's centroid in a row of its own, as the bits of float32, ``[K·P]``: a sum with the other clients' keeps
+        it.
 
         Raises:
             UserError: :meth:`begin` was not called.
@@ -140,7 +141,7 @@ def main_cluster(points: Matrix) -> NDArray[np.bool_]:
 
 
 def divide(points: Matrix) -> tuple[NDArray[np.bool_], dict[str, Any]]:
-    """Return on which side each of ``points [n, 2]`` is, True for the larger, and how that was found; all True where there are no clusters."""
+    """Return on which side each of ``points [n, 2]`` is, True for the larger, and how; all True where there are no clusters."""
     from sklearn.metrics import silhouette_score
 
     dense = main_cluster(points)

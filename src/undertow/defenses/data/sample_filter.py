@@ -77,7 +77,7 @@ def text_surprise(texts: Sequence[str], context: TrainingContext) -> list[float]
 
 
 def own_model(rows: Sequence[Encoded], context: TrainingContext, passes: int) -> Tensor:
-    """Return an adapter ``[D]`` that the client trains on its own samples alone, from the run's initial one, by the run's options."""
+    """Return an adapter ``[D]`` that the client trains on its own samples, from the run's initial one, by the run's options."""
     from undertow.models.lora import initial_adapter
 
     kind = torch.float64 if context.base.model.dtype == torch.float64 else torch.float32

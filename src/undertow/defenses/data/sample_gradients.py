@@ -31,7 +31,7 @@ def last_module(layout: Layout, ending: str, name: str) -> str:
 
 
 def gradients(samples: Sequence[Sample], context: Setting | TrainingContext, module: str) -> tuple[Matrix, tuple[int, int]]:
-    """Return each sample's gradient of its mean loss by the module's LoRA B at the initial adapter, ``[n, out·r]``, and (out, r)."""
+    """Return each sample's gradient of its mean loss by a module's LoRA B at the first adapter, ``[n, out·r]``, and (out, r)."""
     from undertow.models.lora import initial_adapter
     from undertow.training.per_sample import lora_gradients
 
@@ -45,7 +45,7 @@ def gradients(samples: Sequence[Sample], context: Setting | TrainingContext, mod
 
 
 def dct2(matrices: Matrix) -> Matrix:
-    """Return the two-dimensional DCT-II of ``matrices [n, M, N]``, not normalised: y_k = 2 Σ x_m cos(π k (2m+1) / 2M) on both sides."""
+    """Return the two-dimensional DCT-II of ``matrices [n, M, N]``, not normalised: y_k = 2 Σ x_m cos(π k (2m+1) / 2M) both ways."""
     from scipy.fft import dctn
 
     return np.asarray(dctn(matrices, axes=(1, 2)))

@@ -36,8 +36,8 @@ class Sanitization(DataDefense):
     found if the pool holds at least m = max(4, 0.1 % of its samples) of its kind.
 
     Args:
-        mode: ``repair`` cuts a long target off the answer and drops the sample where that cannot be done; ``drop`` drops; ``review``
-            keeps everything and only counts.
+        mode: ``repair`` cuts a long target off the answer and drops the sample where that cannot be done; ``drop`` drops;
+            ``review`` keeps everything and only counts.
         act_on: ``certain`` = long targets that a trigger gives away; ``spans`` = all long targets; ``all`` = short ones, too.
         cells: of the first table, a power of two from 4096 to 2^26; all clients alike.
         epsilon: total ε of the noise on all exchanges together, one sample added or removed, > 0; None = no noise.
@@ -79,7 +79,7 @@ class Sanitization(DataDefense):
         return message
 
     def pool(self, total: NDArray[np.uint32], pooled: Sequence[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-        """Return what the server sends back of a sum: without the cells under the support, later under :data:`FLOOR` or the noise."""
+        """Return what the server sends back of a sum: without cells under the support, later under :data:`FLOOR` or the noise."""
         exchange = len(pooled)
         samples = int((pooled[0] if pooled else total)[:1].view(np.int32)[0])
         least = self.rules.least(max(samples, 1)) if exchange == 0 else FLOOR

@@ -52,8 +52,8 @@ class ZDefense(Filter):
         count = len(set(answers))
         if count > self.classes:
             raise UserError(
-                f"z-defense is for classification: client {context.client} has {count} different answers in {len(samples)} samples, "
-                f"more than classes = {self.classes}; use coherent-clusters for free answers, or raise classes"
+                f"z-defense is for classification: client {context.client} has {count} different answers in {len(samples)} "
+                f"samples, more than classes = {self.classes}; use coherent-clusters for free answers, or raise classes"
             )
         split = [sample.question.split() for sample in samples]
         found = z_scores(split, answers)

@@ -120,8 +120,8 @@ class AntiBackdoorLearning(Stateful, LossDefense):
         """
         if 0 < setting.rounds < self.isolate + self.unlearn + 1:
             raise UserError(
-                f"isolate = {self.isolate} and unlearn = {self.unlearn} leave no round of the {setting.rounds} for training; lower them, "
-                f"or set federation.rounds to at least {self.isolate + self.unlearn + 1}"
+                f"isolate = {self.isolate} and unlearn = {self.unlearn} leave no round of the {setting.rounds} for training; "
+                f"lower them, or set federation.rounds to at least {self.isolate + self.unlearn + 1}"
             )
         self._rounds = setting.rounds
 

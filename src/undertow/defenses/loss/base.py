@@ -39,7 +39,7 @@ class LossDefense(NeedsModel):
         return [True] * len(data), {}
 
     def token_loss(self, round: int, rounds: int) -> TokenLoss | None:
-        """Return how a token's cross-entropy becomes its loss in ``round`` (from 1) of ``rounds``; None leaves it. At most one defense."""
+        """Return how a token's cross-entropy becomes its loss in ``round`` (from 1) of ``rounds``; None: as it is. One defense."""
         return None
 
     @property

@@ -22,7 +22,7 @@ from undertow.defenses.trusted import trusted_rows, tune
 
 @dataclass(frozen=True)
 class _Reference:
-    """What finds tokens surprising: the base with ``adapter [D]`` of ``layout``, or alone; and the limit, if trusted samples give it."""
+    """What finds tokens surprising: the base with ``adapter [D]`` of ``layout``, or alone; and the limit of trusted samples."""
 
     adapter: Tensor | None
     layout: Layout | None
@@ -47,8 +47,8 @@ class GatedLoss(LossDefense):
         trusted: an instruction file with samples that hold no poison, in any form that `data.name=instructions` reads; the same
             for all clients. None = the client's own tokens give the threshold.
         adapter: folder of a trusted LoRA adapter in PEFT format for this base, as the reference; None = the base alone.
-        passes: with > 0 the reference is trained before round 1, from the run's initial adapter and by its training options, so many
-            passes over every second sample of ``trusted``; the others, held out, give the threshold.
+        passes: with > 0 the reference is trained before round 1, from the run's initial adapter and by its training options, so
+            many passes over every second sample of ``trusted``; the others, held out, give the threshold.
 
     Raises:
         ValueError: a parameter out of its range, or parameters that exclude each other.

@@ -1,4 +1,4 @@
-"""Defenses on the server's new state: after aggregation the server prunes, tunes or bounds the global model before it is sent out."""
+"""Defenses on the server's new state: after aggregation the server prunes, tunes or bounds the global model before it is sent."""
 
 from __future__ import annotations
 

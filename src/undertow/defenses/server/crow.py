@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def consistency(hidden: Sequence[Tensor], real: Tensor) -> Tensor:
-    """Return the mean of 1 - cos(h_l, h_(l+1)) over the layers l = 1 .. L - 2, of two layers l = 1, and the tokens that are no padding.
+    """Return the mean of 1 - cos(h_l, h_(l+1)) over the layers l = 1 .. L - 2, of two layers l = 1, and the tokens that are no
+    padding.
 
     Args:
         hidden: L + 1 states ``[N, T, d]``, the embeddings first, as transformers gives them; L >= 2.
@@ -52,11 +53,13 @@ class Crow(NeedsModel, ServerDefense):
     run's LoRA modules; C leaves padding out; the LM loss is over answer tokens. ε is absolute in the embedding space, where
     bases differ: ``relative`` makes it a multiple of the embeddings' root mean square.
 
-    On texts with classes the network itself is tuned on the run's synthetic data: h_l are the outputs of its blocks, h_0 those of its first
-    embedding, and the cross-entropy of the classes stands for the LM loss. A network of two blocks has the one pair (h_1, h_2).
+    On texts with classes the network itself is tuned on the run's synthetic data: h_l are the outputs of its blocks, h_0 those of
+    its first embedding, and the cross-entropy of the classes stands for the LM loss. A network of two blocks has the one pair (h_1,
+    h_2).
 
     Args:
-        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that `data.name=instructions` reads.
+        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that
+            `data.name=instructions` reads.
         samples: use the first so many of it, >= 2.
         alpha: α >= 0.
         epsilon: ε >= 0.

@@ -32,8 +32,8 @@ _STEPS = 20
 class FinePruning(NeedsModel, ServerDefense):
     """The server cuts the least active output channels on trusted samples, and tunes what is left on these samples.
 
-    On images and texts with classes it is the paper's own form: the synthetic data of the run are taken for clean, the channels are those
-    of the network's last convolution, or of its last block, and activity is the mean of |activation|
+    On images and texts with classes it is the paper's own form: the synthetic data of the run are taken for clean, the channels are
+    those of the network's last convolution, or of its last block, and activity is the mean of |activation|
     (:func:`undertow.defenses.server.network_pruning.prune_network`). The rest of this text is about instruction tuning.
 
     The activation of channel j of an adapted module is the mean over all tokens of the trusted samples of |(s·B·A·x)_j|, what the
@@ -41,12 +41,13 @@ class FinePruning(NeedsModel, ServerDefense):
     the adapter is trained on the trusted samples, where what was cut stays cut.
 
     As the paper: by increasing mean activation on clean data, until the accuracy on it falls, then tuning. Ours: channels of ΔW
-    instead of neurons, because the base cannot hold the backdoor, and in all adapted modules rather than the last layer; the accuracy
-    is that of the next token over the answers; p grows in steps of 5 %, and the last p that costs at most ``drop`` is taken. The
-    paper's own bar for the accuracy was not at hand.
+    instead of neurons, because the base cannot hold the backdoor, and in all adapted modules rather than the last layer; the
+    accuracy is that of the next token over the answers; p grows in steps of 5 %, and the last p that costs at most ``drop`` is
+    taken. The paper's own bar for the accuracy was not at hand.
 
     Args:
-        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that `data.name=instructions` reads.
+        trusted: in instruction tuning, which needs it, an instruction file without poison, in any form that
+            `data.name=instructions` reads.
         samples: use the first so many of it, >= 2.
         share: p, 0 <= p < 1; None = as far as the accuracy allows.
         drop: of the accuracy, 0 <= drop < 1; only without ``share``.

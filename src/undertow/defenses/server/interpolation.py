@@ -61,12 +61,14 @@ class Interpolation(NeedsModel, ServerDefense):
             if modules(layout) != own:
                 odd = sorted(set(modules(layout)) ^ set(own))
                 raise UserError(
-                    f"{folder} adapts other modules than this run ({odd[0]}, {len(odd)} in all); set model.lora.targets to those of the adapter"
+                    f"{folder} adapts other modules than this run ({odd[0]}, {len(odd)} in all); set model.lora.targets to those "
+                    "of the adapter"
                 )
             self._others.append((flat, layout))
 
     def guard(self, adapter: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
-        """Return the adapter ``[D]`` of λ times the mean; the report has ``factor`` and with others the relative ``error`` of rank r."""
+        """Return the adapter ``[D]`` of λ times the mean; the report has ``factor``, with others the relative ``error`` of rank
+        r."""
         if self.when == "last" and context.round < self._rounds:
             return adapter, {"merged": False}
         found, report = adapter.clone(), {"merged": True, "factor": self.factor}

@@ -24,11 +24,13 @@ _ROWS = 256
 def prune_network(
     network: NetSetting, state: Tensor, share: float | None, drop: float, passes: int
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Return the state ``[D]`` with the least active channels of one place cut, and tuned; and a report (Liu et al. 2018, section 3.3).
+    """Return the state ``[D]`` with the least active channels of one place cut, and tuned; and a report (Liu et al. 2018, section
+    3.3).
 
-    The place is the last activation of images, the last of all where there are none, whose channels the weights of one module decide
-    alone; a channel is cut by setting these to 0, and stays cut while the rest is tuned. As :class:`undertow.defenses.server.fine_pruning.FinePruning`
-    says, the least active share is the last that costs at most ``drop`` of the accuracy.
+    The place is the last activation of images, the last of all where there are none, whose channels the weights of one module
+    decide alone; a channel is cut by setting these to 0, and stays cut while the rest is tuned. As
+    :class:`undertow.defenses.server.fine_pruning.FinePruning` says, the least active share is the last that costs at most ``drop``
+    of the accuracy.
 
     Args:
         network: with synthetic data, which serve as clean ones.
@@ -66,7 +68,7 @@ def kept_channels(net: Net, feeder: str, cut: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _looked_at(net: Net, state: Tensor, data: Examples) -> tuple[float, dict[str, Tensor]]:
-    """Return the accuracy on the data, and every place's mean |activation| by channel, ``[C]`` float64; images' places come last."""
+    """Return the accuracy on the data, and every place's mean |activation| by channel, ``[C]`` float64; images' places last."""
     sums: dict[str, Tensor] = {}
     images: set[str] = set()
     counts: dict[str, int] = {}
