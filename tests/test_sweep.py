@@ -27,11 +27,11 @@ from tiny import Quiet
 from undertow import cli
 from undertow.config import load, shipped
 from undertow.core.errors import UserError
+from undertow.core.registry import defense_list, defense_text
 from undertow.federation.loop import run
 from undertow.models import causal_lm
 from undertow.sweeps import display as sweep_display
 from undertow.sweeps import sweep, workers
-from undertow.sweeps.cells import defense_list, defense_text
 from undertow.sweeps.sweep import Cell, Outcome, Progress, default_jobs, expand, parse, run_cells
 
 UNDERTOW = Path(sys.executable).with_name("undertow")

@@ -15,12 +15,12 @@ from fabricated_results import grid, run
 from undertow.backdoors.placement import poison
 from undertow.config import Attack
 from undertow.core.errors import UserError
+from undertow.core.registry import defense_list
 from undertow.data.sample import Sample
 from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.registry import DEFENSES
 from undertow.metrics.intervals import Rate
-from undertow.sweeps.cells import defense_list
 from undertow_reproductions import defense_cost, defense_matrix
 from undertow_reproductions.defense_rules import LEFT_OUT, RULES, by_mean_asr, config_of, parse_rhos, parse_rules, trusted_client
 from undertow_reproductions.estimate import of_differences

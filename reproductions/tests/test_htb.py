@@ -13,9 +13,9 @@ from fabricated_results import rate
 from undertow.attacks.contract import make_attack
 from undertow.config import Defense
 from undertow.core.errors import UserError
+from undertow.core.registry import defense_list
 from undertow.defenses.aggregation.anomaly import SCORES
 from undertow.defenses.registry import make_defenses
-from undertow.sweeps.cells import defense_list
 from undertow_reproductions import htb_defended, htb_evasion, htb_repeated
 from undertow_reproductions.estimate import of_numbers
 from undertow_reproductions.htb import HTB

@@ -8,11 +8,11 @@ from typing import Any
 
 from undertow.config import Defense as Options
 from undertow.core.errors import UserError, nearest
+from undertow.core.registry import defense_list
 from undertow.core.rng import rng
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.registry import DEFENSES, make_defenses
-from undertow.sweeps.cells import defense_list
 from undertow_reproductions.results import Results
 
 #: Plain FedAvg, beside which all others stand.

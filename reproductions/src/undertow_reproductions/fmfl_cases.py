@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from undertow.sweeps.cells import defense_list
+from undertow.core.registry import defense_list
 from undertow_reproductions.defense_rules import NONE
 from undertow_reproductions.estimate import Estimate, of_numbers
 from undertow_reproductions.results import Results

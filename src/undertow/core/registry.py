@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,22 @@ def short_form(text: str, kind: str = "defense") -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{kind} '{text}': a value is not YAML ({' '.join(str(error).split())}); quote it") from error
     return {"name": ":".join(piece for piece in pieces if "=" not in piece), "params": params}
+
+
+def defense_list(text: str) -> list[dict[str, Any]]:
+    """Read defenses in short: ``none``, ``krum``, ``krum:f=3``, or several joined by ``+``."""
+    return [short_form(part) for part in text.split("+")] if text.strip() not in ("", "none") else []
+
+
+def defense_text(defenses: Sequence[Mapping[str, Any]]) -> str:
+    """Write the config's ``defenses`` (plain values) in short, as :func:`defense_list` reads them."""
+    told = [":".join([d["name"], *(f"{k}={value_text(v)}" for k, v in (d.get("params") or {}).items())]) for d in defenses]
+    return "+".join(told) or "none"
+
+
+def value_text(value: Any) -> str:
+    """Write a value as YAML in one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import yaml
 from undertow.config import by_short_names, validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
+from undertow.core.registry import defense_text
 from undertow.runs.records import Result, Round, read_record, read_records
 from undertow.runs.tables import figures, frame, installed, text
-from undertow.sweeps.cells import defense_text
 
 if TYPE_CHECKING:
     import pandas

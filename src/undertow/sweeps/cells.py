@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from undertow.config import Config, load, long_name, short_form, short_name, with_overrides
+from undertow.config import Config, load, long_name, short_name, with_overrides
 from undertow.core.errors import UserError
+from undertow.core.registry import defense_list, defense_text, value_text
 from undertow.federation.methods import check_methods
 
 
@@ -108,17 +109,6 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
     return cells
 
 
-def defense_list(text: str) -> list[dict[str, Any]]:
-    """Read defenses in short: ``none``, ``krum``, ``krum:f=3``, or several joined by ``+``; parameter values are YAML."""
-    return [short_form(part) for part in text.split("+")] if text.strip() not in ("", "none") else []
-
-
-def defense_text(defenses: Sequence[Mapping[str, Any]]) -> str:
-    """Write the config's ``defenses`` (plain values) in short, as :func:`defense_list` reads them."""
-    told = [":".join([d["name"], *(f"{k}={_text(v)}" for k, v in (d.get("params") or {}).items())]) for d in defenses]
-    return "+".join(told) or "none"
-
-
 def _pieces(text: str, word: str) -> list[str]:
     """Split at commas outside brackets and quotes; a quote opens only where a value begins (``don't`` opens none)."""
     pieces, depth, quote, before = [""], 0, "", ","
@@ -178,10 +168,6 @@ def _effective(config: Config, key: str, value: Any) -> Any:
     return found if isinstance(found, str | int | float | bool) else value
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def _name(axis: Mapping[str, Any], config: Config) -> str:
     last = Counter(key.rpartition(".")[2] for key in axis)
     parts = []
@@ -189,7 +175,7 @@ def _name(axis: Mapping[str, Any], config: Config) -> str:
         if key == "seed":
             continue
         short = key.rpartition(".")[2]
-        told = defense_text(config.values()["defenses"]) if key == "defenses" else _text(value)
+        told = defense_text(config.values()["defenses"]) if key == "defenses" else value_text(value)
         parts.append(f"{short if last[short] == 1 else key}={_safe(told)}")
     return f"{'_'.join([*parts, f'seed={config.seed}'])[-150:].lstrip('-._=')}-{config.digest()}"
 

@@ -24,7 +24,7 @@ from undertow.core.errors import UserError
 if TYPE_CHECKING:
     from undertow.config import Model
     from undertow.models.causal_lm import CausalLM
-    from undertow.sweeps.sweep import Cell
+    from undertow.sweeps.cells import Cell
 
 
 class Task(TypedDict):
