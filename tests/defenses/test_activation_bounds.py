@@ -12,11 +12,13 @@ from published import WORLD, make, same_bits_when_resumed, server, setting, some
 from torch import Tensor, nn
 
 from undertow.config import Config, Training
-from undertow.core.errors import UserError
+from undertow.core.errors import RenamedWarning, UserError
+from undertow.core.registry import short_form
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
 from undertow.defenses.contexts import DecodingContext, NetSetting, ServerContext
 from undertow.defenses.server.activation_bounds import ActivationBounds
+from undertow.defenses.server.bound_options import SearchOptions
 from undertow.defenses.server.clipping import Best, Search, Subject, fidelity, lengths, search
 from undertow.defenses.server.margins import Noise, Soft, Universal, margin, words
 from undertow.defenses.server.sifting import sift, sift_texts
@@ -36,6 +38,12 @@ OPTIONS = {
     "sides": "upper", "judge": "model", "steps": 12, "batch_size": 8, "lr": 0.05, "start": 1.0, "rate": 0.9, "c": 0.1,
     "factor": 2.0, "every": 3, "warmup": 3, "renew": 6, "tight": 0.0,
 }  # fmt: skip
+
+
+def looking(**options: Any) -> Search:
+    """A search from one list of options."""
+    own = {name: options.pop(name) for name in ("c", "rate", "sides", "tight", "renew")}
+    return Search(**own, adam=SearchOptions(**options))
 
 
 def dense(inputs: int = 4, hidden: int = 6) -> Net:
@@ -300,12 +308,12 @@ def test_images_that_carry_the_trigger_are_left_out_and_others_are_not() -> None
 
 def test_c_grows_while_the_rate_is_there_and_shrinks_while_it_is_not() -> None:
     net, data = dense(), points()
-    found = search(subject(net, data), ["1"], Search(**{**OPTIONS, "rate": 1e-9}), None, rng(0, "b"))
+    found = search(subject(net, data), ["1"], looking(**{**OPTIONS, "rate": 1e-9}), None, rng(0, "b"))
     assert found.report["c"] == pytest.approx([0.1, 0.2, 0.4, 0.8])  # steps 6, 9 and 12 are judged behind the warm-up
     assert found.c == pytest.approx(0.8)
     # bounds a thousandth of the activations: hardly an answer stays
     tiny = {**OPTIONS, "start": 1e-3, "rate": 1.0, "lr": 1e-9}
-    found = search(subject(net, data), ["1"], Search(**tiny), None, rng(0, "b"))
+    found = search(subject(net, data), ["1"], looking(**tiny), None, rng(0, "b"))
     assert found.report["c"] == pytest.approx([0.1, 0.05, 0.025, 0.0125])
     assert found.report["rate"] < 1
 
@@ -313,7 +321,7 @@ def test_c_grows_while_the_rate_is_there_and_shrinks_while_it_is_not() -> None:
 def test_the_start_is_each_channels_largest_activation_and_changes_nothing() -> None:
     net, data = dense(), points()
     one = subject(net, data)
-    found = search(one, ["1"], Search(**{**OPTIONS, "steps": 1, "lr": 1e-12, "warmup": 9}), None, rng(0, "b"))
+    found = search(one, ["1"], looking(**{**OPTIONS, "steps": 1, "lr": 1e-12, "warmup": 9}), None, rng(0, "b"))
     high, _ = maxima(lambda: net.logits(net.initial(), data.inputs), net.module, ["1"])
     torch.testing.assert_close(found.bounds.upper["1"], high["1"])
     assert found.report["rate"] == 1.0
@@ -325,7 +333,7 @@ def test_the_last_step_is_adam_on_the_objective() -> None:
     """One step from the start, Adam's first being lr times the sign of the gradient, per place in units of its mean maximum."""
     net, data = dense(), points(8)
     one = subject(net, data)
-    options = Search(**{**OPTIONS, "steps": 1, "batch_size": 8, "rate": 1e-9, "lr": 0.01})
+    options = looking(**{**OPTIONS, "steps": 1, "batch_size": 8, "rate": 1e-9, "lr": 0.01})
     found = search(one, ["1"], options, None, rng(0, "b"))
     high, _ = maxima(lambda: net.logits(net.initial(), data.inputs), net.module, ["1"])
     start = high["1"]
@@ -354,7 +362,7 @@ def test_never_a_bound_under_pi_where_one_above_was_seen() -> None:
 @pytest.mark.parametrize("changes", [{}, {"sides": "both"}, {"judge": "labels"}, {"tight": 1.0}])
 def test_a_rate_of_pi_is_kept_and_bounds_get_smaller(changes: dict[str, Any]) -> None:
     net, data = dense(), points(60)
-    options = Search(**{**OPTIONS, "steps": 60, "rate": 0.9, **changes})
+    options = looking(**{**OPTIONS, "steps": 60, "rate": 0.9, **changes})
     found = search(subject(net, data), ["1"], options, None, rng(0, "b"))
     assert found.report["rate"] >= 0.9
     high, _ = maxima(lambda: net.logits(net.initial(), data.inputs), net.module, ["1"])
@@ -379,7 +387,9 @@ def test_the_model_is_handed_on_bit_by_bit_and_the_same_bounds_come_again(object
     before = digest(state)
 
     def made() -> tuple[Bounds, dict[str, Any]]:
-        defense = ActivationBounds(objective=objective, steps=10, pi=0.9, push=4, probes=4, reference=1)
+        defense = ActivationBounds(
+            objective=objective, search={"steps": 10, "pi": 0.9}, probes={"push": 4, "count": 4, "reference": 1}
+        )
         out, report = defense.guard(state, context(net, data))
         assert out is state
         found = defense.bounds()
@@ -406,7 +416,7 @@ def test_a_planted_backdoor_goes_and_the_answers_stay() -> None:
     stamped[:, :, :, 0] = 1.0
     assert bool((net.logits(state, stamped).argmax(1) == 2).all())
     assert bool((net.logits(state, test.inputs).argmax(1) == test.labels).all())
-    defense = ActivationBounds(pi=0.95, reference=0, places="1", changed=1 / 6)
+    defense = ActivationBounds(places="1", search={"pi": 0.95}, probes={"reference": 0, "changed": 1 / 6})
     defense.guard(state, context(net, data))
     bounds = defense.bounds()
     assert bounds is not None
@@ -417,7 +427,7 @@ def test_a_planted_backdoor_goes_and_the_answers_stay() -> None:
 
 def test_the_next_round_begins_where_the_last_ended() -> None:
     net, data = dense(), points(60)
-    kept = {"objective": "mm-bm", "steps": 6, "pi": 0.5, "c": 0.1, "when": "every"}
+    kept = {"objective": "mm-bm", "search": {"steps": 6, "pi": 0.5, "c": 0.1}, "when": "every"}
     warm, cold = (ActivationBounds(**kept, warm=warm) for warm in (True, False))
     for defense in (warm, cold):
         defense.guard(net.initial(), context(net, data, 1))
@@ -433,7 +443,7 @@ def test_the_next_round_begins_where_the_last_ended() -> None:
 
 def test_the_state_goes_through_a_checkpoint() -> None:
     net, data = dense(), points()
-    defense, other = (ActivationBounds(objective="mm-bm", steps=6, sides="both", when="every") for _ in range(2))
+    defense, other = (ActivationBounds(objective="mm-bm", search={"steps": 6}, sides="both", when="every") for _ in range(2))
     assert defense.state() == {}
     defense.guard(net.initial(), context(net, data, 1))
     saved = defense.state()
@@ -452,7 +462,7 @@ def test_the_state_goes_through_a_checkpoint() -> None:
     ):
         with pytest.raises(UserError, match="holds no activation bounds"):
             ActivationBounds().restore(wrong)
-    upper = ActivationBounds(objective="mm-bm", steps=6, when="every")
+    upper = ActivationBounds(objective="mm-bm", search={"steps": 6}, when="every")
     upper.restore(saved)
     with pytest.raises(UserError, match="for other places or sides"):
         upper.guard(net.initial(), context(net, data, 2))
@@ -460,7 +470,7 @@ def test_the_state_goes_through_a_checkpoint() -> None:
 
 def test_the_last_round_alone() -> None:
     net, data = dense(), points()
-    defense = ActivationBounds(objective="mm-bm", steps=3, when="last")
+    defense = ActivationBounds(objective="mm-bm", search={"steps": 3}, when="last")
     assert defense.guard(net.initial(), context(net, data, 1, 2))[1] == {"optimised": False}
     assert defense.bounds() is None
     assert defense.guard(net.initial(), context(net, data, 2, 2))[1]["optimised"]
@@ -498,21 +508,45 @@ def test_what_is_missing_is_named() -> None:
     ("params", "told"),
     [
         ({"objective": "mmbm"}, "one of mm-bm, mmac, universal"),
-        ({"pi": 1.1}, "pi = 1.1 must be"),
-        ({"pi": 0}, "pi = 0 must be"),
-        ({"factor": 1}, "factor = 1 must be a number above 1"),
-        ({"steps": 0}, "steps = 0 must be"),
+        ({"search": {"pi": 1.1}}, "pi = 1.1 must be"),
+        ({"search.pi": 0}, "pi = 0 must be"),
+        ({"search": {"factor": 1}}, "factor = 1 must be a number above 1"),
+        ({"search": {"steps": 0}}, "steps = 0 must be"),
+        ({"search": {"step": 5}}, r"search has no option 'step' \(did you mean 'steps'\?\): it has judge, pi, c"),
+        ({"search": 5}, r"search = 5 must be a group of options such as {judge: ...}; it has judge, pi"),
+        ({"search": {"steps": 5}, "search.steps": 6}, "search.steps is given twice"),
+        ({"probes.cuont": 5}, r"it has no parameter 'probes.cuont' \(did you mean 'probes.count'\?\)"),
+        ({"speed": 5}, "it has no parameter 'speed'"),
         ({"sides": "lower"}, "one of upper, both"),
-        ({"judge": "me"}, "one of model, labels"),
+        ({"search": {"judge": "me"}}, "one of model, labels"),
         ({"when": "never"}, "one of every, last"),
         ({"warm": 1}, "warm = 1 must be true or false"),
-        ({"changed": 0}, "changed = 0 must be"),
-        ({"c": 0}, "c = 0 must be"),
+        ({"probes": {"changed": 0}}, "changed = 0 must be"),
+        ({"probes": {"sift": 1}}, "sift = 1 must be true or false"),
+        ({"search.c": 0}, "c = 0 must be"),
     ],
 )
 def test_parameters_out_of_their_range_are_named(params: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         make("activation-bounds", **params)
+
+
+def test_options_of_before_the_groups_are_understood() -> None:
+    former = {"steps": 7, "pi": 0.9, "probes": 12, "tight": 2.0, "warm": False}
+    with pytest.warns(RenamedWarning) as told:
+        old = ActivationBounds(**former)  # type: ignore[arg-type]
+    assert sorted(str(one.message).partition(";")[0] for one in told) == [
+        "activation-bounds' pi is now search.pi",
+        "activation-bounds' probes = a number is now probes.count",
+        "activation-bounds' steps is now search.steps",
+        "activation-bounds' tight is now probes.tight",
+    ]
+    new = ActivationBounds(warm=False, search={"steps": 7, "pi": 0.9}, probes={"count": 12, "tight": 2.0})
+    short = make(
+        "activation-bounds", warm=False, **short_form("x:search.steps=7:search.pi=0.9:probes.count=12:probes.tight=2.0")["params"]
+    )
+    assert isinstance(short, ActivationBounds)
+    assert (old.search, old.probes, old.given) == (new.search, new.probes, new.given) == (short.search, short.probes, short.given)
 
 
 # --- in instruction tuning ------------------------------------------------------------------------------------------
@@ -553,7 +587,7 @@ def test_loose_bounds_change_no_answer_and_bounds_of_zero_do(base: CausalLM) -> 
 
 def test_the_rate_is_that_of_the_next_token_on_the_answers(base: CausalLM, file: str) -> None:
     flat = some_adapter(base)
-    defense = ActivationBounds(data=file, steps=8, pi=0.5, batch_size=5, every=4, factor=1.2)
+    defense = ActivationBounds(data=file, search={"steps": 8, "pi": 0.5, "batch_size": 5, "every": 4, "factor": 1.2})
     defense.begin(setting(base))
     out, report = defense.guard(flat, server(base, flat))
     assert out is flat
@@ -589,7 +623,7 @@ def test_what_instruction_tuning_lacks_is_named(base: CausalLM, file: str) -> No
 
 
 def test_a_run_is_resumed_to_the_same_bits(small_config: Make, tmp_path: Path, file: str) -> None:
-    params = {"data": file, "steps": 3, "samples": 6, "pi": 0.5, "every": 1}
+    params = {"data": file, "samples": 6, "search": {"steps": 3, "pi": 0.5, "every": 1}}
     config = small_config(
         {"defenses": [{"name": "activation-bounds", "params": params}], "federation.rounds": 3, "measure.every": 3}
     )

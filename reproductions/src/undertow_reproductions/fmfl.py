@@ -63,8 +63,8 @@ _CASES["tiny"] = tuple(
     replace(
         case,
         attacks=_small,
-        defenses={OPEN: NONE, BOUNDS: "activation-bounds:steps=20"},
-        bounds={"mm-bm": "activation-bounds:steps=20"},
+        defenses={OPEN: NONE, BOUNDS: "activation-bounds:search.steps=20"},
+        bounds={"mm-bm": "activation-bounds:search.steps=20"},
     )
     for case in _CASES["laptop"]
 )  # type: ignore[assignment]

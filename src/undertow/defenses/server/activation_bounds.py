@@ -19,9 +19,10 @@ from undertow.data.template import Encoded
 from undertow.defenses.base import Stateful
 from undertow.defenses.contexts import DecodingContext, NetSetting, ServerContext, Setting
 from undertow.defenses.decoding.base import DecodingDefense
-from undertow.defenses.parameters import number, one_of, whole
+from undertow.defenses.parameters import one_of, whole
 from undertow.defenses.registry import DEFENSES
 from undertow.defenses.server.base import ServerDefense
+from undertow.defenses.server.bound_options import ProbeOptions, SearchOptions, grouped
 from undertow.defenses.server.clipping import Search, Subject, search
 from undertow.defenses.server.margins import Noise, Probes, Soft, Universal
 from undertow.defenses.server.server_tuning import synthetic_data, tune_network
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from undertow.models.causal_lm import CausalLM
 
 #: What parameters are where nothing is said: on images, then on texts with ``universal``.
-_HERE = {"places": "all", "sides": "upper", "pi": 0.99, "probes": 20, "tight": 5.0}
-_TEXTS = {"places": "linear", "sides": "both", "pi": 0.95, "probes": 50, "tight": 1.0}
+_HERE = {"places": "all", "sides": "upper", "pi": 0.99, "count": 20, "tight": 5.0}
+_TEXTS = {"places": "linear", "sides": "both", "pi": 0.95, "count": 50, "tight": 1.0}
 
 #: c at the start of each objective: of MM-BM's and MMAC's published code; of the last one ours.
 _C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 1.0}
@@ -58,7 +59,7 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
                     a reference model there, which the server trains on D alone; most for the class that is reached most easily
                     (``Universal``); + tight * the mean of |z_l| in units of the largest activations on D
 
-    Adam minimises J over Z. Every ``every`` steps behind ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``, else
+    Adam minimises J over Z. Every ``every`` steps after ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``, else
     c / factor. The rate is the share of D on which the bounded model says what the model says without bounds; with ``judge`` = labels
     over those of D whose label the model gives without bounds, as MM-BM chooses D. The Z that is kept is that of the smallest P among all
     that were judged with a rate of at least ``pi``: the start, every ``every``-th step, the last. At the start Z is the largest activation
@@ -77,25 +78,14 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
         places: all = every activation module; n = the first n; linear = all, and every linear layer but the last; or a list of module
             names. None = all; universal on texts: linear.
         sides: upper; both = from below too. None = upper; universal on texts: both.
-        judge: model or labels.
-        pi: least rate, 0 < pi <= 1. None = 0.99; universal on texts: 0.95.
-        c: the weight of P at the start, > 0; None = 0.5 for mm-bm, 0.002 for mmac, 1 for universal.
-        factor: > 1.
-        every, warmup: steps.
-        steps: of Adam in a round, >= 1.
-        batch_size: samples of D in a step, >= 1.
-        lr: Adam's rate, in units of each place's mean maximum over D, > 0.
-        start: z at the start in units of the largest activation, > 0.
-        probes: x' for each class, >= 1. None = 20; universal on texts: 50.
-        push: steps of pushing them, >= 1.
-        changed: universal: share of the pixels or words that a change touches, 0 < changed <= 1.
-        reference: universal: passes over D that the reference is trained for, from the network's first values; 0 = none.
-        sift: universal: leave out those of D that seem to carry a trigger themselves (:mod:`undertow.defenses.server.sifting`).
-        tight: universal: weight of the bounds' length beside the margins, >= 0. None = 5; on texts 1.
-        renew: probes are made again after so many steps, >= 1; universal ones under the bounds so far, beside the old ones.
         when: last = after the last round alone, as nothing in training depends on Z; every = after each, so that each is measured under its own.
         warm: begin with the Z and c of the round before.
         bounds: a file of bounds that a run has left, used as they are; nothing is optimised then.
+        search: options of :class:`~undertow.defenses.server.bound_options.SearchOptions`: judge, pi, c, factor, every, warmup, steps, batch_size,
+            lr, start.
+        probes: options of :class:`~undertow.defenses.server.bound_options.ProbeOptions`: count, push, changed, reference, sift, tight, renew.
+        options: the same one by one, such as ``search.steps`` (``activation-bounds:search.steps=20``). Their names of before the groups
+            are accepted with a warning.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -110,58 +100,29 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
         samples: int = 100,
         places: Any = None,
         sides: str | None = None,
-        judge: str = "model",
-        pi: float | None = None,
-        c: float | None = None,
-        factor: float = 1.5,
-        every: int = 5,
-        warmup: int = 0,
-        steps: int = 150,
-        batch_size: int = 64,
-        lr: float = 0.03,
-        start: float = 1.0,
-        probes: int | None = None,
-        push: int = 40,
-        changed: float = 0.15,
-        reference: int = 10,
-        sift: bool = True,
-        tight: float | None = None,
-        renew: int = 50,
         when: str = "last",
         warm: bool = True,
         bounds: str | None = None,
+        search: Mapping[str, Any] | SearchOptions | None = None,
+        probes: Mapping[str, Any] | ProbeOptions | int | None = None,
+        **options: Any,
     ) -> None:
+        self.search, self.probes = grouped(search, probes, options)
         self.objective = None if objective is None else one_of("objective", objective, tuple(_C))
         self.data = data
         self.samples = whole("samples", samples, 2)
-        self.c = None if c is None else number("c", c)
-        self.push = whole("push", push, 1)
-        self.changed = number("changed", changed, most=1)
-        self.reference = whole("reference", reference)
         given = {
             "places": places,
             "sides": sides and one_of("sides", sides, ("upper", "both")),
-            "pi": None if pi is None else number("pi", pi, most=1),
-            "probes": None if probes is None else whole("probes", probes, 1),
-            "tight": None if tight is None else number("tight", tight, least=0),
+            "pi": self.search.pi,
+            "count": self.probes.count,
+            "tight": self.probes.tight,
         }
         self.given = {name: value for name, value in given.items() if value is not None}
-        self.options = {
-            "judge": one_of("judge", judge, ("model", "labels")),
-            "factor": number("factor", factor, 1),
-            "every": whole("every", every, 1),
-            "warmup": whole("warmup", warmup),
-            "steps": whole("steps", steps, 1),
-            "batch_size": whole("batch_size", batch_size, 1),
-            "lr": number("lr", lr),
-            "start": number("start", start),
-            "renew": whole("renew", renew, 1),
-        }
         self.when = one_of("when", when, ("every", "last"))
-        for name, switch in (("warm", warm), ("sift", sift)):
-            if not isinstance(switch, bool):
-                raise ValueError(f"{name} = {switch!r} must be true or false")
-        self.warm, self.sift, self.file = warm, sift, bounds
+        if not isinstance(warm, bool):
+            raise ValueError(f"warm = {warm!r} must be true or false")
+        self.warm, self.file = warm, bounds
         self._rows: list[Encoded] = []
         self._held: Bounds | None = None
         self._c: float | None = None
@@ -274,12 +235,12 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
         if objective != "mm-bm" and (data.labels.dim() > 1 or classes < 2):
             raise UserError(f"objective = {objective} needs one of several classes for each input; set objective=mm-bm")
         sifted: dict[str, Any] = {}
-        if objective == "universal" and self.sift:
+        if objective == "universal" and self.probes.sift:
             raw = data.inputs.to(device)
             soft = Soft.of(net, tensors, raw)
             if raw.is_floating_point():
                 draw = rng(network.seed, "sifting for activation bounds", round)
-                rows, sifted = sift(soft, raw, classes, here["probes"], self.push, self.changed, draw)
+                rows, sifted = sift(soft, raw, classes, here["count"], self.probes.push, self.probes.changed, draw)
             else:
                 rows, sifted = sift_texts(soft, raw)
             data = data.take(rows)
@@ -295,18 +256,18 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
 
         probes: Probes | None = None
         if objective == "mmac":
-            probes = Noise(Soft.of(net, tensors, inputs), inputs, classes, here["probes"], self.push)
+            probes = Noise(Soft.of(net, tensors, inputs), inputs, classes, here["count"], self.probes.push)
         elif objective == "universal":
-            reference = self._reference(network, data, inputs) if self.reference else None
+            reference = self._reference(network, data, inputs) if self.probes.reference else None
             soft = Soft.of(net, tensors, inputs)
-            probes = Universal(soft, reference, inputs, classes, here["probes"], self.push, self.changed)
+            probes = Universal(soft, reference, inputs, classes, here["count"], self.probes.push, self.probes.changed)
         subject = Subject(net.module, logits, [labels[i][counted[i]] for i in used], probes)
         return {**self._search(subject, objective, here, network.seed, round), **sifted}
 
     def _reference(self, network: NetSetting, data: Examples, inputs: Tensor) -> Soft:
         """Return a model trained on synthetic data alone, by the run's own options; anew where others of them were left out."""
         if self._taught is None or not torch.equal(self._taught[0], data.inputs):
-            self._taught = (data.inputs, tune_network(network, network.net.initial(), data, self.reference))
+            self._taught = (data.inputs, tune_network(network, network.net.initial(), data, self.probes.reference))
         own = Net(copy.deepcopy(network.net.module))  # bounds are hooks on the module of the model that is bounded
         return Soft.of(own, own.of_state(self._taught[1].to(inputs.device)), inputs)
 
@@ -320,7 +281,7 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
             return self._search(subject, "mm-bm", self._here("mm-bm"), setting.seed, context.round)
 
     def _here(self, objective: str, inputs: Tensor | None = None) -> dict[str, Any]:
-        """Return ``places``, ``sides``, ``pi``, ``probes`` and ``tight``: what was said, else what suits the inputs."""
+        """Return ``places``, ``sides``, ``pi``, ``count`` and ``tight``: what was said, else what suits the inputs."""
         texts = objective == "universal" and inputs is not None and not inputs.is_floating_point()
         return {**(_TEXTS if texts else _HERE), **self.given}
 
@@ -337,8 +298,8 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
             ordered = [{name: own[name] for name in names if name in own} for own in (held.upper, held.lower)]
             warm = (Bounds(*ordered), self._c)
         tight = here["tight"] if objective == "universal" else 0.0
-        c, sides, rate = self.c or _C[objective], here["sides"], here["pi"]
-        options = Search(c=c, tight=tight, sides=sides, rate=rate, **self.options)  # type: ignore[arg-type]
+        c, sides, rate = self.search.c or _C[objective], here["sides"], here["pi"]
+        options = Search(c, rate, sides, tight, self.probes.renew, self.search)
         found = search(subject, names, options, warm, rng(seed, "activation bounds", round))
         self._held, self._c = found.bounds, found.c
         every = list(range(len(subject.labels)))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from undertow.defenses.server.bound_options import SearchOptions
 from undertow.defenses.server.margins import Probes
 from undertow.models.bounds import Bounds, bounded, maxima
 
@@ -39,21 +40,23 @@ class Subject:
 
 @dataclass(frozen=True)
 class Search:
-    """How to look for bounds; see :class:`undertow.defenses.server.activation_bounds.ActivationBounds`."""
+    """How to look for bounds; see :class:`undertow.defenses.server.activation_bounds.ActivationBounds`.
 
-    sides: str
-    judge: str
-    steps: int
-    batch_size: int
-    lr: float
-    start: float
-    rate: float
+    Attributes:
+        c: the weight of the penalty at the start.
+        rate: pi.
+        sides: upper or both.
+        tight: weight of the bounds' length beside the margins.
+        renew: steps after which probes are made again.
+        adam: all else.
+    """
+
     c: float
-    factor: float
-    every: int
-    warmup: int
-    renew: int
+    rate: float
+    sides: str
     tight: float
+    renew: int
+    adam: SearchOptions
 
 
 @dataclass(frozen=True)
@@ -98,90 +101,99 @@ def search(
         warm: bounds of the same places and c to begin with; None begins at the largest activations.
         draw: the order of the batches, and the probes.
     """
-    whole = list(range(len(subject.labels)))
-    ends = np.cumsum([len(own) for own in subject.labels])
-
-    def of(rows: Sequence[int]) -> Tensor:
-        return torch.cat([torch.arange(int(ends[r]) - len(subject.labels[r]), int(ends[r])) for r in rows])
-
-    unclipped, (high, low) = _as_it_is(subject, places, whole)
-    truth = torch.cat(list(subject.labels)).to(unclipped.device)
-    answer = unclipped.argmax(1)
-    judged = torch.ones_like(answer, dtype=torch.bool) if options.judge == "model" else answer == truth
-    judged = judged if bool(judged.any()) else torch.ones_like(judged)
-
-    def look(bounds: Bounds) -> tuple[float, float]:
-        """Return the rate and the accuracy under some bounds."""
-        with torch.no_grad(), bounded(subject.module, bounds):
-            said = torch.cat([subject.logits(whole[i : i + subject.rows]).argmax(1) for i in range(0, len(whole), subject.rows)])
-        return float((said == answer)[judged].float().mean()), float((said == truth).float().mean())
-
-    fresh = Bounds(
-        {name: options.start * z for name, z in high.items()},
-        {name: options.start * z for name, z in low.items()} if options.sides == "both" else {},
-    )
-    unit = lengths(Bounds(high, low if options.sides == "both" else {})).clamp(min=1e-12)
+    data = Answers(subject, places, options.adam.judge)
+    high, low = data.extremes
+    low = low if options.sides == "both" else {}
+    fresh = Bounds(*({name: options.adam.start * z for name, z in side.items()} for side in (high, low)))
     begin, c = (fresh, options.c) if warm is None else warm
-    tensors = {key: z.to(unclipped.device, torch.float32).clone().requires_grad_() for key, z in begin.named().items()}
-    live = Bounds.of(tensors)
-    sizes = {f"upper/{name}": float(z.abs().mean()) for name, z in high.items()}
-    sizes |= {f"lower/{name}": float(low[name].abs().mean()) for name in live.lower}
-    optimizer = torch.optim.Adam([{"params": [z], "lr": options.lr * (sizes[key] or 1.0)} for key, z in tensors.items()])
-    probes, renewed = subject.probes, []
-    if probes is not None:
-        renewed.append({"step": 0, **probes.renew(Bounds({}), draw)})
-
-    def penalty(bounds: Bounds) -> Tensor:
-        if probes is None:
-            return lengths(bounds).sum()
-        with bounded(subject.module, bounds):
-            margins = probes.margins()
-        if not options.tight:
-            return margins.sum()
-        return margins.mean() + options.tight * (lengths(bounds) / unit).mean()
-
+    tensors = {key: z.to(data.unclipped.device, torch.float32).clone().requires_grad_() for key, z in begin.named().items()}
+    live, optimizer = Bounds.of(tensors), _adam(tensors, Bounds(high, low), options.adam.lr)
+    probes = subject.probes
+    renewed = [] if probes is None else [{"step": 0, **probes.renew(Bounds({}), draw)}]
+    penalty = Penalty(subject, options.tight, lengths(Bounds(high, low)).clamp(min=1e-12))
     # The largest activations on the data change no logit on them, so that the rate is there where it is agreement with the model.
     best = Best(options.rate)
     for bounds in [fresh] if warm is None else [fresh, begin]:
-        best.offer(bounds, float(penalty(bounds).detach()), *look(bounds), 0)
+        best.offer(bounds, float(penalty(bounds).detach()), *data.look(bounds), 0)
     told: list[dict[str, float]] = []
     path = [c]
-    order = _batches(len(whole), options.batch_size, draw)
-    for step in range(1, options.steps + 1):
-        rows = next(order)
-        with bounded(subject.module, live):
-            away = fidelity(subject.logits(rows), unclipped[of(rows)])
-        held = penalty(live)
+    order = _batches(len(data.whole), options.adam.batch_size, draw)
+    for step in range(1, options.adam.steps + 1):
+        away, held = data.fidelity(next(order), live), penalty(live)
         told.append({"fidelity": away.item(), "penalty": held.item()})
         gradients = torch.autograd.grad(away + c * held, list(tensors.values()), allow_unused=True)
         for z, gradient in zip(tensors.values(), gradients, strict=True):
             z.grad = gradient
         optimizer.step()
         _beyond_zero(live)
-        if step % options.every == 0 or step == options.steps:
-            rate, accuracy = look(live)
+        if step % options.adam.every == 0 or step == options.adam.steps:
+            rate, accuracy = data.look(live)
             best.offer(live, float(penalty(live).detach()), rate, accuracy, step)
-            if step > options.warmup:
-                c = c * options.factor if rate >= options.rate else c / options.factor
+            if step > options.adam.warmup:
+                c = c * options.adam.factor if rate >= options.rate else c / options.adam.factor
                 path.append(c)
-        if probes is not None and step % options.renew == 0 and step < options.steps:
+        if probes is not None and step % options.renew == 0 and step < options.adam.steps:
             renewed.append({"step": step, **probes.renew(Bounds.of({key: z.detach() for key, z in tensors.items()}), draw)})
             best.penalty = float(penalty(best.bounds).detach())
-    return Found(
-        best.bounds,
-        c,
-        {
-            "samples": len(whole),
-            "steps": options.steps,
-            "kept_step": best.step,
-            "rate": best.rate,
-            "accuracy": best.accuracy,
-            "unclipped_accuracy": float((answer == truth).float().mean()),
-            "c": path,
-            **({"probes": renewed} if renewed else {}),
-            **({"first": told[0], "last": told[-1]} if told else {}),
-        },
-    )
+    return Found(best.bounds, c, _report(data, best, path, renewed, told))
+
+
+class Answers:
+    """What a model says on the data without bounds, and how well it says the same under some.
+
+    Attributes:
+        whole: all rows.
+        unclipped: the logits without bounds, ``[M, C]``.
+        extremes: each place's maxima and minima over the data.
+    """
+
+    def __init__(self, subject: Subject, places: Sequence[str], judge: str) -> None:
+        self.subject, self.whole = subject, list(range(len(subject.labels)))
+        self.ends = np.cumsum([len(own) for own in subject.labels])
+        self.unclipped, self.extremes = _as_it_is(subject, places, self.whole)
+        self.truth = torch.cat(list(subject.labels)).to(self.unclipped.device)
+        self.answer = self.unclipped.argmax(1)
+        judged = torch.ones_like(self.answer, dtype=torch.bool) if judge == "model" else self.answer == self.truth
+        self.judged = judged if bool(judged.any()) else torch.ones_like(judged)
+
+    def look(self, bounds: Bounds) -> tuple[float, float]:
+        """Return the rate and the accuracy under some bounds."""
+        subject, whole = self.subject, self.whole
+        with torch.no_grad(), bounded(subject.module, bounds):
+            said = torch.cat([subject.logits(whole[i : i + subject.rows]).argmax(1) for i in range(0, len(whole), subject.rows)])
+        return float((said == self.answer)[self.judged].float().mean()), float((said == self.truth).float().mean())
+
+    def fidelity(self, rows: Sequence[int], bounds: Bounds) -> Tensor:
+        """Return the fidelity of some rows under some bounds."""
+        places = torch.cat([torch.arange(int(self.ends[r]) - len(self.subject.labels[r]), int(self.ends[r])) for r in rows])
+        with bounded(self.subject.module, bounds):
+            return fidelity(self.subject.logits(rows), self.unclipped[places])
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The penalty of some bounds; see :func:`search`.
+
+    Attributes:
+        subject: the model, with its probes.
+        tight: weight of the bounds' length beside the margins.
+        unit: the lengths of the largest activations.
+    """
+
+    subject: Subject
+    tight: float
+    unit: Tensor
+
+    def __call__(self, bounds: Bounds) -> Tensor:
+        """Return it."""
+        probes = self.subject.probes
+        if probes is None:
+            return lengths(bounds).sum()
+        with bounded(self.subject.module, bounds):
+            margins = probes.margins()
+        if not self.tight:
+            return margins.sum()
+        return margins.mean() + self.tight * (lengths(bounds) / self.unit).mean()
 
 
 class Best:
@@ -219,6 +231,28 @@ def _as_it_is(
         places,
     )
     return torch.cat(found), extremes
+
+
+def _adam(tensors: Mapping[str, Tensor], largest: Bounds, lr: float) -> torch.optim.Adam:
+    """Return Adam on bounds, at a rate in units of each place's mean largest activation."""
+    sizes = {key: float(z.abs().mean()) for key, z in largest.named().items()}
+    return torch.optim.Adam([{"params": [z], "lr": lr * (sizes[key] or 1.0)} for key, z in tensors.items()])
+
+
+def _report(
+    data: Answers, best: Best, path: list[float], renewed: list[dict[str, Any]], told: list[dict[str, float]]
+) -> dict[str, Any]:
+    return {
+        "samples": len(data.whole),
+        "steps": len(told),
+        "kept_step": best.step,
+        "rate": best.rate,
+        "accuracy": best.accuracy,
+        "unclipped_accuracy": float((data.answer == data.truth).float().mean()),
+        "c": path,
+        **({"probes": renewed} if renewed else {}),
+        **({"first": told[0], "last": told[-1]} if told else {}),
+    }
 
 
 @torch.no_grad()
