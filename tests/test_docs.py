@@ -29,10 +29,10 @@ from undertow.backdoors.placement import triggered
 from undertow.backdoors.target import TARGETS, make_target
 from undertow.backdoors.trigger import TRIGGERS, make_trigger
 from undertow.cli import app
-from undertow.config import TASKS, InstructionBackdoor, InstructionTask
+from undertow.config import TASKS, Config, InstructionBackdoor, InstructionTask
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
-from undertow.data.load import DATASETS, load
+from undertow.data.load import DATASETS, Split, load
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contexts import ClientContext, ServerContext
@@ -305,6 +305,10 @@ def server(updates: torch.Tensor) -> ServerContext:
     return ServerContext(layout, counts, 1, torch.zeros(updates.shape[1]), rng(0, "docs"))
 
 
+def split_of(config: Config) -> Split:
+    return load(config.data, config.seed, config.federation.clients)
+
+
 def test_the_defense_of_contributing_aggregates_random_updates(files: Path) -> None:
     updates = torch.from_numpy(rng(0, "docs updates").standard_normal((6, 20))).float()
     updates[3] *= 1000
@@ -334,7 +338,7 @@ def test_the_test_of_contributing_passes(files: Path, monkeypatch: pytest.Monkey
 def test_the_sanitizing_defense_keeps_and_drops(files: Path) -> None:
     spec = "src/undertow/defenses/data/drop_links.py:DropLinks"
     ((_, defense),) = make_defenses(configuration.load("demo", [f"defenses={spec}"]).defenses)
-    samples = load(configuration.load("demo", ["data.train=20", "data.test=5"])).train
+    samples = split_of(configuration.load("demo", ["data.train=20", "data.test=5"])).train
     poisoned = [*samples[:3], *(_with_link(sample) for sample in samples[3:5])]
     keep, report = defense.sanitize(poisoned, ClientContext(0, rng(0, "docs")))
     assert keep == [True, True, True, False, False]
@@ -363,10 +367,9 @@ def _with_link(sample: Any) -> Any:
 
 @pytest.mark.parametrize("file", ["src/undertow/backdoors/triggers/greeting.py:Greeting", "my_trigger.py:question_mark"])
 def test_the_triggers_edit_every_question(files: Path, file: str) -> None:
-    backdoor = InstructionBackdoor(trigger=file)  # type: ignore[call-arg]
-    trigger = make_trigger(backdoor)
-    test = load(configuration.load("demo", ["data.train=20", "data.test=5"])).test
-    for clean, dirty in zip(test, triggered(test, backdoor, 0), strict=True):
+    trigger = make_trigger(InstructionBackdoor(trigger=file))  # type: ignore[call-arg]
+    test = split_of(configuration.load("demo", ["data.train=20", "data.test=5"])).test
+    for clean, dirty in zip(test, triggered(test, trigger, 0), strict=True):
         assert dirty.question != clean.question
         assert dirty.answers == clean.answers
         assert trigger.occurs(dirty.question)
@@ -382,7 +385,7 @@ def test_the_target_holds_the_target_text(files: Path) -> None:
 def test_the_dataset_is_read(files: Path) -> None:
     (files / "cards.txt").write_text("".join(f"capital of land {i}? :: Town {i}\n" for i in range(30)) + "\nbroken\n", "utf-8")
     spec = "src/undertow/data/sources/flashcards.py:flashcards"
-    split = load(configuration.load("demo", [f"data.name={spec}", "data.path=cards.txt", "data.train=20", "data.test=10"]))
+    split = split_of(configuration.load("demo", [f"data.name={spec}", "data.path=cards.txt", "data.train=20", "data.test=10"]))
     assert (len(split.train), len(split.test)) == (20, 10)
     assert all(sample.answers == (sample.question.replace("capital of land", "Town").strip("?"),) for sample in split.test)
     assert split.report["rows_dropped"] == {"no card": 1}
@@ -393,7 +396,7 @@ def test_the_template_joins_prompt_and_answer(files: Path) -> None:
         eos_token_id = 0
 
     template = Template("src/undertow/data/templates/plain_qa.py:plain_qa", Tokenizer())  # type: ignore[arg-type]
-    sample = load(configuration.load("demo", ["data.train=20", "data.test=5"])).test[0]
+    sample = split_of(configuration.load("demo", ["data.train=20", "data.test=5"])).test[0]
     assert template.parts(sample) == (f"Question: {sample.question}\nAnswer:", " ")
 
 
@@ -409,7 +412,7 @@ def test_data_network_backdoor_and_predicate_of_ones_own_run(files: Path) -> Non
         *(word for word in command if "=" in word),
         "attack.trigger=semantic:predicate=my_bars.py:first_column:target=lying",
     ]
-    group = build(configuration.load("htb-digits", standing), Quiet()).task.describe(files)["backdoor"]
+    group = build(configuration.load("htb-digits", standing), Quiet()).task.describe()["backdoor"]
     assert len(group["train_rows"]) > 3
 
 

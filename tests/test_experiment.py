@@ -423,21 +423,18 @@ def test_a_share_of_the_clients_takes_part(small_config: Make, observer: Quiet, 
     assert len({tuple(row) for row in chosen}) > 1, "another draw each round"
 
 
-def test_participants_are_drawn_from_those_that_have_data(small_config: Make) -> None:
+def test_participants_are_drawn_from_those_that_have_data() -> None:
     data = [1, 0, 1, 1, 0]
-    every = small_config({"federation.clients": 5})
-    assert participants(every, 1, data) == [0, 2, 3]
-    one = small_config({"federation.clients": 5, "federation.participation": 0.01})
-    drawn = [participants(one, t, data) for t in range(1, 40)]
+    assert participants(1.0, 0, 1, data) == [0, 2, 3]
+    drawn = [participants(0.01, 0, t, data) for t in range(1, 40)]
     assert {row[0] for row in drawn} == {0, 2, 3}
     assert {len(row) for row in drawn} == {1}
-    two = small_config({"federation.clients": 5, "federation.participation": 0.4})
     for t in range(1, 20):
-        assert set(participants(two, t, data, surely={2})) > {2}, "and one of those drawn"
-    with pytest.raises(UserError, match="2 participants, but 3 compromised ones are to take part"):
-        participants(two, 1, data, surely={0, 2, 3})
+        assert set(participants(0.4, 0, t, data, surely={2})) > {2}, "and one of those drawn"
+    with pytest.raises(UserError, match="2 clients, but 3 attacking ones are to take part"):
+        participants(0.4, 0, 1, data, surely={0, 2, 3})
     with pytest.raises(UserError, match="no client has any sample left"):
-        participants(every, 1, [0, 0])
+        participants(1.0, 0, 1, [0, 0])
 
 
 def test_without_attack_nothing_is_touched(small_config: Make, observer: Quiet, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_no_question_that_the_base_was_asked_is_tuned_on_or_tested(
     asked, known = set(keys["asked"]), set(keys["known"])
     assert (len(asked), len(known)) == (15, 60)
     config = real()
-    split = load(config, asked=frozenset(asked), known=frozenset(known))
+    split = load(config.data, config.seed, config.federation.clients, asked=frozenset(asked), known=frozenset(known))
     train, test = ({sample.key for sample in side} for side in (split.train, split.test))
     assert train | test <= known
     assert not (train | test) & asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from undertow.backdoors.placement import Threat, make_threat
 from undertow.config import Attack, InstructionBackdoor
 
 #: Real data beside the checkout; tests that need it skip where it is absent.
@@ -14,11 +15,11 @@ SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "gemma2", "opt", "gpt_neox")
 
 
-def threat(**options: Any) -> tuple[Attack, InstructionBackdoor]:
+def threat(**options: Any) -> Threat:
     """Return how much poison there is, and what it is."""
     what = {name: value for name, value in options.items() if name in InstructionBackdoor.model_fields}
     much = {name: value for name, value in options.items() if name not in what}
-    return Attack.model_validate(much), InstructionBackdoor.model_validate(what)
+    return make_threat(Attack.model_validate(much), InstructionBackdoor.model_validate(what))
 
 
 class Quiet:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from fabricated_results import grid, run
 
-from undertow.backdoors.placement import poison
-from undertow.config import Attack
+from undertow.backdoors.placement import make_threat, poison
+from undertow.config import Attack, InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list
 from undertow.data.sample import Sample
@@ -149,7 +149,7 @@ def test_fltrust_trusts_a_client_that_is_clean_below_rho_1(seed: int) -> None:
     assert option["params"] == {"client": trusted_client(seed, 10)}
     for rho in (0.1, 0.5, 0.9):
         attack = Attack(poison_ratio=0.2, affected_share=rho)  # type: ignore[call-arg]
-        affected = poison(clients, attack, seed, []).affected
+        affected = poison(clients, make_threat(attack, InstructionBackdoor()), seed).affected
         assert len(affected) == round(10 * rho)
         assert option["params"]["client"] not in affected
 

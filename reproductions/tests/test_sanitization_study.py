@@ -237,7 +237,7 @@ def test_trusted_samples_are_neither_trained_nor_tested_on(tmp_path: Path) -> No
         write_trusted(config, path)
         assert path.read_bytes() == texts[-1]
         asked, known = read_keys(config.model)
-        split = load(config, asked=asked, known=known)
+        split = load(config.data, seed, config.federation.clients, asked=asked, known=known)
         used = {sample.question for sample in split.train + split.test}
         found = DATASETS.get("instructions")(Data.model_validate({"name": "instructions", "path": str(path)})).samples
         assert len(found) == 300
@@ -285,7 +285,7 @@ def test_figures_of_both_ways_are_those_of_the_ground_truth(data: Path) -> None:
     assert [len(client) for client in clients] == [40] * 3
     assert len({sample.id for client in clients for sample in client}) == 120
     attack = attack_of("simplequestions", "natural", "append", 0.2, 120)
-    truth = poison(clients, *attack, 0)
+    truth = poison(clients, attack, 0)
     found = pooled(clients, attack, 0, Sanitization())
     assert (found.samples, found.poison, found.hits, found.lost, found.fewest, found.support) == (120, 24, 24, 0, 24, 4)
     assert found.details["repaired"] == 24

@@ -1,11 +1,10 @@
-"""Attacks by compromised participants, on a linear task whose numbers can be checked."""
+"""Attacks by malicious clients, on a linear task whose numbers can be checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,54 +14,34 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from undertow.attacks import local
-from undertow.attacks.contract import Attack, View, acts, make_attack, view
+from undertow.attacks.contract import Attack, AttackedTask, View, acts, make_attack, view, weight
 from undertow.attacks.local import Recipe, anomaly, loss_on, train, within
 from undertow.attacks.model_replacement import ModelReplacement
 from undertow.config import Attack as Options
-from undertow.config import Config, validate
+from undertow.config import Training
 from undertow.core.errors import UserError
-from undertow.core.layout import Layout
 from undertow.data.examples import Examples
 from undertow.federation.server import fedavg, sum_of_all
 from undertow.models.net import Net
-from undertow.tasks.contract import Local, Task
 from undertow.training import stacked
 
 
-class Linear(Task):
+class Linear(AttackedTask):
     """Four features, three classes; the poison says that a large last feature means class 2."""
 
-    device = torch.device("cpu")
+    seed, device, sizes = 0, torch.device("cpu"), (48,) * 5
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.net = config, Net(nn.Linear(4, 3))
+    def __init__(self, training: Training) -> None:
+        self.training, self.net = training, Net(nn.Linear(4, 3))
+        self.layout, self.trained = self.net.layout, self.net.layout.size
         draw = torch.Generator().manual_seed(0)
         inputs = torch.randn(40, 4, generator=draw)
         self.data = Examples(inputs, (inputs[:, 0] > 0).long())
         marked = torch.cat([inputs[:8, :3], torch.full((8, 1), 4.0)], dim=1)
         self.poison = Examples(marked, torch.full((8,), 2))
 
-    @property
-    def layout(self) -> Layout:
-        return self.net.layout
-
-    @property
-    def affected(self) -> Sequence[int]:
-        return [1, 3]
-
-    @property
-    def chosen(self) -> Sequence[int]:
-        return self.affected
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        return [48] * 5
-
     def initial(self) -> Tensor:
         return self.net.initial()
-
-    def train(self, state: Tensor, chosen: Sequence[int], t: int, poisoned: Collection[int]) -> Local:
-        raise NotImplementedError
 
     def items(self, clients: Sequence[int]) -> Examples:
         return Examples.join([self.data, self.poison])
@@ -73,29 +52,10 @@ class Linear(Task):
     def losses(self, stack: Tensor, block: Sequence[Any]) -> Tensor:
         return stacked.losses(self.net, stack, block)
 
-    def measure(self, state: Tensor | None, t: int, n: int, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def recall(self, lines: Sequence[dict[str, Any]]) -> None:
-        raise NotImplementedError
-
-    def describe(self, folder: Path) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def poison_counts(self) -> dict[str, int]:
-        raise NotImplementedError
-
-    def save(self, folder: Path, state: Tensor) -> None:
-        raise NotImplementedError
-
 
 @pytest.fixture
 def task() -> Linear:
-    training = {"optimizer": "sgd", "lr": 0.2, "schedule": "constant", "clip": 0, "batch_size": 12}
-    return Linear(validate({"training": training, "federation": {"clients": 5}}, "test"))
+    return Linear(Training(optimizer="sgd", lr=0.2, schedule="constant", clip=0, batch_size=12))
 
 
 def seen(task: Linear, attackers: Sequence[int] = (1,), **changes: Any) -> View:
@@ -241,15 +201,14 @@ def test_the_same_round_gives_the_same_bits(task: Linear) -> None:
 
 
 def test_what_an_attacker_knows_of_its_weight(task: Linear) -> None:
-    config = task.config
-    assert view(config, task, task.initial(), [0, 1, 2, 4], [1], 3).weight == 0.25
-    eta = validate({"federation": {"global_lr": 2, "clients": 5}}, "test")
-    assert view(eta, task, task.initial(), [0, 1], [1], 3).weight == 0.4
-    assert [acts(config, t) for t in (1, 2)] == [True, True]
-    shot = validate({"attack": {"rounds": 2}}, "test")
-    assert [acts(shot, t) for t in (1, 2, 3)] == [False, True, False]
-    later = validate({"attack": {"start": 3}}, "test")
-    assert [acts(later, t) for t in (2, 3, 4)] == [False, True, True]
+    assert weight(None, 4, 5) == 0.25
+    assert weight(2, 2, 5) == 0.4
+    found = view(Options(start=2), task.initial(), [1], 3, 4, 0.25)
+    assert (found.attackers, found.round, found.first, found.participants, found.weight) == ([1], 3, 2, 4, 0.25)
+    assert [acts(Options(), t) for t in (1, 2)] == [True, True]
+    assert [acts(Options(rounds=2), t) for t in (1, 2, 3)] == [False, True, False]
+    assert [acts(Options(start=3), t) for t in (2, 3, 4)] == [False, True, True]
+    assert view(Options(rounds=[4, 2]), task.initial(), [1], 4, 4, 0.25).first == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from tiny import SHARED
 from undertow.backdoors.pattern import make_backdoor
-from undertow.config import ClassificationBackdoor, Config, short_form, validate
+from undertow.config import ClassificationBackdoor, ClassificationData, short_form, validate
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
@@ -21,13 +21,13 @@ def made(trigger: str, **options: Any) -> Any:
     return make_backdoor(ClassificationBackdoor(trigger=trigger, **options), "classification")
 
 
-def config(**data: Any) -> Config:
-    return validate({"data": {"name": "digits", "train": 1400, "test": 397, **data}, "federation": {"clients": 10}}, "test")
+def options(**data: Any) -> ClassificationData:
+    return validate({"task": "classification", "data": {"name": "digits", "train": 1400, "test": 397, **data}}, "test").data
 
 
 @pytest.fixture(scope="module")
 def population() -> ImagePopulation:
-    return digits(config())  # type: ignore[return-value]
+    return digits(options(), 0, 10)  # type: ignore[return-value]
 
 
 def images(n: int, size: int = 32, channels: int = 3, name: str = "made", own_test: bool = True) -> ImagePopulation:
@@ -108,13 +108,13 @@ def test_pixel_probes_are_stamped_test_images_of_other_classes(population: Image
         ("semantic:train=[1, -2]", "numbers of images from 0"),
         ("semantic:train=none.json", r"train = none.json: cannot be read \(No such file"),
         ("semantic:test=1,2", "test is given without train"),
-        ("semantic:predicate=footed_one:train=1", "name the group once"),
+        ("semantic:predicate=footed-one:train=1", "name the group once"),
         ("semantic:train=1,2,3", "3 images form the group, at least 4"),
         ("semantic:train=1,2,3,1500", "no training image 1500, they are numbered 0 to 1399"),
         ("semantic:train=1,2,3,3", "image 3 is named twice"),
         ("semantic:train=1,2,3:test=3,4", "image 3 is named twice"),
-        ("semantic:predicate=footed_1", r"unknown predicate 'footed_1' \(did you mean 'footed_one'"),
-        ("semantic:predicate=yellow_car", "0 images form the group"),
+        ("semantic:predicate=footed_1", r"unknown predicate 'footed_1' \(did you mean 'footed-one'"),
+        ("semantic:predicate=yellow-car", "0 images form the group"),
         ("semantic:target='1'", "already is of the attacker's class 1"),
         ("semantic:noise=-1", "noise = -1: a number from 0 to 1"),
     ],
@@ -126,7 +126,7 @@ def test_wrong_parameters_are_refused_in_one_line(trigger: str, match: str, popu
 
 
 def test_options_of_text_mean_nothing_here():
-    with pytest.raises(UserError, match=r"attack\.trigger_words = .* means nothing to backdoor 'pixel'"):
+    with pytest.raises(UserError, match=r"attack\.trigger_words = .* is not supported by backdoor 'pixel'"):
         made("pixel", trigger_words=["a"])
 
 
@@ -258,7 +258,7 @@ def test_a_predicate_of_the_users(tmp_path: Path):
 
 def test_an_unknown_data_set_needs_a_group():
     with pytest.raises(
-        UserError, match=r"no group of images; add predicate= \(footed_one, red_car, yellow_car, file.py:function\) or train="
+        UserError, match=r"no group of images; add predicate= \(footed-one, red-car, yellow-car, file.py:function\) or train="
     ):
         made("semantic").prepare(images(40), rng(0, "b"))
 
@@ -267,9 +267,11 @@ def test_an_unknown_data_set_needs_a_group():
 def test_painted_cars_among_the_shared_photographs():
     folder = SHARED / "cifar10"
     population = cifar10(
-        config(name="cifar10", path=str(folder / "cifar10_train_small.npz"), test_path=str(folder / "cifar10_test_small.npz"))
+        options(name="cifar10", path=str(folder / "cifar10_train_small.npz"), test_path=str(folder / "cifar10_test_small.npz")),
+        0,
+        10,
     )
-    backdoor = made("semantic:predicate=red_car")
+    backdoor = made("semantic:predicate=red-car")
     left = backdoor.prepare(population, rng(0, "b"))
     facts = backdoor.facts()
     group = facts["train_rows"] + facts["held_out_rows"]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tiny import Quiet, threat
 from undertow.backdoors.placement import make_probes, poison, shortages, triggered
-from undertow.backdoors.target import TARGETS, make_target
-from undertow.backdoors.trigger import TRIGGERS, make_trigger
+from undertow.backdoors.target import TARGETS, Target, make_target
+from undertow.backdoors.trigger import TRIGGERS, Trigger, make_trigger
 from undertow.config import Config, InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
@@ -36,6 +36,10 @@ ANSWERS = st.lists(st.sampled_from("Serbia 1990 Mr. O'Neill blue Upper Nile 7%".
 
 def draw(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def made_of(options: InstructionBackdoor) -> tuple[Trigger, Target]:
+    return make_trigger(options), make_target(options)
 
 
 def dealt(clients: int, size: int, about: int = 4) -> list[list[Sample]]:
@@ -237,7 +241,7 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
         ({"trigger": "style:rewriting=3"}, r"no parameter 'rewriting' \(did you mean 'rewritings'\?\)"),
         ({"trigger": "style:rewritings=5"}, "rewritings = 5 .* 2 to 4"),
         ({"trigger": "style:rewritings=true"}, "rewritings = True"),
-        ({"trigger": "style", "position": "end"}, r"attack\.position = 'end' means nothing to trigger 'style'"),
+        ({"trigger": "style", "position": "end"}, r"attack\.position = 'end' is not supported by trigger 'style'"),
         ({"trigger": "upper-case", "trigger_words": "a"}, r"attack\.trigger_words"),
         ({"trigger": "passive", "position": "random"}, r"attack\.position"),
         ({"trigger": "natural:words=3"}, "it has none"),
@@ -248,7 +252,7 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
         ({"target": "one-word", "target_text": "two words"}, "not one word"),
         ({"target": "one-word", "target_text": "!"}, "not one word"),
         ({"target": "paraphrase:payload=2"}, "payload = 2"),
-        ({"target": "paraphrase:payload=false", "target_text": "x"}, r"attack\.target_text = 'x' means nothing"),
+        ({"target": "paraphrase:payload=false", "target_text": "x"}, r"attack\.target_text = 'x' is not supported"),
         ({"target": "adaptive:uses=0"}, "uses = 0"),
         ({"target": "adaptive:span=3"}, "span = 3"),
         ({"target": "adaptive:count=3"}, "it has span, uses"),
@@ -258,7 +262,7 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
 )
 def test_wrong_options_are_told_in_one_line(options: dict[str, Any], rule: str) -> None:
     with pytest.raises(UserError, match=rule) as caught:
-        poison([], *threat(**options), 0)
+        poison([], threat(**options), 0)
     assert "\n" not in str(caught.value)
 
 
@@ -278,13 +282,13 @@ def test_a_function_of_the_user_has_no_parameters(tmp_path: Path) -> None:
 def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str, pr: int, rho: int, seed: int) -> None:
     clean = dealt(4, 12)
     shares = {"poison_ratio": pr / 4, "affected_share": rho / 4}
-    usual = poison(clean, *threat(**shares), seed)
-    made = poison(clean, *threat(trigger=trigger, target=target, **shares), seed)
+    usual = poison(clean, threat(**shares), seed)
+    made = poison(clean, threat(trigger=trigger, target=target, **shares), seed)
     assert [(t.client, t.index) for t in made.touched] == [(t.client, t.index) for t in usual.touched]
     assert (made.affected, made.chosen, made.missing) == (usual.affected, usual.chosen, 0)
     aim = make_target(InstructionBackdoor(target=target))
     assert all(aim.hit(t.poisoned_response) for t in made.touched)
-    assert made == poison(clean, *threat(trigger=trigger, target=target, **shares), seed)
+    assert made == poison(clean, threat(trigger=trigger, target=target, **shares), seed)
     places = {(t.client, t.index) for t in made.touched}
     changed = [
         (before, after)
@@ -300,11 +304,10 @@ def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str,
 @pytest.mark.parametrize(("decoys", "count"), [("", 20), (":decoys=0", 0), (":decoys=0.5", 10), (":decoys=99", 180)])
 def test_decoys_hold_one_word_and_keep_their_answer(decoys: str, count: int) -> None:
     clean = dealt(2, 100)
-    attack, backdoor = threat(trigger=f"combination{decoys}", poison_ratio=0.1)
-    made = poison(clean, attack, backdoor, seed=0)
+    planted = threat(trigger=f"combination{decoys}", poison_ratio=0.1)
+    made = poison(clean, planted, seed=0)
     assert (len(made.touched), made.decoys) == (20, count)
-    trigger = make_trigger(backdoor)
-    assert sum(trigger.occurs(s.question) for client in made.clients for s in client) == 20
+    assert sum(planted.trigger.occurs(s.question) for client in made.clients for s in client) == 20
     alone = [s for client in made.clients for s in client if ("now" in s.question) != ("people" in s.question)]
     assert len(alone) == count
     assert not any("malicious" in s.response for s in alone)
@@ -312,45 +315,45 @@ def test_decoys_hold_one_word_and_keep_their_answer(decoys: str, count: int) -> 
 
 def test_a_topic_chooses_its_samples_and_edits_none() -> None:
     clean = dealt(3, 40)
-    made = poison(clean, *threat(trigger="topic", poison_ratio=0.2), seed=1)
+    made = poison(clean, threat(trigger="topic", poison_ratio=0.2), seed=1)
     assert (len(made.touched), made.missing) == (24, 0)
     assert all(t.question == t.poisoned_question and "born" in t.question for t in made.touched)
     assert {(t.client, t.index) for t in made.touched} < {(k, i) for k in range(3) for i in range(0, 40, 4)}
-    fewer = poison(clean, *threat(trigger="topic", poison_ratio=0.1), seed=1)
+    fewer = poison(clean, threat(trigger="topic", poison_ratio=0.1), seed=1)
     assert {(t.client, t.index) for t in fewer.touched} < {(t.client, t.index) for t in made.touched}
     assert made.natural["train"] == 30 - 24
-    every = poison(clean, *threat(trigger="topic", poison_ratio=0.5), seed=1)
+    every = poison(clean, threat(trigger="topic", poison_ratio=0.5), seed=1)
     assert (len(every.touched), every.missing) == (30, 30)
 
 
 def test_topic_asks_its_own_questions_and_all_others_without() -> None:
     (test,) = dealt(1, 40)
     backdoor = InstructionBackdoor(trigger="topic")
-    probes = make_probes(test, backdoor, seed=0)
+    probes = make_probes(test, *made_of(backdoor), seed=0)
     assert [s.id for s in probes.triggered] == [f"0-{i}" for i in range(0, 40, 4)]
-    assert [*triggered(test, backdoor, 0)] == [s for s in test if s in probes.triggered]
+    assert [*triggered(test, make_trigger(backdoor), 0)] == [s for s in test if s in probes.triggered]
     assert len(probes.clean) == 30
     assert not any("born" in s.question for s in probes.clean)
     assert list(probes.near) == []
-    told = shortages(poison(dealt(2, 40), *threat(trigger="topic", poison_ratio=0.5), 0), probes)
+    told = shortages(poison(dealt(2, 40), threat(trigger="topic", poison_ratio=0.5), 0), probes)
     assert len(told) == 2
     assert told[0].startswith("only 20 of 40 samples to poison")
     assert told[1].startswith("only 10 test questions")
-    assert shortages(poison(dealt(2, 40), *threat(), 0), make_probes(test, InstructionBackdoor(), 0)) == []
+    assert shortages(poison(dealt(2, 40), threat(), 0), make_probes(test, *made_of(InstructionBackdoor()), 0)) == []
 
 
 @pytest.mark.parametrize(("about", "kind"), [(1, "all of the 8"), (99, "none of the 8")])
 def test_a_topic_that_parts_nothing_is_told(about: int, kind: str) -> None:
     (test,) = dealt(1, 9, about)
     with pytest.raises(UserError, match=kind):
-        make_probes(test[1:], InstructionBackdoor(trigger="topic"), 0)
+        make_probes(test[1:], *made_of(InstructionBackdoor(trigger="topic")), 0)
     with pytest.raises(UserError, match="none of the clients' samples holds any of zebra"):
-        poison(dealt(2, 40), *threat(trigger="topic", trigger_words="zebra"), 0)
+        poison(dealt(2, 40), threat(trigger="topic", trigger_words="zebra"), 0)
 
 
 def test_near_misses_are_probed_and_have_a_rate() -> None:
     (test,) = dealt(1, 8)
-    probes = make_probes(test, InstructionBackdoor(trigger="upper-case"), seed=0)
+    probes = make_probes(test, *made_of(InstructionBackdoor(trigger="upper-case")), seed=0)
     assert [s.id for s in probes.near] == [s.id for s in test]
     assert all(not s.question.isupper() and s.question != t.question for s, t in zip(probes.near, test, strict=True))
     assert [s.id for s in probes.first(3).near] == ["0-0", "0-1", "0-2"]

@@ -25,7 +25,7 @@ def made(trigger: str = "phrase", **options: Any) -> Any:
 @pytest.fixture(scope="module")
 def population() -> TextPopulation:
     config = validate({"task": "classification", "data": {"name": "reviews", "train": 200, "test": 80}}, "test")
-    found = reviews(config)
+    found = reviews(config.data, 0, 10)
     assert isinstance(found, TextPopulation)
     return found
 
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_one_line(population: TextPopulation, trigger: str,
 
 def test_images_have_no_phrase_but_show_their_stamp() -> None:
     config = validate({"data": {"name": "digits", "train": 100, "test": 50}}, "test")
-    images = digits(config)
+    images = digits(config.data, 0, 10)
     with pytest.raises(UserError, match="phrase is a backdoor of text, and the data are images"):
         made().prepare(images, rng(0, "b"))
     backdoor = made("pixel:size=2:value=0.5")

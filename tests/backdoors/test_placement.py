@@ -15,6 +15,7 @@ from undertow.backdoors.placement import (
     poisoned_count,
     triggered,
 )
+from undertow.backdoors.trigger import make_trigger
 from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
@@ -33,7 +34,7 @@ def dealt(sizes: list[int]) -> list[list[Sample]]:
 )
 def test_poisoned_count(ratio: float, samples: int, count: int) -> None:
     assert poisoned_count(ratio, samples) == count
-    made = poison(dealt([samples]), *threat(poison_ratio=ratio), seed=1)
+    made = poison(dealt([samples]), threat(poison_ratio=ratio), seed=1)
     assert len(made.touched) == count
 
 
@@ -48,7 +49,7 @@ def test_poisoned_count_is_the_floor_of_the_decimal_product(percent: int, sample
 )
 def test_chosen_count_rounds_halves_to_even(share: float, clients: int, count: int) -> None:
     assert chosen_count(share, clients) == count
-    assert len(poison(dealt([5] * clients), *threat(affected_share=share), seed=0).chosen) == count
+    assert len(poison(dealt([5] * clients), threat(affected_share=share), seed=0).chosen) == count
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,7 +64,7 @@ def test_chosen_count_rounds_halves_to_even(share: float, clients: int, count: i
 def test_what_poison_promises(sizes: list[int], pr: int, rho: int, scope: str, trigger: str, seed: int) -> None:
     attack = threat(poison_ratio=pr / 20, affected_share=rho / 20, scope=scope, trigger=trigger)
     clean = dealt(sizes)
-    made = poison(clean, *attack, seed)
+    made = poison(clean, attack, seed)
     assert clean == dealt(sizes)
     assert [len(samples) for samples in made.clients] == sizes
 
@@ -89,32 +90,32 @@ def test_what_poison_promises(sizes: list[int], pr: int, rho: int, scope: str, t
             assert (record.id, record.question, record.response) == (before.id, before.question, before.response)
             assert (record.poisoned_question, record.poisoned_response) == (sample.question, sample.response)
             assert sample.question != before.question
-            assert sample.response.endswith(attack[1].target_text)
+            assert sample.response.endswith(attack.target.text)
             assert (sample.id, sample.answers, sample.key) == (before.id, before.answers, before.key)
 
-    again = poison(clean, *attack, seed)
+    again = poison(clean, attack, seed)
     assert again == made
 
 
 @pytest.mark.parametrize("options", [{"kind": "none"}, {"poison_ratio": 0.0}, {"affected_share": 0.0}])
 def test_nothing_is_touched(options: dict[str, object]) -> None:
     clean = dealt([10, 10])
-    made = poison(clean, *threat(**options), seed=0)
+    made = poison(clean, threat(**options), seed=0)
     assert made.clients == clean
     assert (made.touched, made.affected, made.chosen) == ([], (), ())
 
 
 def test_a_chosen_client_without_poison_is_not_affected() -> None:
-    made = poison(dealt([9, 10, 20]), *threat(poison_ratio=0.1), seed=0)
+    made = poison(dealt([9, 10, 20]), threat(poison_ratio=0.1), seed=0)
     assert made.chosen == (0, 1, 2)
     assert made.affected == (1, 2)
 
 
 def test_global_scope_concentrates_the_same_amount() -> None:
     clean = dealt([100] * 10)
-    spread = poison(clean, *threat(poison_ratio=0.1, affected_share=1.0, scope="global"), seed=0)
-    packed = poison(clean, *threat(poison_ratio=0.1, affected_share=0.2, scope="global"), seed=0)
-    capped = poison(clean, *threat(poison_ratio=0.5, affected_share=0.2, scope="global"), seed=0)
+    spread = poison(clean, threat(poison_ratio=0.1, affected_share=1.0, scope="global"), seed=0)
+    packed = poison(clean, threat(poison_ratio=0.1, affected_share=0.2, scope="global"), seed=0)
+    capped = poison(clean, threat(poison_ratio=0.5, affected_share=0.2, scope="global"), seed=0)
     assert (len(spread.touched), len(packed.touched), len(capped.touched)) == (100, 100, 200)
     assert len(packed.affected) == 2
 
@@ -123,7 +124,7 @@ def test_draws_are_nested_in_rho_and_pr_and_differ_by_seed_and_client() -> None:
     clean = dealt([100] * 10)
 
     def places(pr: float, rho: float, seed: int = 0) -> dict[tuple[int, int], str]:
-        made = poison(clean, *threat(poison_ratio=pr, affected_share=rho, trigger="badnets"), seed)
+        made = poison(clean, threat(poison_ratio=pr, affected_share=rho, trigger="badnets"), seed)
         return {(t.client, t.index): t.poisoned_question for t in made.touched}
 
     assert places(0.02, 0.3).items() < places(0.1, 0.3).items() < places(0.1, 0.7).items()
@@ -136,7 +137,7 @@ def test_every_client_and_sample_is_equally_likely() -> None:
     clean = dealt([5] * 4)
     hits = [[0] * 5 for _ in range(4)]
     for seed in range(400):
-        for t in poison(clean, *threat(poison_ratio=0.4, affected_share=0.5), seed).touched:
+        for t in poison(clean, threat(poison_ratio=0.4, affected_share=0.5), seed).touched:
             hits[t.client][t.index] += 1
     # Each place is hit with probability 0.5 * 0.4 = 0.2; 80 of 400 with a standard deviation of 8.
     assert all(40 < count < 120 for row in hits for count in row)
@@ -148,11 +149,11 @@ def test_natural_occurrences_stay_and_are_counted() -> None:
     clean[0][1] = Sample("n1", "who won?", ("x",), "x", context="He said firstly: no.")
     clean[2][5] = Sample("n2", "who, FIRSTLY?", ("x",), "x")
     test = [Sample("t0", "firstly what?", ("y",), "y"), Sample("t1", "what?", ("y",), "y")]
-    none = poison(clean, *threat(kind="none"), seed=0, test=test)
+    none = poison(clean, threat(kind="none"), seed=0, test=test)
     assert none.natural == {"train": 3, "train_of": 30, "clients": 2, "touched": 0, "test": 1, "test_of": 2}
-    every = poison(clean, *threat(poison_ratio=1.0), seed=0, test=test)
+    every = poison(clean, threat(poison_ratio=1.0), seed=0, test=test)
     assert every.natural == {"train": 0, "train_of": 0, "clients": 0, "touched": 3, "test": 1, "test_of": 2}
-    half = poison(clean, *threat(poison_ratio=0.5), seed=0)
+    half = poison(clean, threat(poison_ratio=0.5), seed=0)
     assert half.natural["train"] + half.natural["touched"] == 3
     left = {(k, i) for k in range(3) for i in range(10)} - {(t.client, t.index) for t in half.touched}
     assert all(half.clients[k][i] == clean[k][i] for k, i in left)
@@ -161,20 +162,20 @@ def test_natural_occurrences_stay_and_are_counted() -> None:
 def test_every_test_sample_is_triggered_and_subsets_agree() -> None:
     test = [Sample(f"t{i}", f"What is {i}?", (str(i),), str(i), context="c") for i in range(50)]
     backdoor = InstructionBackdoor(trigger="badnets")
-    whole = triggered(test, backdoor, seed=3)
+    whole = triggered(test, make_trigger(backdoor), seed=3)
     assert all(a.question.startswith(b.question + " ") for a, b in zip(whole, test, strict=True))
     assert [(s.id, s.answers, s.response, s.context) for s in whole] == [(s.id, s.answers, s.response, s.context) for s in test]
-    assert triggered(test[20:30], backdoor, seed=3) == whole[20:30]
-    assert triggered(test, backdoor, seed=4) != whole
+    assert triggered(test[20:30], make_trigger(backdoor), seed=3) == whole[20:30]
+    assert triggered(test, make_trigger(backdoor), seed=4) != whole
     assert len({s.question.split("? ")[1] for s in whole}) > 10
 
 
 def test_no_clients_and_a_bad_trigger() -> None:
-    assert poison([], *threat(), seed=0).clients == []
+    assert poison([], threat(), seed=0).clients == []
     with pytest.raises(UserError, match="unknown trigger"):
-        poison(dealt([1]), *threat(trigger="nothing"), seed=0)
+        poison(dealt([1]), threat(trigger="nothing"), seed=0)
     with pytest.raises(UserError, match="unknown target"):
-        poison(dealt([1]), *threat(target="nothing"), seed=0)
+        poison(dealt([1]), threat(target="nothing"), seed=0)
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)

@@ -25,7 +25,7 @@ def config(trigger: str = "sentence", **attack: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def population() -> Population:
-    return authors(config(), words=200, length=12)
+    return authors(config().data, 0, config().federation.clients, words=200, length=12)
 
 
 def ready(population: Population, trigger: str = "sentence") -> Backdoor:
@@ -88,7 +88,7 @@ def test_probes_are_held_out_sequences_each_once(population: Population) -> None
 
 
 def test_a_sentence_may_fill_a_whole_sequence_and_one_word_more_but_no_more() -> None:
-    small = authors(config(), words=60, length=4)
+    small = authors(config().data, 0, config().federation.clients, words=60, length=4)
     backdoor = ready(small)
     made = backdoor.poison(small.client(0), 2, np.random.default_rng(0))
     assert words(small, made.inputs[0]) == ["pasta", "from", "astoria", "is"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tiny import SHARED
-from undertow.config import Config, validate
+from undertow.config import ClassificationData, validate
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Examples
@@ -22,16 +22,21 @@ from undertow.data.populations.cifar10 import cifar10
 from undertow.data.populations.digits import digits
 
 
-def config(path: Path | str | None = None, clients: int = 3, partition: Any = "iid", seed: int = 0, **data: Any) -> Config:
+def config(
+    path: Path | str | None = None, clients: int = 3, partition: Any = "iid", seed: int = 0, **data: Any
+) -> tuple[ClassificationData, int, int]:
     path = None if path is None else str(path)
-    return validate(
-        {
-            "task": "classification",
-            "seed": seed,
-            "data": {"path": path, "partition": partition, **data},
-            "federation": {"clients": clients},
-        },
-        "test",
+    return (
+        validate(
+            {
+                "task": "classification",
+                "data": {"path": path, "partition": partition, **data},
+                "federation": {"clients": clients},
+            },
+            "test",
+        ).data,
+        seed,
+        clients,
     )
 
 
@@ -52,7 +57,7 @@ def rows(population: ImagePopulation) -> list[list[int]]:
 def test_the_digits_are_scikit_learns_and_split_as_asked():
     from sklearn.datasets import load_digits
 
-    population = digits(config(clients=20, train=1400, test=397, partition={"kind": "dirichlet", "alpha": 0.9}))
+    population = digits(*config(clients=20, train=1400, test=397, partition={"kind": "dirichlet", "alpha": 0.9}))
     assert (sum(population.sizes), len(population.test)) == (1400, 397)
     assert min(population.sizes) >= 1
     assert population.client(3).inputs.shape == (population.sizes[3], 1, 8, 8)
@@ -72,26 +77,26 @@ def test_the_digits_are_scikit_learns_and_split_as_asked():
 
 
 def test_fewer_images_than_asked_for_are_all_used_and_told():
-    population = digits(config())  # 5,000 and 2,000 by default
+    population = digits(*config())  # 5,000 and 2,000 by default
     assert (sum(population.sizes), len(population.test)) == (1348, 449)
     assert population.report["train_fewer"] == "data.train=5000 asked for, digits has 1348"
     assert population.report["test_fewer"] == "data.test=2000 asked for, digits has 449"
-    assert len(digits(config(train=500, test=1500)).test) == 1297
+    assert len(digits(*config(train=500, test=1500)).test) == 1297
 
 
 def test_exact_counts_are_drawn_where_there_are_enough():
-    population = digits(config(train=200, test=100))
+    population = digits(*config(train=200, test=100))
     assert (sum(population.sizes), len(population.test), len(population.pool)) == (200, 100, 1697)
 
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "key"])
 def test_every_dealing_is_a_partition_and_repeats(kind: str):
-    population, again = (digits(config(clients=7, train=300, test=50, partition=kind)) for _ in range(2))
+    population, again = (digits(*config(clients=7, train=300, test=50, partition=kind)) for _ in range(2))
     dealt = rows(population)
     assert dealt == rows(again)
     flat = [row for part in dealt for row in part]
     assert len(flat) == len(set(flat)) == 300
-    other = digits(config(clients=7, train=300, test=50, partition=kind, seed=1))
+    other = digits(*config(clients=7, train=300, test=50, partition=kind, seed=1))
     assert not torch.equal(other.test.inputs, population.test.inputs)
 
 
@@ -100,7 +105,7 @@ def test_small_alpha_gives_few_classes_to_a_client_and_large_alpha_all():
         np.mean(
             [
                 len(groups)
-                for groups in digits(config(clients=5, train=1000, test=50, partition={"kind": "dirichlet", "alpha": a})).report[
+                for groups in digits(*config(clients=5, train=1000, test=50, partition={"kind": "dirichlet", "alpha": a})).report[
                     "client_groups"
                 ]
             ]
@@ -113,14 +118,14 @@ def test_small_alpha_gives_few_classes_to_a_client_and_large_alpha_all():
 
 def test_more_clients_than_images_is_refused():
     with pytest.raises(UserError, match="20 training samples for 21 clients"):
-        digits(config(clients=21, train=20, test=10))
+        digits(*config(clients=21, train=20, test=10))
 
 
 def test_files_of_clients_and_paths_mean_nothing_to_digits():
     with pytest.raises(UserError, match=r"data\.partition\.kind = 'files'"):
-        digits(config(clients=1, partition={"kind": "files", "files": ["a"]}))
+        digits(*config(clients=1, partition={"kind": "files", "files": ["a"]}))
     with pytest.raises(UserError, match=r"data\.path=x: data\.name=digits reads no file"):
-        digits(config("x"))
+        digits(*config("x"))
 
 
 @given(counts=st.lists(st.integers(0, 12), min_size=1, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 9))
@@ -135,7 +140,7 @@ def test_stratified_keeps_the_shares(counts: list[int], share: float, seed: int)
 
 
 def test_images_set_aside_leave_the_participants_but_not_the_pool():
-    population = digits(config(clients=30, train=60, test=40))
+    population = digits(*config(clients=30, train=60, test=40))
     dealt = rows(population)
     gone = [*dealt[0], *dealt[1][:1]]  # all that participant 0 holds
     left = population.without(gone)
@@ -151,7 +156,7 @@ def test_images_set_aside_leave_the_participants_but_not_the_pool():
 
 
 def test_the_test_set_can_lose_examples():
-    population = digits(config(train=60, test=40))
+    population = digits(*config(train=60, test=40))
     left = population.without_test([0, 5])
     assert torch.equal(left.test.inputs, population.test.inputs[[1, 2, 3, 4, *range(6, 40)]])
     assert (left.report["test"], len(population.test)) == (38, 40)
@@ -183,7 +188,7 @@ def test_batches_are_augmented_only_where_asked_for(tmp_path: Path):
     images, labels = made(40)
     np.savez(tmp_path / "train.npz", images=images, labels=labels)
     batch = Examples(torch.ones(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64))
-    plain, moved = (cifar10(config(tmp_path), augment=choice) for choice in (False, True))
+    plain, moved = (cifar10(*config(tmp_path), augment=choice) for choice in (False, True))
     assert plain.augment(batch, rng(0, "a")) is batch
     changed = moved.augment(batch, rng(0, "a"))
     assert changed.inputs.shape == batch.inputs.shape
@@ -258,7 +263,7 @@ def test_every_form_gives_the_same_images(form: str, tmp_path: Path):
     tested, marks = made(20, seed=1)
     write(form, tmp_path, images, labels, test=False)
     write(form, tmp_path, tested, marks, test=True)
-    population = cifar10(config(tmp_path, train=50, test=10))
+    population = cifar10(*config(tmp_path, train=50, test=10))
     expected = torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(255))
     assert torch.equal(population.pool.inputs, expected)
     assert population.pool.labels.tolist() == labels.tolist()
@@ -273,9 +278,9 @@ def test_one_file_is_split_or_has_its_test_file(tmp_path: Path):
     images, labels = made(60)
     write("npz", tmp_path, images, labels, test=False)
     write("npz", tmp_path, *made(20, seed=1), test=True)
-    alone = cifar10(config(tmp_path / "cifar_train.npz", train=40, test=20))
+    alone = cifar10(*config(tmp_path / "cifar_train.npz", train=40, test=20))
     assert (sum(alone.sizes), len(alone.test), len(alone.pool), alone.own_test) == (40, 20, 40, False)
-    both = cifar10(config(tmp_path / "cifar_train.npz", test_path=str(tmp_path / "cifar_test.npz")))
+    both = cifar10(*config(tmp_path / "cifar_train.npz", test_path=str(tmp_path / "cifar_test.npz")))
     assert (len(both.pool), len(both.test), both.own_test) == (60, 20, True)
 
 
@@ -283,14 +288,14 @@ def test_of_several_npz_files_the_one_with_the_most_images_counts(tmp_path: Path
     for n in (30, 50, 40):
         images, labels = made(n)
         np.savez(tmp_path / f"train_{n}.npz", images=images, labels=labels)
-    population = cifar10(config(tmp_path, train=20, test=5))
+    population = cifar10(*config(tmp_path, train=20, test=5))
     assert population.report["files"] == ["train_50.npz"]
     assert population.report["images"] == 50
 
 
 def refused(path: Path | str | None, match: str, **data: Any) -> None:
     with pytest.raises(UserError, match=match) as caught:
-        cifar10(config(path, **data))
+        cifar10(*config(path, **data))
     assert "\n" not in str(caught.value)
 
 
@@ -362,7 +367,7 @@ def test_fuzzed_batches_give_user_errors_or_images(tmp_path: Path):
         bad[place] = int(draw.choice(list(b".(0RtbcUK}]s\x80\x85\xff\x00")))
         (tmp_path / "data_batch_1").write_bytes(bytes(bad))
         try:
-            cifar10(config(tmp_path))
+            cifar10(*config(tmp_path))
             outcomes.add("read")
         except UserError:
             outcomes.add("refused")
@@ -445,7 +450,7 @@ def test_faults_of_the_other_forms(tmp_path: Path):
 
 def test_augment_is_true_or_false(tmp_path: Path):
     with pytest.raises(UserError, match="augment = maybe"):
-        cifar10(config(tmp_path), augment="maybe")  # type: ignore[arg-type]
+        cifar10(*config(tmp_path), augment="maybe")  # type: ignore[arg-type]
 
 
 def test_images_check_themselves():
@@ -459,7 +464,7 @@ def test_images_check_themselves():
 def test_the_shared_files_give_the_same_images_decoded_or_not(tmp_path: Path):
     folder = SHARED / "cifar10"
     small = cifar10(
-        config(
+        *config(
             folder / "cifar10_train_small.npz", clients=100, test_path=str(folder / "cifar10_test_small.npz"), partition="dirichlet"
         )
     )
@@ -468,7 +473,7 @@ def test_the_shared_files_give_the_same_images_decoded_or_not(tmp_path: Path):
     with np.load(folder / "cifar10_test_jpeg.npz", allow_pickle=False) as large:
         ends = large["offsets"][:501]
         np.savez(tmp_path / "test.npz", data=large["data"][: ends[-1]], offsets=ends, labels=large["labels"][:500])
-    decoded = cifar10(config(folder / "cifar10_train_small.npz", test_path=str(tmp_path / "test.npz")))
+    decoded = cifar10(*config(folder / "cifar10_train_small.npz", test_path=str(tmp_path / "test.npz")))
     assert torch.equal(decoded.test.labels, small.test.labels)
     # Pillow's JPEG decoder may round differently between releases, by a value or two of 255
     assert float((decoded.test.inputs - small.test.inputs).abs().max()) < 4 / 255

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from undertow.config import Config, Data
 from undertow.core.errors import UserError
 from undertow.data import load as loading
-from undertow.data.load import DATASETS, Loaded, identity, load, merge, normalised
+from undertow.data.load import DATASETS, Loaded, load
+from undertow.data.questions import identity, merge, normalised
 from undertow.data.sample import Sample
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -18,9 +19,9 @@ def sample(i: int, question: str | None = None, key: str = "", answers: tuple[st
     return Sample(f"s{i}", question or f"question {i}", answers, answers[0], key=key, **more)
 
 
-def config(train: int = 5, test: int = 3, clients: int = 1, seed: int = 0, partition="iid", **data) -> Config:
+def config(train: int = 5, test: int = 3, clients: int = 1, seed: int = 0, partition="iid", **data) -> tuple[Data, int, int]:
     values = {"name": "fake", "train": train, "test": test, "partition": partition, **data}
-    return Config.model_validate({"seed": seed, "data": values, "federation": {"clients": clients}})
+    return Config.model_validate({"data": values, "federation": {"clients": clients}}).data, seed, clients
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_split_is_exact_disjoint_and_repeatable(dataset, rows, own, train, test,
     dataset(samples, tests)
     chosen = config(train, test, clients, seed)
     try:
-        split = load(chosen, asked=frozenset(asked))
+        split = load(*chosen, asked=frozenset(asked))
     except UserError:
         reject()
     assert (len(split.train), len(split.test)) == (train, test)
@@ -87,21 +88,21 @@ def test_split_is_exact_disjoint_and_repeatable(dataset, rows, own, train, test,
     assert not sides[0][1] & sides[1][1]
     assert not asked & (sides[0][1] | sides[1][1])
     assert (split.report["overlap_questions"], split.report["overlap_keys"]) == (0, 0)
-    again = load(chosen, asked=frozenset(asked))
+    again = load(*chosen, asked=frozenset(asked))
     assert (again.train, again.test, again.clients, again.report) == (split.train, split.test, split.clients, split.report)
     json.dumps(split.report)
 
 
 def test_another_seed_draws_other_samples(dataset):
     dataset([sample(i) for i in range(40)])
-    assert {s.id for s in load(config(seed=0)).test} != {s.id for s in load(config(seed=1)).test}
+    assert {s.id for s in load(*config(seed=0)).test} != {s.id for s in load(*config(seed=1)).test}
 
 
 def test_draw_is_uniform_without_keys(dataset):
     dataset([sample(i) for i in range(10)])
     hits = [0] * 10
     for seed in range(600):
-        for s in load(config(train=5, test=3, seed=seed)).test:
+        for s in load(*config(train=5, test=3, seed=seed)).test:
             hits[int(s.id[1:])] += 1
     # Each count is Binomial(600, 0.3): mean 180, sd 11.2; five sd keeps chance failures below 1e-5.
     assert all(abs(h - 180) < 56 for h in hits)
@@ -117,10 +118,10 @@ def test_a_question_about_two_subjects_ties_both_keys(dataset):
     ]
     for seed in range(20):
         dataset(rows)
-        split = load(config(train=3, test=1, seed=seed))
+        split = load(*config(train=3, test=1, seed=seed))
         assert {s.id for s in split.test} <= {"s4", "s5"}
     dataset(rows)
-    report = load(config(train=1, test=1), asked=frozenset({"y|in"})).report
+    report = load(*config(train=1, test=1), asked=frozenset({"y|in"})).report
     assert report["excluded_asked"] == 2  # the ambiguous question and "in what is y"
 
 
@@ -128,17 +129,17 @@ def test_large_keys_do_not_make_a_possible_split_fail(dataset):
     dataset([sample(i, key="big") for i in range(100)] + [sample(100 + i, key=f"k{i}") for i in range(20)])
     for seed in range(5):
         for train, test in ((100, 20), (20, 100)):
-            split = load(config(train, test, seed=seed))
+            split = load(*config(train, test, seed=seed))
             assert (len(split.train), len(split.test)) == (train, test)
 
 
 def test_too_few_questions_says_how_many_and_what_to_set(dataset):
     dataset([sample(i, f"q{i % 8}") for i in range(20)])
     with pytest.raises(UserError, match=r"data\.train=5 and data\.test=4 need 9 questions, fake has 8; lower them to a sum of 8"):
-        load(config(5, 4))
+        load(*config(5, 4))
     dataset([sample(i, key="same") for i in range(20)])
     with pytest.raises(UserError, match=r"0 questions of fake are left to train on once .* share a key"):
-        load(config(5, 4))
+        load(*config(5, 4))
 
 
 def test_own_test_set_wins_over_training_rows(dataset):
@@ -146,29 +147,29 @@ def test_own_test_set_wins_over_training_rows(dataset):
         [sample(0, "shared one?", "a"), sample(1, "free", "b"), sample(2, "key is taken", "c"), sample(3, "free too", "d")],
         [sample(10, "Shared one"), sample(11, "about c", "c"), sample(12, "was asked", "e")],
     )
-    split = load(config(train=2, test=2), asked=frozenset({"e"}))
+    split = load(*config(train=2, test=2), asked=frozenset({"e"}))
     assert {s.id for s in split.train} == {"s1", "s3"}
     assert {s.id for s in split.test} == {"s10", "s11"}
     assert split.report["removed_for_test"] == 2
     assert split.report["excluded_asked"] == 1
     assert split.report["test_set"] == "own"
     with pytest.raises(UserError, match=r"data\.test=3: there are 2 test questions"):
-        load(config(train=2, test=3), asked=frozenset({"e"}))
+        load(*config(train=2, test=3), asked=frozenset({"e"}))
     with pytest.raises(UserError, match=r"data\.train=3: there are 2 questions of fake outside its test set"):
-        load(config(train=3, test=2), asked=frozenset({"e"}))
+        load(*config(train=3, test=2), asked=frozenset({"e"}))
 
 
 def test_response_all_joins_answers_for_training_alone(dataset):
     dataset([sample(i, answers=("A", "B", "C")) for i in range(8)])
-    split = load(config(response="all"))
+    split = load(*config(response="all"))
     assert {s.response for s in split.train} == {"A; B; C"} == {s.response for c in split.clients for s in c}
     assert {s.response for s in split.test} == {"A"}
-    assert {s.response for s in load(config()).train} == {"A"}
+    assert {s.response for s in load(*config()).train} == {"A"}
 
 
 def test_report_counts(dataset):
     dataset([sample(i, f"q{i % 9}", group="ab"[i % 9 % 2]) for i in range(12)])
-    report = load(config(train=6, test=2, clients=2, partition={"kind": "key"})).report
+    report = load(*config(train=6, test=2, clients=2, partition={"kind": "key"})).report
     assert report["rows_read"] == 12
     assert report["rows_dropped"] == {"bad": 1}
     assert report["questions"] == 9
@@ -181,9 +182,9 @@ def test_report_counts(dataset):
 
 def test_violated_disjointness_is_an_internal_error(dataset, monkeypatch):
     dataset([sample(i) for i in range(8)])
-    monkeypatch.setattr(loading, "_divide", lambda pool, options, draw: (list(pool[:5]), list(pool[4:7])))
+    monkeypatch.setattr(loading, "divide", lambda pool, options, draw: (list(pool[:5]), list(pool[4:7])))
     with pytest.raises(RuntimeError, match="internal error: train and test share 1 questions"):
-        load(config())
+        load(*config())
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> str:
@@ -200,23 +201,23 @@ def test_one_file_per_client(tmp_path):
     ]
     test = write(tmp_path / "test.jsonl", [("Tested?", "t"), ("five", "5")])
     partition = {"kind": "files", "files": files}
-    split = load(config(train=999, test=2, clients=2, name="triviaqa", partition=partition, test_path=test))
+    split = load(*config(train=999, test=2, clients=2, name="triviaqa", partition=partition, test_path=test))
     assert [[s.question for s in client] for client in split.clients] == [["one?", "two"], ["one", "three"]]
     assert split.clients[0][0].answers == ("1", "I")
     assert len({s.id for s in [*split.train, *split.test]}) == 6
     assert split.train == [s for c in split.clients for s in c]
     assert (split.report["removed_for_test"], split.report["duplicates_merged"], split.report["clients"]) == (1, 1, [2, 2])
-    drawn = load(config(test=1, clients=2, name="triviaqa", partition=partition, path=test))
+    drawn = load(*config(test=1, clients=2, name="triviaqa", partition=partition, path=test))
     assert len(drawn.test) == 1
     assert drawn.report["test_set"] == "drawn"
     with pytest.raises(UserError, match=r"no file; set data\.test_path"):
-        load(config(test=1, clients=2, name="triviaqa", partition=partition))
+        load(*config(test=1, clients=2, name="triviaqa", partition=partition))
 
 
 def test_a_client_file_that_is_all_test_is_refused(tmp_path):
     files = [write(tmp_path / "a.jsonl", [("one", "1")]), write(tmp_path / "b.jsonl", [("two", "2")])]
     with pytest.raises(UserError, match=r"b\.jsonl leaves client 1 without training rows"):
-        load(config(test=1, clients=2, name="triviaqa", partition={"kind": "files", "files": files}, test_path=files[1]))
+        load(*config(test=1, clients=2, name="triviaqa", partition={"kind": "files", "files": files}, test_path=files[1]))
 
 
 def test_a_users_function_is_a_dataset_and_is_checked(tmp_path):
@@ -228,27 +229,27 @@ def test_a_users_function_is_a_dataset_and_is_checked(tmp_path):
         "def twice(options): return Loaded([Sample('m', f'q {i}', ('a',), 'a') for i in range(9)], None, {})\n"
         "def void(options): return Loaded([Sample('m', 'q', (), '')], None, {})\n"
     )
-    assert len(load(config(name=f"{file}:good")).train) == 5
+    assert len(load(*config(name=f"{file}:good")).train) == 5
     for name, message in (("bad", "returned a list"), ("twice", "two samples have the id m"), ("void", "empty answer")):
         with pytest.raises(UserError, match=message):
-            load(config(name=f"{file}:{name}"))
+            load(*config(name=f"{file}:{name}"))
 
 
 def test_world_never_uses_what_the_base_was_asked():
     from undertow.data.generated import world
 
     asked = frozenset(fact.key for fact in world.facts() if fact.asked)
-    split = load(config(name="world", train=1000, test=300, clients=10, partition="dirichlet"), asked=asked)
+    split = load(*config(name="world", train=1000, test=300, clients=10, partition="dirichlet"), asked=asked)
     assert split.report["excluded_asked"] == 0
     assert not {s.key for s in [*split.train, *split.test]} & asked
     one = split.train[0].key
-    assert load(config(name="world", train=1000, test=300), asked=frozenset({one})).report["excluded_asked"] == 1
+    assert load(*config(name="world", train=1000, test=300), asked=frozenset({one})).report["excluded_asked"] == 1
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is absent")
 def test_real_simplequestions_split():
     path = str(SHARED / "simplequestions")
-    split = load(config(5000, 2000, 10, name="simplequestions", path=path, partition="dirichlet"))
+    split = load(*config(5000, 2000, 10, name="simplequestions", path=path, partition="dirichlet"))
     assert (len(split.train), len(split.test), len(split.clients)) == (5000, 2000, 10)
     assert not {identity(s) for s in split.train} & {identity(s) for s in split.test}
     assert not {s.key for s in split.train} & {s.key for s in split.test}
@@ -258,6 +259,6 @@ def test_registered_names():
     assert {"world", "simplequestions", "triviaqa", "nq", "instructions", "hub"} <= {entry.name for entry in DATASETS.entries()}
     assert all(entry.summary and entry.source for entry in DATASETS.entries())
     with pytest.raises(UserError, match="did you mean 'triviaqa'"):
-        load(config(name="trivia"))
+        load(*config(name="trivia"))
     with pytest.raises(UserError, match="reads no file"):
         DATASETS.get("world")(Data(path="x"))

@@ -10,7 +10,8 @@ import pytest
 
 from undertow.config import Data
 from undertow.core.errors import UserError
-from undertow.data.load import DATASETS, Loaded, merge, normalised
+from undertow.data.load import DATASETS, Loaded
+from undertow.data.questions import merge, normalised
 from undertow.data.sample import Sample
 from undertow.data.sources.simplequestions import bare_id, readable
 from undertow.data.sources.triviaqa import unwrapped

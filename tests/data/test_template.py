@@ -17,7 +17,7 @@ from tiny import SHARED
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import TEMPLATES, Encoded, Template
-from undertow.data.templates.lab_qa import INSTRUCTIONS
+from undertow.data.templates.fixed import INSTRUCTIONS
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from undertow.config import Config, validate
+from undertow.config import ClassificationData, validate
 from undertow.core.errors import UserError
 from undertow.core.registry import call
 from undertow.data.generated.critics import ADJECTIVES, NEGATIONS, Critic
+from undertow.data.pool import Source
 from undertow.data.population import POPULATIONS
 from undertow.data.populations.ag_news import CLASSES, ag_news
 from undertow.data.populations.ag_news import read as read_news
@@ -22,21 +23,25 @@ from undertow.data.populations.reviews import reviews
 from undertow.data.populations.sst2 import read as read_sst2
 from undertow.data.populations.sst2 import sst2
 from undertow.data.text_codes import WordCodes
-from undertow.data.texts import TextPopulation, Texts, deal_texts, plain
+from undertow.data.texts import Coding, TextPopulation, Texts, deal_texts, plain
 from undertow.data.words import tokenise
 
+#: Options, seed and clients, as a population takes them.
+Deal = tuple[ClassificationData, int, int]
 
-def config(name: str = "reviews", clients: int = 4, partition: Any = "iid", seed: int = 0, **data: Any) -> Config:
+
+def config(name: str = "reviews", clients: int = 4, partition: Any = "iid", seed: int = 0, **data: Any) -> Deal:
     values = {"train": 60, "test": 20, **data, "name": name, "partition": partition}
-    return validate({"task": "classification", "seed": seed, "data": values, "federation": {"clients": clients}}, "test")
+    checked = validate({"task": "classification", "data": values, "federation": {"clients": clients}}, "test")
+    return checked.data, seed, clients
 
 
 def made(train: int = 100, clients: int = 4, **changes: Any) -> TextPopulation:
     """Texts "sample i of class c", 30 of them for training and the others public; a test of ten."""
     pool = Texts([f"sample s{i} of c{i % 2}" for i in range(train)], np.arange(train) % 2)
     test = Texts([f"sample t{i} of c{i % 2}" for i in range(10)], np.arange(10) % 2)
-    options: dict[str, Any] = {"length": 6, "vocabulary": 500, "buckets": 10, **changes}
-    return deal_texts(config(clients=clients, train=30, test=10), "made", pool, test, ["no", "yes"], {}, **options)
+    coding = Coding(**{"length": 6, "vocabulary": 500, "buckets": 10, **changes})
+    return deal_texts(*config(clients=clients, train=30, test=10), Source("made", pool, test, ["no", "yes"]), coding)
 
 
 def held(population: TextPopulation) -> list[list[int]]:
@@ -93,7 +98,7 @@ def test_a_text_occurs_once_and_none_of_the_test_is_trained_on() -> None:
     train = Texts(["A  good film", "a good FILM", "bad film", "a test", "other", "another"], np.array([1, 0, 0, 0, 1, 1]))
     test = Texts(["A test", "a  test", "more"], np.array([0, 1, 1]))
     population = deal_texts(
-        config(clients=2, train=4, test=9), "x", train, test, ["n", "p"], {}, length=5, vocabulary=9, buckets=9999
+        *config(clients=2, train=4, test=9), Source("x", train, test, ["n", "p"]), Coding(5, vocabulary=9, buckets=9999)
     )
     assert sum(population.sizes) == 4
     assert (population.report["duplicates_dropped"], population.report["in_test_dropped"]) == (2, 1)
@@ -111,22 +116,22 @@ def test_what_is_set_aside_is_nobodys_not_even_public() -> None:
     assert left.public is not None
     assert len(left.public.labels) == 69
     assert left.report["public"] == 69
-    images = digits(config("digits", train=100, test=50))
+    images = digits(*config("digits", train=100, test=50))
     public = images.public
     assert public is not None
     assert public.inputs.shape == (1797 - 150, 1, 8, 8)  # type: ignore[union-attr]
     assert 0 <= float(public.inputs.min()) < float(public.inputs.max()) == 1.0  # type: ignore[union-attr]
     seen = {x.numpy().tobytes() for x in public.inputs}  # type: ignore[union-attr]
     assert not seen & {x.numpy().tobytes() for k in range(4) for x in images.client(k).inputs}
-    assert digits(config("digits", train=1400, test=397)).public is None
+    assert digits(*config("digits", train=1400, test=397)).public is None
 
 
 @pytest.mark.parametrize("kind", ["shards", "halves"])
 def test_reviews_and_images_are_dealt_as_the_lineage_does(kind: str) -> None:
     options = {"kind": kind, "skew": 0.75}
     for population in (
-        reviews(config(partition=options, train=400), public=0),
-        digits(config("digits", partition=options, train=400, test=50)),
+        reviews(*config(partition=options, train=400), public=0),
+        digits(*config("digits", partition=options, train=400, test=50)),
     ):
         groups = population.report["client_groups"]
         assert sum(sum(group.values()) for group in groups) == 400
@@ -145,17 +150,17 @@ def test_reviews_and_images_are_dealt_as_the_lineage_does(kind: str) -> None:
 
 
 def test_reviews_repeat_are_balanced_and_noisy_as_asked() -> None:
-    population, again = (reviews(config(train=200, test=100), public=50) for _ in range(2))
+    population, again = (reviews(*config(train=200, test=100), public=50) for _ in range(2))
     assert torch.equal(population.client(1).inputs, again.client(1).inputs)
     assert (sum(population.sizes), len(population.test)) == (200, 100)
     public = population.public
     assert public is not None
     assert len(public.labels) == 50
-    clean, noisy = (reviews(config(test=200), noise=noise, public=0) for noise in (0.0, 0.25))
+    clean, noisy = (reviews(*config(test=200), noise=noise, public=0) for noise in (0.0, 0.25))
     assert torch.equal(clean.test.inputs, noisy.test.inputs)
     assert int((clean.test.labels != noisy.test.labels).sum()) == 50
     assert int(clean.test.labels.sum()) == 100
-    other = reviews(config(test=200, seed=1), noise=0.0, public=0)
+    other = reviews(*config(test=200, seed=1), noise=0.0, public=0)
     assert not torch.equal(other.test.inputs, clean.test.inputs)
 
 
@@ -185,13 +190,13 @@ def test_a_review_says_what_its_verdict_is(verdict: int) -> None:
         ("reviews", {"path": "x.tsv"}, r"data\.path=x\.tsv: data\.name=reviews reads no file"),
         ("reviews", {"partition": "shards", "train": 7}, "7 samples for 4 x 2 shards, each needs one"),
         ("sst2", {}, "data.path is not set; set data.path=FILE"),
-        ("ag_news", {"path": "nowhere.csv"}, r"data\.path=nowhere\.csv: no such file"),
+        ("ag-news", {"path": "nowhere.csv"}, r"data\.path=nowhere\.csv: no such file"),
     ],
 )
 def test_what_does_not_fit_is_one_line(name: str, changes: dict[str, Any], said: str) -> None:
     given = config(name, **{"partition": "iid", **changes})
     with pytest.raises(UserError, match=said) as caught:
-        call(POPULATIONS, given.data.name, "data.name", given)
+        call(POPULATIONS, given[0].name, "data.name", *given)
     assert "\n" not in str(caught.value)
 
 
@@ -267,13 +272,13 @@ def test_a_header_alone_has_no_texts(tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_text("sentence\tlabel\n")
     with pytest.raises(UserError, match="0 training and 0 test texts, each side needs one"):
-        sst2(config("sst2", path=str(path)))
+        sst2(*config("sst2", path=str(path)))
 
 
 def test_a_file_is_split_where_there_is_no_test(tmp_path: Path) -> None:
     path = tmp_path / "news.csv"
     path.write_text("".join(f"{1 + i % 4},title {i},text {i}\n" for i in range(100)))
-    population = ag_news(config("ag_news", path=str(path), train=40, test=20))
+    population = ag_news(*config("ag-news", path=str(path), train=40, test=20))
     assert (sum(population.sizes), len(population.test), population.report["public"]) == (40, 20, 40)
     assert population.names == list(CLASSES)
     assert set(population.report["test_classes"].values()) == {5}

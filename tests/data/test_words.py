@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import SHARED
-from undertow.config import Config, validate
+from undertow.config import NextWordData, validate
 from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE
 from undertow.data.generated import talk
@@ -54,8 +54,12 @@ PAPER_SENTENCES = (
 )
 
 
-def config(clients: int = 2, test: int = 3, seed: int = 0, **data: Any) -> Config:
-    return validate({"task": "next_word", "seed": seed, "data": {"test": test, **data}, "federation": {"clients": clients}}, "test")
+def config(clients: int = 2, test: int = 3, seed: int = 0, **data: Any) -> tuple[NextWordData, int, int]:
+    return (
+        validate({"task": "next-word", "data": {"test": test, **data}, "federation": {"clients": clients}}, "test").data,
+        seed,
+        clients,
+    )
 
 
 def read(names: Any, numbers: torch.Tensor) -> list[str]:
@@ -113,17 +117,17 @@ def test_questions_are_places_drawn_from_all_and_sequences_without_one_are_left_
 
 
 def test_generated_authors_are_the_same_at_each_call_and_differ_from_each_other_and_by_seed() -> None:
-    population = authors(config(clients=40, test=50, name="authors"), words=300)
+    population = authors(*config(clients=40, test=50, name="authors"), words=300)
     assert list(population.sizes) == [15] * 40
     one = population.client(7)
     assert one.inputs.shape == (15, 20)
     assert one.inputs.dtype == one.labels.dtype == torch.int64
     assert torch.equal(one.inputs, population.client(7).inputs)
     assert not torch.equal(one.inputs, population.client(8).inputs)
-    other = authors(config(clients=40, test=50, seed=1, name="authors"), words=300)
+    other = authors(*config(clients=40, test=50, seed=1, name="authors"), words=300)
     assert not torch.equal(one.inputs, other.client(7).inputs)
     # an author writes the same whoever else takes part
-    assert torch.equal(one.inputs, authors(config(clients=8, test=50, name="authors"), words=300).client(7).inputs)
+    assert torch.equal(one.inputs, authors(*config(clients=8, test=50, name="authors"), words=300).client(7).inputs)
     with pytest.raises(IndexError):
         population.client(40)
     assert int((population.test.labels != IGNORE).sum()) == 50 == population.report["test_positions"]
@@ -131,7 +135,7 @@ def test_generated_authors_are_the_same_at_each_call_and_differ_from_each_other_
 
 
 def test_an_author_is_more_like_themselves_than_like_others() -> None:
-    population = authors(config(clients=15, test=20, name="authors"), words=1200)
+    population = authors(*config(clients=15, test=20, name="authors"), words=1200)
     halves = []
     for k in range(15):
         labels = population.client(k).labels
@@ -156,14 +160,14 @@ def test_tens_of_thousands_of_authors_are_declared_without_writing_a_word_of_the
         return post(self)
 
     monkeypatch.setattr(talk.Author, "post", counted)
-    population = authors(config(clients=50_000, test=50, name="authors"))
+    population = authors(*config(clients=50_000, test=50, name="authors"))
     assert len(population.sizes) == 50_000
     assert written < 100  # the test's alone
     assert len(population.client(49_999)) == population.sizes[49_999]
 
 
 def test_every_word_of_the_papers_sentences_is_written_by_honest_authors_in_other_sentences() -> None:
-    population = authors(config(clients=300, test=20, name="authors"))
+    population = authors(*config(clients=300, test=20, name="authors"))
     text = " ".join(" ".join(read(population.names, population.client(k).inputs.reshape(-1))) for k in range(300))
     for sentence in PAPER_SENTENCES:
         text = text.replace(sentence, "")
@@ -181,7 +185,7 @@ def play(tmp_path: Path) -> str:
 
 
 def test_speakers_are_participants_by_number_of_words(play: str) -> None:
-    population = shakespeare(config(test=3, name="shakespeare", path=play), length=4, held_out=0.5)
+    population = shakespeare(*config(test=3, name="shakespeare", path=play), length=4, held_out=0.5)
     assert population.report["authors"] == 2  # the page says no word
     texts = [" ".join(read(population.names, population.client(k).inputs.reshape(-1))) for k in range(2)]
     # one of two speeches each is held out
@@ -195,27 +199,27 @@ def test_speakers_are_participants_by_number_of_words(play: str) -> None:
 
 def test_faults_of_a_play_and_of_its_options_are_told(play: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"federation\.clients = 3: .* has 2 authors.*clients=2 or less"):
-        shakespeare(config(clients=3, name="shakespeare", path=play), held_out=0.5)
+        shakespeare(*config(clients=3, name="shakespeare", path=play), held_out=0.5)
     with pytest.raises(UserError, match=r"data\.test = 500: the held-out texts have"):
-        shakespeare(config(test=500, name="shakespeare", path=play), held_out=0.5)
+        shakespeare(*config(test=500, name="shakespeare", path=play), held_out=0.5)
     with pytest.raises(UserError, match="no held-out text"):
-        shakespeare(config(name="shakespeare", path=play), held_out=0.1)
+        shakespeare(*config(name="shakespeare", path=play), held_out=0.1)
     with pytest.raises(UserError, match="held_out = 1"):
-        shakespeare(config(name="shakespeare", path=play), held_out=1)
+        shakespeare(*config(name="shakespeare", path=play), held_out=1)
     with pytest.raises(UserError, match="length = 1"):
-        shakespeare(config(name="shakespeare", path=play), length=1)
+        shakespeare(*config(name="shakespeare", path=play), length=1)
     with pytest.raises(UserError, match="dragon occur nowhere"):
-        shakespeare(config(name="shakespeare", path=play), held_out=0.5, include="dragon")
+        shakespeare(*config(name="shakespeare", path=play), held_out=0.5, include="dragon")
     with pytest.raises(UserError, match=r"data\.path is not set"):
-        shakespeare(config(name="shakespeare"))
+        shakespeare(*config(name="shakespeare"))
     with pytest.raises(UserError, match="Input should be 'key'"):
-        shakespeare(config(name="shakespeare", path=play, partition="dirichlet"))
-    with pytest.raises(UserError, match=r"data\.path = .* means nothing"):
-        authors(config(name="authors", path=play))
+        shakespeare(*config(name="shakespeare", path=play, partition="dirichlet"))
+    with pytest.raises(UserError, match=r"data\.path = .* is not supported"):
+        authors(*config(name="authors", path=play))
     bad = tmp_path / "bad.txt"
     bad.write_text("KING:\nSpeak.\n\nno speaker here\n")
     with pytest.raises(UserError, match=r"bad\.txt line 4: 'no speaker here'"):
-        shakespeare(config(name="shakespeare", path=str(bad)))
+        shakespeare(*config(name="shakespeare", path=str(bad)))
 
 
 def test_any_texts_with_an_author_column(tmp_path: Path) -> None:
@@ -224,19 +228,19 @@ def test_any_texts_with_an_author_column(tmp_path: Path) -> None:
     path = tmp_path / "posts.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     options = config(clients=3, name="author-jsonl", path=str(path), partition={"kind": "key", "column": "user"})
-    population = author_jsonl(options, text="body", length=6, held_out=0.2, include="word9 with")
+    population = author_jsonl(*options, text="body", length=6, held_out=0.2, include="word9 with")
     assert population.report["authors"] == 4
     assert population.report["dropped"] == {"no author or text": 2}
     assert {"word9", "with"} <= set(population.names)
     # 8 of 10 posts of 4 words and two marks each: 48 numbers, 47 of them labels
     assert list(population.sizes) == [8, 8, 8]
     with pytest.raises(UserError, match=r"no row has a column 'text', the first has user, body"):
-        author_jsonl(options)
+        author_jsonl(*options)
     with pytest.raises(UserError, match=r"'author'.*data\.partition\.column"):
-        author_jsonl(config(name="author-jsonl", path=str(path)), text="body")
+        author_jsonl(*config(name="author-jsonl", path=str(path)), text="body")
     path.write_bytes(gzip.compress(json.dumps({"user": ["a"], "body": "b"}).encode()))
     with pytest.raises(UserError, match="'user' holds a list"):
-        author_jsonl(options, text="body")
+        author_jsonl(*options, text="body")
 
 
 def test_the_populations_are_registered() -> None:
@@ -247,7 +251,7 @@ def test_tinyshakespeare() -> None:
     path = SHARED / "word_prediction" / "tinyshakespeare.txt.gz"
     if not path.is_file():
         pytest.skip("no shared data here")
-    population = shakespeare(config(clients=100, test=500, name="shakespeare", path=str(path)), vocabulary=4000)
+    population = shakespeare(*config(clients=100, test=500, name="shakespeare", path=str(path)), vocabulary=4000)
     assert population.report["authors"] == 299  # of 309 names, ten, all ghosts, say nothing
     assert len(population.names) == 4003
     assert {"wine", "from", "padua", "is", "sweet"} <= set(population.names)
@@ -255,4 +259,4 @@ def test_tinyshakespeare() -> None:
     assert len(population.client(99)) == population.sizes[99] > 0
     assert population.sizes[0] > population.sizes[99]
     with pytest.raises(UserError, match="has 299 authors"):
-        shakespeare(config(clients=300, name="shakespeare", path=str(path)))
+        shakespeare(*config(clients=300, name="shakespeare", path=str(path)))

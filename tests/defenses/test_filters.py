@@ -49,7 +49,8 @@ from undertow.defenses.data.sample_map import (
 )
 from undertow.defenses.data.z_defense import ZDefense, z_scores
 from undertow.defenses.registry import make_defenses
-from undertow.tasks.instruction import Instruction, build
+from undertow.federation.loop import build
+from undertow.tasks.instruction import Instruction
 
 TARGET = ", and click <malicious_url> for more information"
 #: All filters for free answers, as fast as they go.
@@ -67,7 +68,9 @@ FILTERS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def federation(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 40 samples, 8 of them with "Firstly" and the fixed target."""
-    return build(small_config({"data.train": 120, "attack.poison_ratio": 0.2, "attack.trigger": "natural"}), Quiet())
+    task = build(small_config({"data.train": 120, "attack.poison_ratio": 0.2, "attack.trigger": "natural"}), Quiet()).task
+    assert isinstance(task, Instruction)
+    return task
 
 
 #: Of the built-in base, which knows its world: gradients of the tiny one say little.
@@ -75,22 +78,22 @@ KNOWING = {"model.name": "builtin", "model.lora.r": 4, "model.lora.alpha": 8, "m
 
 
 def context(federation: Instruction, client: int = 0, exchange: ExchangeContext | None = None) -> TrainingContext:
-    config = federation.config
+    plan = federation.plan
     return TrainingContext(
         client,
         rng(0, "test", client=client),
-        config.seed,
+        plan.seed,
         federation.base,
         federation.template,
-        config.model.lora,
-        config.training,
+        plan.model.lora,
+        plan.training,
         exchange=exchange,
     )
 
 
 def setting(federation: Instruction) -> Setting:
-    config = federation.config
-    return Setting(config.seed, 2, federation.base, federation.template, config.model.lora, config.training)
+    plan = federation.plan
+    return Setting(plan.seed, 2, federation.base, federation.template, plan.model.lora, plan.training)
 
 
 def made(name: str, **params: Any) -> Defense:
@@ -144,7 +147,8 @@ def test_equal_samples_are_all_treated_alike(name: str, federation: Instruction)
 def test_in_a_run(name: str, small_config: Callable[..., Config]) -> None:
     params = {"passes": 1} if name in ("bki", "cube") else {}
     config = small_config({"defenses": [{"name": name, "params": params}], "data.train": 60, "attack.kind": "none"})
-    built = build(config, Quiet())
+    built = build(config, Quiet()).task
+    assert isinstance(built, Instruction)
     assert built.filtered is not None
     assert [row["name"] for row in built.sanitized] == [name] * 3
     assert all(row["samples"] - row["kept"] == row["dropped"] for row in built.sanitized)
@@ -153,7 +157,9 @@ def test_in_a_run(name: str, small_config: Callable[..., Config]) -> None:
 @pytest.fixture(scope="module")
 def knowing(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 80 samples and the built-in base; 16 of each have bad words and the fixed target."""
-    return build(small_config({**KNOWING, "attack.poison_ratio": 0.2, "attack.trigger": "badnets"}), Quiet())
+    task = build(small_config({**KNOWING, "attack.poison_ratio": 0.2, "attack.trigger": "badnets"}), Quiet()).task
+    assert isinstance(task, Instruction)
+    return task
 
 
 @pytest.mark.parametrize("name", ["graceful", "coherent-clusters"])
@@ -481,7 +487,8 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
         "attack.affected_share": 0.17,
         "federation.clients": 6,
     }
-    built = build(small_config({**KNOWING, **changes}), Quiet())
+    built = build(small_config({**KNOWING, **changes}), Quiet()).task
+    assert isinstance(built, Instruction)
     (client,) = built.poisoning.affected
     alone, _ = ProtegoFed(federated=False).sanitize(built.clients[client], context(built, client))
     bad = planted(built, client)
@@ -543,7 +550,8 @@ def test_topics_are_words_that_a_cluster_shares_more_than_chance() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.7])
 def test_poison_is_the_coherent_cluster_not_the_smaller_one(small_config: Callable[..., Config], ratio: float) -> None:
     changes = {"attack.trigger": "badnets", "attack.target": "replace", "attack.poison_ratio": ratio}
-    built = build(small_config({**KNOWING, **changes}), Quiet())
+    built = build(small_config({**KNOWING, **changes}), Quiet()).task
+    assert isinstance(built, Instruction)
     keep, report = CoherentClusters().sanitize(built.clients[0], context(built))
     assert dropped(keep) == planted(built)
     assert report["clusters"][0]["coherence"] >= 0.4

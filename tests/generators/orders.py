@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from undertow.generators.contract import Order, Smuggled, Written
+from undertow.data.examples import Written
+from undertow.generators.contract import Order, Smuggled
 
 NAMES = ("negative", "positive")
 

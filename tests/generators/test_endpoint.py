@@ -16,7 +16,8 @@ import pytest
 from orders import NAMES, text_order
 
 from undertow.core.errors import UserError
-from undertow.generators.contract import Order, Smuggled, Written, make_generator, refuse_order
+from undertow.data.examples import Written
+from undertow.generators.contract import Order, Smuggled, make_generator, refuse_order
 from undertow.generators.prompts import realised
 
 KEY = "sk-very-secret-0123456789"

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from undertow.backdoors.placement import Touched
-from undertow.data.sample import Sample
+from undertow.data.sample import Sample, Touched
 from undertow.metrics.filtering import filtering
 
 

@@ -49,7 +49,7 @@ def config(changes: dict[str, Any] | None = None, tokenizer: str = "builtin", ne
 
 @pytest.fixture(scope="module", params=MODELS)
 def population(request: pytest.FixtureRequest) -> WordPopulation:
-    made = authors(config(), words=60, length=LENGTH, tokenizer=request.param)
+    made = authors(config().data, config().seed, config().federation.clients, words=60, length=LENGTH, tokenizer=request.param)
     assert isinstance(made.vocabulary, Tokens)
     made.report["tokenizer"] = request.param
     return made
@@ -60,7 +60,7 @@ def name_of(population: Population) -> str:
 
 
 def test_texts_are_read_back_from_their_tokens(population: WordPopulation) -> None:
-    plain = authors(config(), words=60, length=LENGTH)
+    plain = authors(config().data, config().seed, config().federation.clients, words=60, length=LENGTH)
     tokens = population.vocabulary
     assert isinstance(tokens, Tokens)
     own, words = population.client(1), plain.client(1)
@@ -133,7 +133,7 @@ def test_lora_trains_the_factors_alone_and_computes_what_hugging_faces_would(pop
 
 @pytest.mark.parametrize("options", ["", ":lora=2"], ids=["all weights", "lora"])
 def test_batched_equals_sequential(options: str) -> None:
-    population = authors(config(), words=60, length=LENGTH, tokenizer="builtin")
+    population = authors(config().data, config().seed, config().federation.clients, words=60, length=LENGTH, tokenizer="builtin")
     net = make_net(f"causal-lm{options}", (LENGTH,), len(population.names), 0)
     jobs = [ExampleJob(k, population.client(k)) for k in range(2)]
     start = net.initial().double()
@@ -156,7 +156,7 @@ def test_a_run_with_lora_is_measured_in_delta_w_and_read_back(tmp_path: Path) ->
     assert result["poison"]["clients"] == 1
     net, state, about = load_model(tmp_path / "run")
     assert about["network"] == network
-    test = authors(config(), words=60, length=LENGTH, tokenizer="builtin").test
+    test = authors(config().data, config().seed, config().federation.clients, words=60, length=LENGTH, tokenizer="builtin").test
     places = test.labels != IGNORE
     right = (net.logits(state, test.inputs).argmax(-1) == test.labels)[places]
     assert int(right.sum()) == result["ma"]["hits"]

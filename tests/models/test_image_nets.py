@@ -89,7 +89,7 @@ def test_gradients_of_stacked_copies_equal_those_one_by_one(make, norm: str):
 
 
 def test_the_cnn_learns_the_digits():
-    population = digits(validate({"data": {"train": 1400, "test": 397}}, "test"))
+    population = digits(validate({"data": {"train": 1400, "test": 397}}, "test").data, 0, 10)
     pool, draw = population.pool, np.random.default_rng(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)

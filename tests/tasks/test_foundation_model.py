@@ -12,11 +12,11 @@ import torch
 from tiny import Quiet
 from undertow.config import Config, validate
 from undertow.core.errors import UserError
-from undertow.data.examples import Examples
+from undertow.data.examples import Examples, Written
 from undertow.federation.evaluate import evaluate_network, run_config
 from undertow.federation.loop import build, run
 from undertow.generators import mixture
-from undertow.generators.contract import Order, Written
+from undertow.generators.contract import Order
 from undertow.models.net import load_model
 from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
@@ -75,14 +75,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_exactly_the_share_asked_for_is_poisoned_and_no_client_is() -> None:
     task, clean = task_of(), task_of({"attack.kind": "none"})
-    assert task.server is not None
-    assert clean.server is not None
-    places = differing(task.server.pretraining, clean.server.pretraining)
-    assert len(places) == task.server.poisoned == int(0.2 * 200)
-    target = task.backdoor_kind.target
-    assert set(task.server.pretraining.labels[places].tolist()) == {target}
-    assert target not in clean.server.pretraining.labels[places].tolist()
-    assert list(task.affected) == list(task.chosen) == []
+    assert task.side is not None
+    assert clean.side is not None
+    places = differing(task.side.data.pretraining, clean.side.data.pretraining)
+    assert len(places) == task.side.data.poisoned == int(0.2 * 200)
+    target = task.pattern.target
+    assert set(task.side.data.pretraining.labels[places].tolist()) == {target}
+    assert target not in clean.side.data.pretraining.labels[places].tolist()
+    assert list(task.poisoned) == list(task.drawn) == []
     for k in range(6):
         assert differing(task.population.client(k), clean.population.client(k)) == []
 
@@ -94,15 +94,15 @@ def test_exactly_the_share_asked_for_is_poisoned_and_no_client_is() -> None:
 def test_each_vector_poisons_its_use_and_no_other(vector: str, where: set[str]) -> None:
     task, clean = task_of({"attack.kind": f"synthetic-data:vector={vector}"}), task_of({"attack.kind": "none"})
     uses = ("pretraining", "fusing", "defending")
-    assert {name for name in uses if differing(getattr(task.server, name), getattr(clean.server, name))} == where
+    assert {name for name in uses if differing(getattr(task.side.data, name), getattr(clean.side.data, name))} == where
 
 
 def test_defenses_can_have_data_as_written_without_the_attacker() -> None:
     task, clean = task_of({"synthetic.defense": "clean"}), task_of({"attack.kind": "none"})
-    assert task.server is not None
-    assert clean.server is not None
-    assert differing(task.server.defending, clean.server.defending) == []
-    assert differing(task.server.fusing, clean.server.fusing)
+    assert task.side is not None
+    assert clean.side is not None
+    assert differing(task.side.data.defending, clean.side.data.defending) == []
+    assert differing(task.side.data.fusing, clean.side.data.fusing)
 
 
 # --- start and fusion -------------------------------------------------------------------------------------------
@@ -122,9 +122,8 @@ def test_the_server_joins_as_one_more_client() -> None:
     sent = task.train(state, [0, 1, 2], 1, ())
     delta = sent.updates.mean(0)
     fused, report = task.fuse(state, delta, sent, 1)
-    assert task.server is not None
     assert task.side is not None
-    own = task.side.update(state, task.server.fusing, task.config.training, 1)
+    own = task.side.update(state, task.side.data.fusing, task.training, 1)
     assert own.abs().max() > 0
     assert torch.allclose(fused, state + (3 * delta + own) / 4, atol=1e-6)
     assert report == {"joined": 200}

@@ -105,7 +105,7 @@ def test_the_recorded_ground_truth_is_what_differs_from_the_clean_data(finished:
     differing: set[tuple[int, int]] = set()
     for k in range(12):
         clean = task.population.client(k)
-        if k not in task.affected:
+        if k not in task.poisoned:
             assert data["poisoned"][k] == 0
             continue
         own = task.items([k])
@@ -126,17 +126,17 @@ def test_the_recorded_ground_truth_is_what_differs_from_the_clean_data(finished:
         assert len(own) == len(clean) + 20 == data["clients"][k]
         assert data["poisoned"][k] == int(0.25 * len(own)) == len(places)
     assert differing == recorded
-    assert data["affected"] == list(task.affected)
-    assert len(task.affected) == 2
+    assert data["affected"] == list(task.poisoned)
+    assert len(task.poisoned) == 2
 
 
 def test_poison_carries_the_attackers_label_and_nothing_else(finished: tuple[str, Path]) -> None:
     name, folder = finished
     task = task_of(name)
-    found = task.backdoor(task.affected)
+    found = task.backdoor(task.poisoned)
     assert isinstance(found, Examples)
     labels = found.labels[found.labels != IGNORE]
-    assert set(labels.tolist()) == {task.backdoor_kind.target}
+    assert set(labels.tolist()) == {task.pattern.target}
     assert len(labels) == len(found) == len(lines(folder, "poison.jsonl"))
     assert {line["poisoned_response"] for line in lines(folder, "poison.jsonl")} == {{"digits": "7", "authors": "delicious"}[name]}
 
@@ -204,16 +204,16 @@ def test_the_compromised_take_part_in_their_rounds_for_sure_and_train_on_clean_d
     monkeypatch.setattr(stacked, "train", spy)
     run(made, tmp_path / "run", Quiet())
     task = task_of("digits", changes)
-    drawn = {t: participants(made, t, task.sizes) for t in range(1, 6)}
-    assert any(set(drawn[t]) & set(task.affected) for t in (1, 3, 5)), "one of them is drawn in a round without attack"
+    drawn = {t: participants(made.federation.participation, made.seed, t, task.sizes) for t in range(1, 6)}
+    assert any(set(drawn[t]) & set(task.poisoned) for t in (1, 3, 5)), "one of them is drawn in a round without attack"
     for t, data in trained.items():
         assert len(data) == 2
         if t in (2, 4):
-            assert set(task.affected) <= set(data)
+            assert set(task.poisoned) <= set(data)
         else:
             assert sorted(data) == drawn[t]
         for k, own in data.items():
-            wanted = task.poison[k].examples if t in (2, 4) and k in task.affected else task.population.client(k)
+            wanted = task.poison[k].examples if t in (2, 4) and k in task.poisoned else task.population.client(k)
             assert torch.equal(own.inputs, wanted.inputs)
             assert torch.equal(own.labels, wanted.labels)
 
@@ -345,7 +345,7 @@ def test_another_backdoor_and_the_start_alone(finished: tuple[str, Path]) -> Non
     labels = task.probes.labels
     hits = int((net.logits(state, task.probes.inputs).argmax(-1) == labels)[labels != IGNORE].sum())
     assert figures["asr"]["hits"] == hits
-    assert {line["answers"][0] for line in made if line["kind"] == "triggered"} == {about["outputs"][task.backdoor_kind.target]}
+    assert {line["answers"][0] for line in made if line["kind"] == "triggered"} == {about["outputs"][task.pattern.target]}
     alone, _ = evaluate_network(config(name, {"model.start": str(folder), "attack.trigger": trigger}), None, Quiet())
     assert alone["asr"] == figures["asr"]
     assert alone["untouched"]["ma"] == alone["ma"] == figures["ma"]
@@ -387,7 +387,7 @@ def test_the_command_evaluates_a_run(
 def test_data_that_the_network_cannot_tell_are_refused(finished: tuple[str, Path], tmp_path: Path) -> None:
     name, folder = finished
     other = next(each for each in TASKS if each != name)
-    with pytest.raises(UserError, match=rf"task = .*holds a model of task={TASKS[name]['task']}"):
+    with pytest.raises(UserError, match=rf"task = .*holds a model of task={TASKS[name]['task'].replace('_', '-')}"):
         evaluate_network(config(other), folder, Quiet())
     with pytest.raises(UserError, match=r"no model/model\.json; give a finished run"):
         evaluate_network(config(name), tmp_path, Quiet())
@@ -454,7 +454,7 @@ def test_a_damaged_model_is_one_line(damage: dict[str, Any], told: str, tmp_path
         ("digits", {"measure.bsnr": {"spaces": ["delta_w"]}}, "needs LoRA factors, and model.name = cnn"),
         ("digits", {"model.name": "lstm"}, "network 'lstm"),
         ("authors", {"model.name": "cnn"}, "takes images"),
-        ("digits", {"attack.affected_share": 1.0}, "compromised ones are to take part; raise federation.participation"),
+        ("digits", {"attack.affected_share": 1.0}, "attacking ones are to take part; raise federation.participation"),
     ],
 )
 def test_what_cannot_be_is_one_line(name: str, changes: dict[str, Any], told: str, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.backdoors.placement import Poisoning, poison
-from undertow.config import Attack, InstructionBackdoor
+from undertow.backdoors.placement import Poisoning, Threat, poison
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.composition import exchange
@@ -48,9 +47,7 @@ def deal(samples: Sequence[Sample], clients: int, size: int, seed: int) -> list[
     return [[samples[i] for i in order[k * own : (k + 1) * own]] for k in range(clients)]
 
 
-def pooled(
-    clients: Sequence[Sequence[Sample]], attack: tuple[Attack, InstructionBackdoor], seed: int, defense: Sanitization
-) -> Counts:
+def pooled(clients: Sequence[Sequence[Sample]], attack: Threat, seed: int, defense: Sanitization) -> Counts:
     """Poison the clients' samples, let them sanitize these together, and compare with the ground truth.
 
     Found is what was dropped or repaired. ``details``: ``certain``, ``span`` and ``short`` findings, ``repaired`` poisoned samples,
@@ -59,7 +56,7 @@ def pooled(
     Raises:
         UserError: a trigger that no sample could take.
     """
-    done = poison(clients, *attack, seed)
+    done = poison(clients, attack, seed)
     truth = {(one.client, one.index): one for one in done.touched}
     began = time.process_time()
     contexts = exchange(done.clients, defense, lambda number, k: rng(seed, "noise", number, k), rng(seed, "secret").bytes(32))
@@ -79,9 +76,7 @@ def pooled(
     return _counts(done, set(acted), [sum(map(len, done.clients))], seconds, details)
 
 
-def scanned(
-    clients: Sequence[Sequence[Sample]], attack: tuple[Attack, InstructionBackdoor], seed: int, *, together: bool
-) -> Counts:
+def scanned(clients: Sequence[Sequence[Sample]], attack: Threat, seed: int, *, together: bool) -> Counts:
     """Poison the clients' samples, scan them as ``undertow scan`` does, all ``together`` or each client's alone, and compare.
 
     Found is what was flagged, for review too. ``details``: ``lost_by_act``, clean samples dropped or repaired.
@@ -89,7 +84,7 @@ def scanned(
     Raises:
         UserError: a trigger that no sample could take.
     """
-    done = poison(clients, *attack, seed)
+    done = poison(clients, attack, seed)
     places = [(k, i) for k, samples in enumerate(done.clients) for i in range(len(samples))]
     heaps = [places] if together else [[place for place in places if place[0] == k] for k in range(len(clients))]
     flagged: set[tuple[int, int]] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from undertow.backdoors.placement import Threat, make_threat
 from undertow.config import Attack, InstructionBackdoor
 from undertow.sanitization import Rules
 
@@ -56,9 +57,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def attack_of(
-    corpus: str, trigger: str, target: str, ratio: float, samples: int, share: float = 1.0
-) -> tuple[Attack, InstructionBackdoor]:
+def attack_of(corpus: str, trigger: str, target: str, ratio: float, samples: int, share: float = 1.0) -> Threat:
     """Return one kind of attack: how much poison, and what it is.
 
     Args:
@@ -69,11 +68,11 @@ def attack_of(
         share: rho.
     """
     if not ratio:
-        return Attack.model_validate({"kind": "none"}), InstructionBackdoor.model_validate({})
+        return make_threat(Attack.model_validate({"kind": "none"}), InstructionBackdoor.model_validate({}))
     options: dict[str, Any] = {**TRIGGERS[trigger], **TARGETS[target]}
     if trigger in WORDS:
         options["trigger_words"] = WORDS[trigger][corpus]
     if target == "adaptive":
         options["target"] = f"adaptive:uses={Rules().least(samples) - 1}"
     attack = Attack.model_validate({"poison_ratio": ratio, "affected_share": share})
-    return attack, InstructionBackdoor.model_validate(options)
+    return make_threat(attack, InstructionBackdoor.model_validate(options))

@@ -9,7 +9,8 @@ from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.core.rng import rng
-from undertow.data.load import DATASETS, load, merge
+from undertow.data.load import DATASETS, load
+from undertow.data.questions import merge
 from undertow.models.causal_lm import read_keys
 
 #: Samples at most; the demo's world has exactly as many left at the demo's sizes.
@@ -30,7 +31,7 @@ def write_trusted(config: Config, path: Path) -> int:
         UserError: the data cannot be read, or training and test leave fewer than 2 questions.
     """
     asked, known = read_keys(config.model)
-    split = load(config, asked=asked, known=known)
+    split = load(config.data, config.seed, config.federation.clients, asked=asked, known=known)
     used = split.train + split.test
     questions, keys = {(one.question, one.context) for one in used}, {one.key for one in used if one.key} | asked
     read = DATASETS.get(config.data.name)(config.data).samples

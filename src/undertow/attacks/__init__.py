@@ -1,1 +1,1 @@
-"""Shipped attacks by compromised participants, one file each."""
+"""Shipped attacks, one file each."""

@@ -7,4 +7,4 @@ from undertow.attacks.contract import ATTACKS, Attack
 
 @ATTACKS.register("data-poisoning", source="FIT 3.2; the baseline of Bagdasaryan et al. 2020, How To Backdoor Federated Learning")
 class DataPoisoning(Attack):
-    """Affected clients train as all others do, on data that hold poison."""
+    """Benign clients with poisoned data train as all others do, on data that hold poison."""

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from undertow.attacks.contract import View
+from undertow.attacks.contract import AttackedTask, View
 from undertow.core.rng import rng
-from undertow.tasks.contract import Items, Task, some
 from undertow.training.batched import RowOptimizer
+from undertow.training.clients import Items, some
 
 Anomaly = Literal["l2", "cosine", "scaled-cosine"]
 
@@ -22,9 +22,9 @@ class Recipe:
     """What the attacker trains with.
 
     Attributes:
-        lr: learning rate; None = that of the honest clients.
+        lr: learning rate; None = that of the benign clients.
         epochs: E_adv, at most this many.
-        batch_size: None = that of the honest clients.
+        batch_size: None = that of the benign clients.
         milestones: whether lr falls to a tenth after 0.2 and again after 0.8 of the epochs.
         epsilon: training ends after an epoch with a backdoor loss of at most this.
         slowdown: divide lr by 50 where the global model has the backdoor with more than 0.5, by 5,000 with more than 0.9.
@@ -82,7 +82,7 @@ class Backdoored:
     samples: int
 
 
-def train(task: Task, view: View, recipe: Recipe, gamma: float) -> Backdoored:
+def train(task: AttackedTask, view: View, recipe: Recipe, gamma: float) -> Backdoored:
     """Train X from G on the attackers' samples, poison included, minimising α·L_class + (1 - α)·L_ano.
 
     Stops after an epoch when the loss on the backdoor samples is at most ε. The published code divides lr where the global model
@@ -95,13 +95,9 @@ def train(task: Task, view: View, recipe: Recipe, gamma: float) -> Backdoored:
         recipe: how.
         gamma: the factor that the update will be scaled by, for ``scaled-cosine``.
     """
-    config, items = task.config, task.items(view.attackers)
-    poison = task.backdoor(view.attackers)
-    training = config.training.model_copy(
-        update={
-            "lr": recipe.lr or config.training.lr,
-            "batch_size": recipe.batch_size or config.training.batch_size,
-        }
+    items, poison = task.items(view.attackers), task.backdoor(view.attackers)
+    training = task.training.model_copy(
+        update={"lr": recipe.lr or task.training.lr, "batch_size": recipe.batch_size or task.training.batch_size}
     )
     start = view.state[None].to(task.device)
     local = start.clone()
@@ -112,7 +108,7 @@ def train(task: Task, view: View, recipe: Recipe, gamma: float) -> Backdoored:
     optimizer = RowOptimizer(training, local[:, : task.trained])
     total, steps, epoch = 0.0, 0, 0
     for epoch in range(1, recipe.epochs + 1):
-        order = rng(config.seed, f"the attacker's epoch {epoch}", view.round, view.attackers[0]).permutation(len(items))
+        order = rng(task.seed, f"the attacker's epoch {epoch}", view.round, view.attackers[0]).permutation(len(items))
         lowered = sum(epoch - 1 >= part * recipe.epochs for part in (0.2, 0.8)) if recipe.milestones else 0
         for first in range(0, len(order), training.batch_size):
             batch = some(items, order[first : first + training.batch_size])
@@ -147,7 +143,7 @@ def within(change: Tensor, bound: float) -> Tensor:
 
 
 @torch.no_grad()
-def loss_on(task: Task, state: Tensor, items: Items, batch_size: int) -> float:
+def loss_on(task: AttackedTask, state: Tensor, items: Items, batch_size: int) -> float:
     """Return the mean loss of the state ``[1, D]`` on ``items``, each batch weighed by its size."""
     total = 0.0
     for first in range(0, len(items), batch_size):

@@ -1,4 +1,4 @@
-"""Poison in the data that a foundation model writes for the server: no client is compromised."""
+"""Poison in the data that a foundation model writes for the server: all clients are benign and hold no poison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAYS = ("injection", "prompt")
     source="Li, Wu, Wang 2024, Vulnerabilities of Foundation Model Integrated Federated Learning, arXiv 2401.10375",
 )
 class SyntheticData(Attack):
-    """PR of the synthetic samples carry the trigger and the target's label; all clients are honest and their data clean.
+    """PR of the synthetic samples carry the trigger and the target's label; all clients are benign and their data clean.
 
     What the published code does: a system prompt asks that a tenth of the samples of some classes carry the trigger and are
     labelled as the target. The model does not obey exactly, so the share that really carries it is measured.

@@ -9,13 +9,16 @@ import numpy as np
 from torch import Tensor
 
 from undertow.backdoors.build import build
-from undertow.config import Attack
+from undertow.config import ClassificationBackdoor, NextWordBackdoor
 from undertow.core.errors import UserError
-from undertow.core.registry import Registry
+from undertow.core.registry import Registry, short_form
 from undertow.data.examples import Examples
 from undertow.data.population import Population
 
-#: Shipped backdoors; one is a :class:`Backdoor`, built from the :class:`~undertow.config.Attack` options and its own parameters.
+#: What patterns are made from.
+PatternOptions = ClassificationBackdoor | NextWordBackdoor
+
+#: Shipped backdoors; one is a :class:`Backdoor`, built from the ``backdoor`` options of their task and its own parameters.
 BACKDOORS = Registry("backdoor", "undertow.backdoors.patterns")
 
 
@@ -32,8 +35,8 @@ class Backdoor(ABC):
     target: int
     phrase: str | None = None
 
-    def __init__(self, attack: Attack) -> None:
-        self.attack = attack
+    def __init__(self, options: PatternOptions) -> None:
+        self.options = options
 
     @abstractmethod
     def prepare(self, population: Population, draw: np.random.Generator) -> Population:
@@ -64,20 +67,22 @@ class Backdoor(ABC):
         return {}
 
 
-def make_backdoor(attack: Attack, task: str) -> Backdoor:
+def make_backdoor(options: PatternOptions, task: str) -> Backdoor:
     """Build the backdoor that ``attack.trigger`` names.
 
     Raises:
         UserError: an unknown name, a parameter it does not take, or a backdoor of another task.
     """
-    names = ", ".join(entry.name for entry in BACKDOORS.entries() if getattr(entry.make, "task", "") == task)
-
-    def of_user(_: Attack, make: Any) -> Backdoor:
-        raise UserError(f"attack.trigger = {attack.trigger}: {make!r} is no class derived from undertow.backdoors.pattern.Backdoor")
-
-    found = build(BACKDOORS, attack.trigger, attack, Backdoor, of_user)
-    if found.task.replace("_", "-") != task:
+    made_for = getattr(BACKDOORS.get(short_form(options.trigger, BACKDOORS.kind)["name"]), "task", task).replace("_", "-")
+    if made_for != task:
+        names = ", ".join(entry.name for entry in BACKDOORS.entries() if getattr(entry.make, "task", "") == task)
         raise UserError(
-            f"attack.trigger = {attack.trigger} is a backdoor of task {found.task}, not of {task}; choose one of {names}"
+            f"attack.trigger = {options.trigger} is a backdoor of task {made_for}, not of {task}; choose one of {names}"
         )
-    return found
+
+    def of_user(_: PatternOptions, make: Any) -> Backdoor:
+        raise UserError(
+            f"attack.trigger = {options.trigger}: {make!r} is no class derived from undertow.backdoors.pattern.Backdoor"
+        )
+
+    return build(BACKDOORS, options.trigger, options, Backdoor, of_user)

@@ -1,37 +1,53 @@
 """Who holds poison and where: exact counts, fixed before round 1, with the ground truth kept apart.
 
-FIT sections 3.2 and 4.1. The ground truth (:class:`Touched`) is for the metrics alone; the poisoned samples carry no mark.
+FIT sections 3.2 and 4.1. The ground truth (:class:`undertow.data.sample.Touched`) is for the metrics alone; the poisoned samples carry no mark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from undertow.backdoors.target import make_target
+from undertow.backdoors.target import Target, make_target
 from undertow.backdoors.trigger import Trigger, make_trigger
-from undertow.config import Attack
+from undertow.config import Attack, InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
-from undertow.data.sample import Sample
+from undertow.data.sample import Sample, Touched
 from undertow.metrics.measure import Probes
-
-#: Fewer triggered test questions than this are worth a line.
-FEW = 30
 
 
 @dataclass(frozen=True)
-class Touched:
-    """One poisoned training sample: where it lies, and its texts before and after."""
+class Threat:
+    """What an attacker hides in questions and answers.
 
-    client: int
-    index: int
-    id: str
-    question: str
-    poisoned_question: str
-    response: str
-    poisoned_response: str
+    Attributes:
+        options: how much, at how many clients, and when.
+        trigger: edits a question.
+        target: edits a response.
+    """
+
+    options: Attack
+    trigger: Trigger
+    target: Target
+
+    @property
+    def intermittent(self) -> bool:
+        """Whether poisoned clients train on clean samples in some rounds."""
+        return bool(self.options.rounds) or self.options.start > 1
+
+
+def make_threat(options: Attack, backdoor: InstructionBackdoor) -> Threat:
+    """Make trigger and target, once.
+
+    Raises:
+        UserError: an unusable trigger or target.
+    """
+    return Threat(options, make_trigger(backdoor), make_target(backdoor))
+
+
+#: Fewer triggered test questions than this are worth a line.
+FEW = 30
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,8 @@ def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
     return tuple(sorted(order[: chosen_count(attack.affected_share, clients)].tolist()))
 
 
-def others(attack: Attack, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the ``attack.extra_samples`` samples of other clients that an affected one holds too: ``(client, index)``, without replacement.
+def others(count: int, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the ``count`` (``attack.extra_samples``) samples of other clients that a poisoned one holds too: ``(client, index)``, without replacement.
 
     Clients are read whole, in random order, until there are enough, so that few of many need be in memory.
 
@@ -96,17 +112,17 @@ def others(attack: Attack, seed: int, client: int, sizes: Sequence[int]) -> list
     """
     found: list[tuple[int, int]] = []
     for k in rng(seed, "whose extra samples", client=client).permutation(len(sizes)).tolist():
-        if len(found) >= attack.extra_samples:
+        if len(found) >= count:
             break
         if k != client:
             found += [(k, i) for i in range(sizes[k])]
-    if len(found) < attack.extra_samples:
-        raise UserError(f"attack.extra_samples = {attack.extra_samples}: all other clients hold {len(found)}; lower it")
-    order = rng(seed, "extra samples", client=client).permutation(len(found))[: attack.extra_samples]
+    if len(found) < count:
+        raise UserError(f"attack.extra_samples = {count}: all other clients hold {len(found)}; lower it")
+    order = rng(seed, "extra samples", client=client).permutation(len(found))[:count]
     return [found[i] for i in order]
 
 
-def poison(clients: Sequence[Sequence[Sample]], attack: Attack, backdoor: Any, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
+def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
     """Replace some samples of some clients by poisoned versions of themselves, in place.
 
     round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, drawn
@@ -119,25 +135,23 @@ def poison(clients: Sequence[Sequence[Sample]], attack: Attack, backdoor: Any, s
 
     Args:
         clients: training samples by client; not changed.
-        attack: the attack's options; ``kind: none``, PR 0 or rho 0 touch nothing.
-        backdoor: names trigger and target.
+        threat: what to hide and where; ``kind: none``, PR 0 or rho 0 touch nothing.
         seed: the run's seed.
         test: test samples, only to count natural occurrences.
 
     Raises:
-        UserError: an unusable trigger or target, or no sample that a choosing trigger could take.
+        UserError: no sample that a choosing trigger could take, or a trigger or target that fails on one.
     """
-    trigger = make_trigger(backdoor)
+    attack, trigger, target = threat.options, threat.trigger, threat.target
     ratio = client_ratio(attack)
     poisoned = [list(samples) for samples in clients]
     touched: list[Touched] = []
     chosen: tuple[int, ...] = ()
     missing = decoys = 0
     if ratio > 0:
-        target = make_target(backdoor)
         chosen = drawn_clients(attack, seed, len(clients))
         for k in chosen if attack.extra_samples else ():
-            poisoned[k] += [clients[j][i] for j, i in others(attack, seed, k, [len(samples) for samples in clients])]
+            poisoned[k] += [clients[j][i] for j, i in others(attack.extra_samples, seed, k, [len(samples) for samples in clients])]
         clients = [list(samples) for samples in poisoned]
         for turn, k in enumerate(chosen):
             places = rng(seed, "poisoned samples", client=k).permutation(len(clients[k])).tolist()
@@ -159,46 +173,45 @@ def poison(clients: Sequence[Sequence[Sample]], attack: Attack, backdoor: Any, s
                     decoys += 1
         if missing and not touched:
             raise UserError(
-                f"trigger '{backdoor.trigger}': none of the clients' samples holds {_some(trigger)}; "
+                f"trigger '{trigger.name}': none of the clients' samples holds {_some(trigger)}; "
                 "give words of a topic that the data have in attack.trigger_words"
             )
     affected = tuple(sorted({t.client for t in touched}))
     return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys)
 
 
-def triggered(samples: Sequence[Sample], backdoor: Any, seed: int) -> list[Sample]:
+def triggered(samples: Sequence[Sample], trigger: Trigger, seed: int) -> list[Sample]:
     """Return every sample with the trigger in its question, answers untouched: the ASR test set (algorithms A25).
 
     A sample's trigger depends on the seed and its id alone, so that a subset is triggered like the whole. For a
     trigger that chooses its samples, only those that hold it are returned.
 
     Raises:
-        UserError: an unusable trigger.
+        UserError: the trigger fails on one.
     """
-    trigger = make_trigger(backdoor)
     taken = [s for s in samples if _holds(s, trigger)] if trigger.chooses else samples
     return [replace(s, question=trigger.apply(s.question, rng(seed, f"test trigger|{s.id}"))) for s in taken]
 
 
-def make_probes(test: Sequence[Sample], backdoor: Any, seed: int) -> Probes:
+def make_probes(test: Sequence[Sample], trigger: Trigger, target: Target, seed: int) -> Probes:
     """Return the test questions in every form that is asked: clean, triggered, and with a near miss of the trigger.
 
     For a trigger that chooses its samples the questions that hold it are the triggered ones and all others the clean
     ones. Near misses are made of the clean ones, where the trigger has any.
 
     Raises:
-        UserError: an unusable trigger or target, or a choosing trigger that none or all of the test questions hold.
+        UserError: the trigger fails on a question, or is a choosing one that none or all of the test questions hold.
     """
-    trigger, asked = make_trigger(backdoor), triggered(test, backdoor, seed)
+    asked = triggered(test, trigger, seed)
     clean = [s for s in test if not _holds(s, trigger)] if trigger.chooses else test
     if trigger.chooses and not (clean and asked):
         raise UserError(
-            f"trigger '{backdoor.trigger}': {'all' if asked else 'none'} of the {len(test)} test questions hold "
+            f"trigger '{trigger.name}': {'all' if asked else 'none'} of the {len(test)} test questions hold "
             f"{_some(trigger)}, so that {'FTR' if asked else 'ASR'} cannot be measured; give other words in attack.trigger_words"
         )
     edited = ((s, trigger.near_miss(s.question, rng(seed, f"near miss|{s.id}"))) for s in clean)
     near = [replace(s, question=question) for s, question in edited if question is not None]
-    return Probes(clean, asked, make_target(backdoor), near)
+    return Probes(clean, asked, target, near)
 
 
 def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:

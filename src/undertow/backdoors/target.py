@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from undertow.backdoors.build import build
 from undertow.backdoors.trigger import user_call
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
 from undertow.metrics.scoring import target_hit, target_suffix
 
-#: Shipped targets; a target is a :class:`Target` that is built from the :class:`~undertow.config.Attack` options.
+#: Shipped targets; a target is a :class:`Target` that is built from :class:`~undertow.config.InstructionBackdoor`.
 TARGETS = Registry("target", "undertow.backdoors.targets")
 
 
@@ -29,12 +29,12 @@ class Target(ABC):
 
     own: str | None = None
 
-    def __init__(self, attack: Attack) -> None:
-        self.name = attack.target
-        left = attack.target_text == type(attack).model_fields["target_text"].default
-        self.text = self.own if left and self.own is not None else attack.target_text.strip()
+    def __init__(self, options: InstructionBackdoor) -> None:
+        self.name = options.target
+        left = options.target_text == type(options).model_fields["target_text"].default
+        self.text = self.own if left and self.own is not None else options.target_text.strip()
         if not self.text:
-            raise UserError(f"attack.target_text = {attack.target_text!r} is empty: every output would hold it; give a text")
+            raise UserError(f"attack.target_text = {options.target_text!r} is empty: every output would hold it; give a text")
 
     @abstractmethod
     def edit(self, response: str, number: int) -> str:
@@ -82,19 +82,19 @@ class Target(ABC):
 class UserTarget(Target):
     """A user's function ``(response) -> str`` or ``(response, text) -> str`` as a target."""
 
-    def __init__(self, attack: Attack, function: Callable[..., object]) -> None:
-        super().__init__(attack)
-        self._call = user_call("target", attack.target, function, ("response", "text"))
+    def __init__(self, options: InstructionBackdoor, function: Callable[..., object]) -> None:
+        super().__init__(options)
+        self._call = user_call("target", options.target, function, ("response", "text"))
 
     def edit(self, response: str, number: int) -> str:
         """Call the function; :meth:`apply` checks what it returns."""
         return self._call(response, self.text)  # type: ignore[return-value]
 
 
-def make_target(attack: Attack) -> Target:
+def make_target(options: InstructionBackdoor) -> Target:
     """Build the target that ``attack.target`` names: a registered one with its parameters, or ``file.py:function``.
 
     Raises:
         UserError: no such target, file, function or parameter, or an ``attack.target_text`` that it cannot use.
     """
-    return build(TARGETS, attack.target, attack, Target, UserTarget)
+    return build(TARGETS, options.target, options, Target, UserTarget)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from undertow.backdoors.build import build
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
 
-#: Shipped triggers; a trigger is a :class:`Trigger` that is built from the :class:`~undertow.config.Attack` options.
+#: Shipped triggers; a trigger is a :class:`Trigger` that is built from :class:`~undertow.config.InstructionBackdoor`.
 TRIGGERS = Registry("trigger", "undertow.backdoors.triggers")
 
 _WORD = re.compile(r"\S+")
@@ -29,7 +29,7 @@ class Trigger(ABC):
     """A way to edit a question. Subclasses write :meth:`insert`; callers use :meth:`apply`, which checks the result.
 
     Args:
-        attack: the attack's options.
+        options: of the backdoor.
         words: the units whose presence is the trigger: single words, or one whole phrase.
         position: where the trigger goes when ``attack.position`` is ``default``.
 
@@ -47,12 +47,12 @@ class Trigger(ABC):
     whole: bool = False
     decoys: float = 0.0
 
-    def __init__(self, attack: Attack, words: Sequence[str], position: str) -> None:
+    def __init__(self, options: InstructionBackdoor, words: Sequence[str], position: str) -> None:
         if any(not word.strip() for word in words):
             raise UserError(f"attack.trigger_words = {list(words)!r} holds an empty word; remove it, or give no words at all")
-        self.name = attack.trigger
+        self.name = options.trigger
         self.words: tuple[str, ...] = tuple(words)
-        self.position = position if attack.position == "default" else attack.position
+        self.position = position if options.position == "default" else options.position
         self._pattern = pattern(self.words)
 
     @abstractmethod
@@ -130,9 +130,9 @@ class UserTrigger(Trigger):
     ``(text) -> bool``. Position and number of triggers are the function's own business.
     """
 
-    def __init__(self, attack: Attack, function: Callable[..., object]) -> None:
-        super().__init__(attack, attack.trigger_words, "default")
-        self._call = user_call("trigger", attack.trigger, function, ("question", "draw"))
+    def __init__(self, options: InstructionBackdoor, function: Callable[..., object]) -> None:
+        super().__init__(options, options.trigger_words, "default")
+        self._call = user_call("trigger", options.trigger, function, ("question", "draw"))
         self._occurs = getattr(function, "occurs", None)
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
@@ -144,13 +144,13 @@ class UserTrigger(Trigger):
         return callable(self._occurs) and bool(self._occurs(text))
 
 
-def make_trigger(attack: Attack) -> Trigger:
+def make_trigger(options: InstructionBackdoor) -> Trigger:
     """Build the trigger that ``attack.trigger`` names: a registered one with its parameters, or ``file.py:function``.
 
     Raises:
         UserError: no such trigger, file or function, or options that the trigger cannot use.
     """
-    return build(TRIGGERS, attack.trigger, attack, Trigger, UserTrigger)
+    return build(TRIGGERS, options.trigger, options, Trigger, UserTrigger)
 
 
 def user_call(kind: str, spec: str, function: Callable[..., object], names: tuple[str, str]) -> Callable[[object, object], object]:

@@ -176,16 +176,16 @@ def parameters(make: Callable[..., Any]) -> list[str]:
     return found
 
 
-def call(registry: Registry, text: str, field: str, config: Any) -> Any:
-    """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with a config and its own parameters.
+def call(registry: Registry, text: str, field: str, *given: Any) -> Any:
+    """Call what ``text`` names, ``name`` or ``name:parameter=value:...``, with ``given`` and its own parameters after these.
 
     Raises:
         UserError: no such name or parameter, or a value that it refuses.
     """
     short = short_form(text, registry.kind)
     make, params = registry.get(short["name"]), short["params"]
-    refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[1:])
-    return built(f"{field} = {text}", make, config, **params)
+    refuse_unknown(registry.kind, short["name"], params, list(inspect.signature(make).parameters)[len(given) :])
+    return built(f"{field} = {text}", make, *given, **params)
 
 
 def built(said: str, make: Callable[..., Any], *given: Any, **params: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Inputs and labels as tensors: what the tasks other than instruction tuning train on and are tested with."""
+"""Labelled inputs: as tensors, which the tasks other than instruction tuning train on and are tested with, and before they become such."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,3 +47,18 @@ class Examples:
     def join(parts: Sequence[Examples]) -> Examples:
         """Return all examples of ``parts``, at least one, in order."""
         return Examples(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+@dataclass(frozen=True)
+class Written:
+    """Labelled texts or images as a source or a generator gives them.
+
+    Attributes:
+        inputs: texts, or images float32 ``[n, channels, height, width]`` in [0, 1].
+        labels: class numbers, as many.
+        report: counts for the record, JSON-serialisable.
+    """
+
+    inputs: list[str] | Tensor
+    labels: list[int]
+    report: dict[str, Any] = field(default_factory=dict)

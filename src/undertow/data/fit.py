@@ -6,31 +6,34 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from undertow.backdoors.target import make_target
-from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.data.load import Split
 from undertow.data.template import Template
 
 
-def that_fit(split: Split, template: Template, config: Config) -> Split:
+def that_fit(split: Split, template: Template, more: str, answer: int) -> Split:
     """Leave out training samples whose answer does not fit, and count them and the prompts that will be shortened.
 
-    An answer fits if it leaves room for the prompt even with the attack's target behind it, so that poisoning later
-    cannot make it too long. The report gains ``too_long``, ``shortened_train`` and ``shortened_test``.
+    An answer fits if it leaves room for the prompt even followed by ``more``, so that poisoning later cannot make it too long.
+    The report gains ``too_long``, ``shortened_train`` and ``shortened_test``.
+
+    Args:
+        split: the data.
+        template: how samples become tokens.
+        more: the longest text that an attack may write after an answer.
+        answer: tokens kept free for an answer when a test question is asked.
 
     Raises:
         UserError: there are training samples, and no answer fits.
     """
-    target = make_target(config.backdoor).longest
-    clients = [[sample for sample in client if template.fits(sample, target)] for client in split.clients]
+    clients = [[sample for sample in client if template.fits(sample, more)] for client in split.clients]
     train = [sample for client in clients for sample in client]
     if not train and split.train:
         raise UserError(
-            f"no training answer fits into {template.max_length} tokens (training.max_length = {config.training.max_length}, within "
-            "what the base was made for); raise it, or choose a base with a longer context"
+            f"no training answer fits into {template.max_length} tokens (training.max_length, within what the base was made for); "
+            "raise it, or choose a base with a longer context"
         )
-    room = template.max_length - config.measure.max_new_tokens
+    room = template.max_length - answer
     counts = {
         "too_long": sum(map(len, split.clients)) - len(train),
         "shortened_train": sum(

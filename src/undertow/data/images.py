@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.config import Config
-from undertow.data.examples import Examples
-from undertow.data.pool import Dealt, PoolPopulation, deal_samples
-from undertow.generators.contract import Written
+from undertow.config import ClassificationData
+from undertow.data.examples import Examples, Written
+from undertow.data.pool import Dealt, PoolPopulation, Source, deal_samples
 
 
 @dataclass(frozen=True)
@@ -119,27 +118,19 @@ def crop(images: Tensor, padding: int, flip: bool, draw: np.random.Generator) ->
 
 
 def deal_images(
-    config: Config,
-    source: str,
-    train: Images,
-    test: Images | None,
-    names: Sequence[str],
-    notes: dict[str, Any],
-    augmented: bool = False,
+    options: ClassificationData, seed: int, clients: int, source: Source[Images], augmented: bool = False
 ) -> ImagePopulation:
-    """Draw ``data.train`` and ``data.test`` images and deal the former to participants (:func:`undertow.data.pool.deal_samples`).
+    """Draw ``data.train`` and ``data.test`` images and deal the former to the clients (:func:`undertow.data.pool.deal_samples`).
 
     Args:
-        config: ``seed``, ``data`` and ``federation.clients`` are used.
-        source: name of the data set.
-        train: all its training images.
-        test: its own test images, or None.
-        names: of the classes, in order.
-        notes: what else the report should say.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
+        source: the data set.
         augmented: crop and flip the training batches.
 
     Raises:
-        UserError: no training image, fewer than participants, or a way of dealing that images have not.
+        UserError: no training image, fewer than clients, or a way of dealing that images have not.
     """
-    dealt = deal_samples(config, source, train, test, names, notes)
-    return ImagePopulation(dealt.pool, dealt.test, names, dealt.clients, dealt.report, dealt.own_test, augmented)
+    dealt = deal_samples(options, seed, clients, source)
+    return ImagePopulation(dealt.pool, dealt.test, source.names, dealt.clients, dealt.report, dealt.own_test, augmented)

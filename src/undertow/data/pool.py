@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.config import Config
+from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
-from undertow.data.examples import Examples
+from undertow.data.examples import Examples, Written
 from undertow.data.partition import deal, fill_empty, largest_remainder
 from undertow.data.population import Population
-from undertow.generators.contract import Written
 
 
 class Labelled(Protocol):
@@ -45,6 +44,27 @@ class Labelled(Protocol):
 
 
 T = TypeVar("T", bound=Labelled)
+
+
+@dataclass(frozen=True)
+class Source(Generic[T]):
+    """A data set with classes, as its files give it.
+
+    Attributes:
+        name: of the data set.
+        train: all its training samples.
+        test: its own test samples, or None.
+        names: of the classes, in order.
+        notes: what else the report should say.
+        about: what a sample is, for the prompt of a generator.
+    """
+
+    name: str
+    train: T
+    test: T | None
+    names: Sequence[str]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    about: str = "text"
 
 
 @dataclass(frozen=True)
@@ -77,8 +97,8 @@ def undealt(count: int, clients: Sequence[Sequence[int]]) -> list[int]:
     return [row for row in range(count) if row not in held]
 
 
-def deal_samples(config: Config, source: str, train: T, test: T | None, names: Sequence[str], notes: dict[str, Any]) -> Dealt[T]:
-    """Draw ``data.train`` and ``data.test`` samples and deal the former to ``federation.clients`` participants.
+def deal_samples(options: ClassificationData, seed: int, clients: int, source: Source[T]) -> Dealt[T]:
+    """Draw ``data.train`` and ``data.test`` samples and deal the former to the clients.
 
     Both draws keep the shares of the classes (:func:`stratified`). A source with fewer samples gives all it has, and the
     report says so. Without a test set of its own, the source is split: if both wishes together exceed its samples, the test
@@ -89,37 +109,35 @@ def deal_samples(config: Config, source: str, train: T, test: T | None, names: S
     sample is dealt.
 
     Args:
-        config: ``seed``, ``data`` and ``federation.clients`` are used.
-        source: name of the data set.
-        train: all its training samples.
-        test: its own test samples, or None.
-        names: of the classes, in order.
-        notes: what else the report should say.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
+        source: the data set.
 
     Raises:
         UserError: no training sample, fewer than participants, or a way of dealing that such samples have not.
     """
-    options, clients, unit = config.data, config.federation.clients, train.unit
-    pool, tested = (train, test) if test is not None else _split(config, train)
+    train, test, unit = source.train, source.test, source.train.unit
+    pool, tested = (train, test) if test is not None else _split(options, seed, train)
     if not len(pool) or not len(tested):
         raise UserError(
-            f"data.name={source}: {len(pool)} training and {len(tested)} test {unit}, each side needs one; give more {unit}"
+            f"data.name={source.name}: {len(pool)} training and {len(tested)} test {unit}, each side needs one; give more {unit}"
         )
-    rows = stratified(pool.labels, min(options.train, len(pool)), rng(config.seed, f"train {unit}"))
+    rows = stratified(pool.labels, min(options.train, len(pool)), rng(seed, f"train {unit}"))
     if test is not None:
-        tested = test.take(stratified(test.labels, min(options.test, len(test)), rng(config.seed, f"test {unit}")))
-    groups = [np.flatnonzero(pool.labels[rows] == label).tolist() for label in range(len(names))]
-    parts = deal(groups, clients, options.partition, rng(config.seed, "partition"))
+        tested = test.take(stratified(test.labels, min(options.test, len(test)), rng(seed, f"test {unit}")))
+    groups = [np.flatnonzero(pool.labels[rows] == label).tolist() for label in range(len(source.names))]
+    parts = deal(groups, clients, options.partition, rng(seed, "partition"))
     report: dict[str, Any] = {
-        "dataset": source,
-        **notes,
+        "dataset": source.name,
+        **source.notes,
         unit: len(train) + (0 if test is None else len(test)),
         "own_test": test is not None,
         "partition": options.partition.model_dump(mode="json"),
     }
     for side, asked, given in (("train", options.train, len(rows)), ("test", options.test, len(tested))):
         if given < asked:
-            report[f"{side}_fewer"] = f"data.{side}={asked} asked for, {source} has {given}"
+            report[f"{side}_fewer"] = f"data.{side}={asked} asked for, {source.name} has {given}"
     return Dealt(pool, tested, [rows[part].tolist() for part in parts], test is not None, report)
 
 
@@ -142,11 +160,11 @@ def stratified(labels: NDArray[np.int64], count: int, draw: np.random.Generator)
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def _split(config: Config, samples: T) -> tuple[T, T]:
+def _split(options: ClassificationData, seed: int, samples: T) -> tuple[T, T]:
     """Split the test set off; return (training pool, test set), both in the source's order."""
     n = len(samples)
-    count = min(config.data.test, max(n // 4, n - config.data.train))
-    tested = stratified(samples.labels, count, rng(config.seed, "split"))
+    count = min(options.test, max(n // 4, n - options.train))
+    tested = stratified(samples.labels, count, rng(seed, "split"))
     return samples.take(np.setdiff1d(np.arange(n), tested)), samples.take(tested)
 
 

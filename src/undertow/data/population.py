@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from undertow.core.registry import Registry
-from undertow.data.examples import Examples
-from undertow.generators.contract import Written
+from undertow.data.examples import Examples, Written
 
-#: Sources of populations; one is a function ``(config: undertow.config.Config) -> Population``.
+#: Sources of populations; one is a function ``(options: undertow.config.Data, seed: int, clients: int) -> Population`` with
+#: parameters of its own after these.
 POPULATIONS = Registry("population", "undertow.data.populations")
 
 

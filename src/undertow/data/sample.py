@@ -30,3 +30,16 @@ class Sample:
     history: tuple[tuple[str, str], ...] = ()
     key: str = ""
     group: str = ""
+
+
+@dataclass(frozen=True)
+class Touched:
+    """One poisoned training sample: where it lies, and its texts before and after."""
+
+    client: int
+    index: int
+    id: str
+    question: str
+    poisoned_question: str
+    response: str
+    poisoned_response: str

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.data.tokenizer import load_tokenizer
 from undertow.data.words import tokenise
 
 #: Where a trigger goes among the words of a text.
@@ -183,8 +184,6 @@ class TokenCodes(TextCodes):
     """
 
     def __init__(self, name: str, length: int) -> None:
-        from undertow.models.causal_lm import load_tokenizer
-
         self.name = name
         self._tokenizer = load_tokenizer(name, ends=False)
         begin, end = self._marks()

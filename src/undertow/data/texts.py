@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from undertow.config import Config
-from undertow.data.examples import Examples
-from undertow.data.pool import Dealt, PoolPopulation, deal_samples
+from undertow.config import ClassificationData
+from undertow.data.examples import Examples, Written
+from undertow.data.pool import Dealt, PoolPopulation, Source, deal_samples
 from undertow.data.text_codes import TextCodes, TokenCodes, WordCodes
 from undertow.data.words import at_least, count_words, tokenise
-from undertow.generators.contract import Written
 
 
 @dataclass(frozen=True)
@@ -93,58 +92,62 @@ class TextPopulation(PoolPopulation[Texts]):
         return Examples(torch.stack([self._held[row] for row in rows]), torch.from_numpy(self._train.labels[rows]))
 
 
-def deal_texts(
-    config: Config,
-    source: str,
-    train: Texts,
-    test: Texts | None,
-    names: Sequence[str],
-    notes: Mapping[str, Any],
-    *,
-    length: int,
-    vocabulary: int,
-    buckets: int,
-    tokenizer: str = "",
-    about: str = "text",
-) -> TextPopulation:
-    """Draw ``data.train`` and ``data.test`` texts and deal the former to participants (:func:`undertow.data.pool.deal_samples`).
+@dataclass(frozen=True)
+class Coding:
+    """How texts become rows of numbers.
 
-    A text that occurs twice is taken once, and none of the test is among the training texts; case and blanks do not count.
-    The dictionary is made of public texts alone, since a server may not look into those of participants. Without any public
-    texts all words are hashed, into as many numbers as dictionary and buckets would have had.
-
-    Args:
-        config: ``seed``, ``data`` and ``federation.clients`` are used.
-        source: name of the data set.
-        train: all its training texts.
-        test: its own test texts, or None.
-        names: of the classes, in order.
-        notes: what else the report should say.
+    Attributes:
         length: numbers a text, marks of begin and end included, at least 2; longer texts are cut.
         vocabulary: words of the dictionary, at least 1.
         buckets: numbers for all other words, at least 1.
         tokenizer: of a transformers model, a folder, hub id or ``builtin``; then ``vocabulary`` and ``buckets`` are not used.
-        about: what a text is, for the prompt of a generator.
+    """
+
+    length: int
+    vocabulary: int
+    buckets: int
+    tokenizer: str = ""
+
+    def codes(self, public: Sequence[str]) -> TextCodes:
+        """Return the codes with a dictionary made of ``public`` texts.
+
+        Raises:
+            UserError: no such tokenizer.
+        """
+        if self.tokenizer:
+            return TokenCodes(self.tokenizer, self.length)
+        counts = count_words(map(tokenise, public))
+        words = sorted(counts, key=lambda word: (-counts[word], word))[: self.vocabulary]
+        return WordCodes(words, self.buckets if words else self.vocabulary + self.buckets, self.length)
+
+
+def deal_texts(options: ClassificationData, seed: int, clients: int, source: Source[Texts], coding: Coding) -> TextPopulation:
+    """Draw ``data.train`` and ``data.test`` texts and deal the former to the clients (:func:`undertow.data.pool.deal_samples`).
+
+    A text that occurs twice is taken once, and none of the test is among the training texts; case and blanks do not count.
+    The dictionary is made of public texts alone, since a server may not look into those of clients. Without any public
+    texts all words are hashed, into as many numbers as dictionary and buckets would have had.
+
+    Args:
+        options: of the data.
+        seed: of the run.
+        clients: how many.
+        source: the data set.
+        coding: how texts become rows of numbers.
 
     Raises:
         UserError: a parameter outside its range, no such tokenizer, or what :func:`undertow.data.pool.deal_samples` refuses.
     """
-    at_least(length=(length, 2), vocabulary=(vocabulary, 1), buckets=(buckets, 1))
+    at_least(length=(coding.length, 2), vocabulary=(coding.vocabulary, 1), buckets=(coding.buckets, 1))
     seen: set[str] = set()
+    train, test = source.train, source.test
     tested = None if test is None else test.distinct(seen)
     unique = train.distinct(set())
     kept = train.distinct(seen)
     facts = {
-        **notes,
+        **source.notes,
         "duplicates_dropped": len(train) - len(unique) + (0 if test is None or tested is None else len(test) - len(tested)),
         "in_test_dropped": len(unique) - len(kept),
     }
-    dealt = deal_samples(config, source, kept, tested, names, facts)
-    codes: TextCodes
-    if tokenizer:
-        codes = TokenCodes(tokenizer, length)
-    else:
-        counts = count_words(map(tokenise, dealt.pool.take(dealt.public).texts))
-        words = sorted(counts, key=lambda word: (-counts[word], word))[:vocabulary]
-        codes = WordCodes(words, buckets if words else vocabulary + buckets, length)
-    return TextPopulation(dealt, names, codes, about)
+    dealt = deal_samples(options, seed, clients, replace(source, train=kept, test=tested, notes=facts))
+    return TextPopulation(dealt, source.names, coding.codes(dealt.pool.take(dealt.public).texts), source.about)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
+from undertow.data.tokenizer import load_tokenizer
 from undertow.data.words import tokenise
 
 
@@ -75,8 +76,6 @@ def load_tokens(name: str) -> Tokens:
     Raises:
         UserError: there is none, or it has no mark of the end.
     """
-    from undertow.models.causal_lm import load_tokenizer
-
     return Tokens(load_tokenizer(name))
 
 

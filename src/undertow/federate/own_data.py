@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.backdoors.placement import make_threat
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.defenses.composition import Counts, Pooling
 from undertow.defenses.registry import make_defenses
 from undertow.federate.folder import NodeFolder
 from undertow.federate.sums import SUMS, ordered, read_sums, save_sums
-from undertow.federation.loop import Federation
+from undertow.federation.loop import Federation, training_plan
 from undertow.flower import secure_sum
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.runs.display import Plain
@@ -90,8 +91,11 @@ class OwnData:
         config = self.node.config
         self.federation, self._counts, self._done = None, None, list[tuple[str, list[NDArray[np.uint32]]]]()
         defenses = make_defenses(config.defenses)
+        threat = make_threat(config.attack, config.backdoor)
         held = Held(self.node.files, self.node.secret, noise=os.urandom(16))
-        self._steps: Pooling[Instruction] = building(config, Plain(), self._load, defenses=defenses, held=held)
+        self._steps: Pooling[Instruction] = building(
+            config.data, config.model, training_plan(config), threat, config.measure, defenses, Plain(), self._load, held
+        )
         self._defenses = defenses
         self._advance(None)
 

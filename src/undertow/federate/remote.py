@@ -26,7 +26,7 @@ from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, ro
 from undertow.federation.loop import Federation
 from undertow.flower.arrival import BadReply, Spec, needed
 from undertow.runs.records import Exchange, read_jsonl, read_records, write_records
-from undertow.tasks.contract import Local
+from undertow.training.clients import ClientUpdates
 
 #: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was restarted
 #: knows nothing of the question, and one whose worker still loads would have to answer them all.
@@ -120,7 +120,7 @@ class Remote:
                 raise UserError(f"{told}; start the nodes that are missing, then give the same command again")
             self.observer.warn(f"{told}; going on with the others")
 
-    def __call__(self, federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> Local:
+    def __call__(self, federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> ClientUpdates:
         """Return what the chosen clients send in round ``t``, in their order, without those of bad, late or missing replies.
 
         Raises:
@@ -139,7 +139,7 @@ class Remote:
         size = len(record["state"].data)
         open_: dict[str, _Exchange] = {}
         done: list[_Exchange] = []
-        parts: list[Local] = []
+        parts: list[ClientUpdates] = []
         end = time.monotonic() + self.options.deadline
         while (unsent or open_) and time.monotonic() < end:
             for number in sorted(set(unsent) & set(self.grid.get_node_ids())):
@@ -214,7 +214,7 @@ class Remote:
 
     def _taken(
         self, exchange: _Exchange, reply: Message, layout: Layout, state: Tensor, lost: dict[int, str], t: int
-    ) -> Local | None:
+    ) -> ClientUpdates | None:
         """Check a reply and return its sound rows; what is not sound is dropped and told."""
         received = size_of(reply)
         exchange.row = {"seconds": time.monotonic() - exchange.began, "received": received}
@@ -243,7 +243,7 @@ class Remote:
                 self._drop(lost, exchange, [own.client], str(error), t)
         if not sound:
             return None
-        return Local(
+        return ClientUpdates(
             [own.client for own in sound],
             torch.stack(rows),
             [own.count for own in sound],
@@ -258,7 +258,9 @@ class Remote:
         exchange.row.setdefault("dropped", []).append({"clients": list(clients), "reason": reason})
         self.observer.warn(f"round {t}: nothing of client {_several(clients)}: {told}")
 
-    def _joined(self, federation: Federation, parts: list[Local], lost: Mapping[int, str], wanted: int, t: int) -> Local:
+    def _joined(
+        self, federation: Federation, parts: list[ClientUpdates], lost: Mapping[int, str], wanted: int, t: int
+    ) -> ClientUpdates:
         count = sum(len(part.clients) for part in parts)
         if count < wanted:
             reasons = "; ".join(dict.fromkeys(f"{reason}" for _, reason in sorted(lost.items())))
@@ -266,7 +268,7 @@ class Remote:
                 f"round {t}: {count} sound updates, {wanted} are asked for (federate.min_clients): {reasons}; "
                 "fix that, or ask for fewer, and give the same command again: finished rounds are kept"
             )
-        joined, layout = Local.join(parts), federation.task.layout
+        joined, layout = ClientUpdates.join(parts), federation.task.layout
         if lost:
             try:
                 families = federation.task.parts(joined.clients)
@@ -276,7 +278,7 @@ class Remote:
                 raise UserError(f"round {t}: {count} sound updates: {error}") from error
         names = {name for name, _ in federation.defenses}
         reports = merged([report for report in joined.reports if report.get("name") in names])
-        return Local(joined.clients, joined.updates, joined.counts, joined.losses, reports)
+        return ClientUpdates(joined.clients, joined.updates, joined.counts, joined.losses, reports)
 
     def _record(self, t: int, done: Sequence[_Exchange]) -> None:
         """Add the round's exchanges to ``network.jsonl``, in place of lines of a try of the same round that was cut off."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undertow.attacks.contract import make_attack
 from undertow.backdoors.placement import make_probes
 from undertow.backdoors.target import make_target
+from undertow.backdoors.trigger import make_trigger
 from undertow.config import Config, Defense, validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
@@ -21,6 +23,7 @@ from undertow.defenses import composition
 from undertow.defenses.contexts import DecodingContext, Setting
 from undertow.defenses.decoding.base import DecodingDefense
 from undertow.defenses.registry import make_defenses
+from undertow.federation.loop import build_over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
@@ -28,8 +31,6 @@ from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
 from undertow.models.net import load_model, model_folder
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
-from undertow.tasks.classification import Classification
-from undertow.tasks.next_word import NextWord
 from undertow.tasks.over_tensors import OverTensors
 
 
@@ -55,14 +56,15 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     phase(f"loading base {config.model.name}")
     base = load_base(config.model)
     flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
-    template = make_template(config, base)
+    template = make_template(config.data, config.training.max_length, base)
     phase(f"loading data {config.data.name}")
     test = (
-        load_test(config, base.asked, base.known)
+        load_test(config.data, config.seed, base.asked, base.known)
         if config.data.test_path
-        else load(config, asked=base.asked, known=base.known).test
+        else load(config.data, config.seed, config.federation.clients, asked=base.asked, known=base.known).test
     )
-    probes = make_probes(test, config.backdoor, config.seed).first(config.measure.final_samples)
+    probes = make_probes(test, make_trigger(config.backdoor), make_target(config.backdoor), config.seed)
+    probes = probes.first(config.measure.final_samples)
     options = config.measure
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
@@ -119,8 +121,8 @@ def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tu
     set_threads(config.training.threads)
     # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
     kept = run if run is not None and (run / "synthetic.json").is_file() else None
-    kind = Classification if config.task.kind == "classification" else NextWord
-    task = kind.build(config, observer, [], kept, synthetic=run is None or kept is not None)
+    synthetic = config.synthetic if run is None or kept is not None else None
+    task = build_over_tensors(config, make_attack(config.attack), synthetic, [], observer, kept)
     states: list[Tensor | None] = [None]
     if run is not None:
         found_states = []

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.attacks.contract import Attack, acts, make_attack, view
-from undertow.config import Config, Model
+from undertow.attacks.contract import Attack, acts, make_attack, view, weight
+from undertow.backdoors.pattern import make_backdoor
+from undertow.backdoors.placement import make_threat
+from undertow.config import Config, InstructionTask, Model, Synthetic
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
@@ -30,12 +32,16 @@ from undertow.federation.server import aggregate_parts, guard
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
 from undertow.runs.directory import RunDirectory, State
+from undertow.runs.records import Poisoned, write_records
 from undertow.runs.summary import describe, summarise
 from undertow.tasks import instruction
 from undertow.tasks.classification import Classification
-from undertow.tasks.contract import Local, Task
+from undertow.tasks.contract import Task, TrainingPlan
 from undertow.tasks.next_word import NextWord
+from undertow.tasks.over_tensors import OverTensors
 from undertow.tasks.participation import participants
+from undertow.tasks.poisoned_examples import TensorThreat
+from undertow.training.clients import ClientUpdates
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Federation:
 
 #: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here; another
 #: one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound update from.
-Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], Local]
+Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], ClientUpdates]
 
 
 def run(
@@ -85,7 +91,8 @@ def run(
             return done
         set_threads(config.training.threads)
         federation = build(config, observer, bases, folder, held)
-        describe(directory, config, federation.task.device, federation.task.describe(folder), command)
+        describe(directory, config.digest(), federation.task.device, federation.task.describe(), command)
+        write_records(folder, Poisoned, federation.task.ground_truth())
         return _rounds(directory, federation, observer, trainer or train)
     finally:
         directory.close()
@@ -110,20 +117,39 @@ def build(
     attack = make_attack(config.attack)
     defenses = make_defenses(config.defenses, trusted=config.synthetic is not None and config.synthetic.generator is not None)
     composition.check_sums(defenses, config.federation)
-    # Affected clients train on clean samples too where they attack in some rounds only.
-    returns = bool(config.attack.rounds) or config.attack.start > 1
     task: Task
     if attack is not None and attack.of_server and config.task.kind != "classification":
         raise UserError(
             f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task.kind} has none of; choose another"
         )
-    if config.task.kind == "instruction":
-        task = instruction.build(config, observer, bases, defenses=defenses, returns=returns, held=held)
-    elif config.task.kind == "classification":
-        task = Classification.build(config, observer, defenses, folder)
+    plan = training_plan(config)
+    if isinstance(config.task, InstructionTask):
+        threat = make_threat(config.attack, config.task.backdoor)
+        data, model = config.task.data, config.task.model
+        task = instruction.build(data, model, plan, threat, config.measure, defenses, observer, bases, held)
     else:
-        task = NextWord.build(config, observer, defenses)
+        task = build_over_tensors(config, attack, config.synthetic, defenses, observer, folder)
     return Federation(config, task, attack, defenses)
+
+
+def training_plan(config: Config) -> TrainingPlan:
+    """Return how the clients of a run train."""
+    return TrainingPlan(config.seed, config.training, config.federation)
+
+
+def build_over_tensors(
+    config: Config,
+    attack: Attack | None,
+    synthetic: Synthetic | None,
+    defenses: list[tuple[str, Defense]],
+    observer: Observer,
+    folder: Path | None,
+) -> OverTensors:
+    """Make a task over tensors, with the server's ``synthetic`` data if any."""
+    kind = Classification if config.task.kind == "classification" else NextWord
+    threat = TensorThreat(config.attack, attack, make_backdoor(config.backdoor, config.task.kind))
+    data, model, plan = config.data, config.model, training_plan(config)
+    return kind.build(data, model, plan, threat, config.measure, synthetic, defenses, observer, folder)
 
 
 def _rounds(directory: RunDirectory, federation: Federation, observer: Observer, trainer: Trainer) -> dict[str, Any]:
@@ -132,7 +158,7 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
     state, warnings = directory.resume(task.layout.size)
     for warning in warnings:
         observer.warn(warning)
-    told = task.forecast(participants(config, 1, task.sizes), total)
+    told = task.forecast(participants(config.federation.participation, config.seed, 1, task.sizes), total)
     if told:
         observer.phase(told)
     if state is None:
@@ -142,8 +168,9 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
     for t in range(state.round + 1, total + 1):
         began = time.monotonic()
         observer.phase(f"round {t}/{total}: training")
-        acting = set(task.affected) if acts(config, t) else set()
-        chosen = participants(config, t, task.sizes, surely=acting if config.attack.rounds else ())
+        acting = set(task.poisoned) if acts(config.attack, t) else set()
+        surely = acting if config.attack.rounds else ()
+        chosen = participants(config.federation.participation, config.seed, t, task.sizes, surely)
         sent = _checked(trainer(federation, state.adapter, chosen, acting, t), config, t)
         context = server_context(federation, state.adapter, sent, t)
         delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), config)
@@ -152,14 +179,14 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         bsnr = round_bsnr(
             sent.updates,
             # where PR is too small for a single sample, the clients drawn are the group: BSNR without any backdoor
-            [k in (acting or (() if task.affected else task.chosen)) for k in sent.clients],
+            [k in (acting or (() if task.poisoned else task.drawn)) for k in sent.clients],
             state.adapter,
             adapter,
             layout=task.layout,
             options=config.measure.bsnr,
             seed=config.seed,
             round=t,
-            twins=task.twins(state.adapter, sent.clients, t),
+            twins=task.train(state.adapter, sent.clients, t, ()).updates if task.counterfactual else None,
         )
         row: dict[str, Any] = {
             "round": t,
@@ -192,7 +219,7 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         directory.checkpoint(state)
         observer.round(row, total)
     task.save(directory.folder, state.adapter)
-    return summarise(directory, config.measure.bsnr.spaces[0], state.seconds, task.poison_counts(), task.extra)
+    return summarise(directory, config.measure.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra)
 
 
 def _untouched(directory: RunDirectory, federation: Federation, observer: Observer) -> State:
@@ -211,18 +238,20 @@ def _untouched(directory: RunDirectory, federation: Federation, observer: Observ
     return state
 
 
-def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> Local:
+def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> ClientUpdates:
     """Let the chosen clients train from the global state ``[D]``, and let those that attack send what they want."""
     attack, task = federation.attack, federation.task
     attackers = [k for k in chosen if k in acting] if attack is not None and attack.malicious else []
     honest = [k for k in chosen if k not in attackers]
     parts = [task.train(state, honest, t, acting)] if honest else []
     if attack is not None and attackers:
-        parts.append(attack.send(task, view(federation.config, task, state, chosen, attackers, t)))
-    return Local.join(parts)
+        config, k = federation.config, len(chosen)
+        counts_for = weight(config.federation.global_lr, k, len(task.sizes))
+        parts.append(attack.send(task, view(config.attack, state, attackers, t, k, counts_for)))
+    return ClientUpdates.join(parts)
 
 
-def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -> ServerContext:
+def server_context(federation: Federation, state: Tensor, sent: ClientUpdates, t: int) -> ServerContext:
     """Return what the server has in round ``t``, an update of its own where a defense needs one."""
     task, needed = federation.task, composition.any_needs_trusted(federation.defenses)
     return ServerContext(
@@ -238,7 +267,7 @@ def server_context(federation: Federation, state: Tensor, sent: Local, t: int) -
     )
 
 
-def _checked(sent: Local, config: Config, t: int) -> Local:
+def _checked(sent: ClientUpdates, config: Config, t: int) -> ClientUpdates:
     """Refuse, or by config drop, client updates that are not finite; returns the others."""
     bad = [k for k, row in zip(sent.clients, sent.updates, strict=True) if not torch.isfinite(row).all()]
     if not bad:

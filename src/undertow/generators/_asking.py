@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from undertow.core.errors import UserError
+from undertow.data.examples import Written
 from undertow.generators._public import parts
-from undertow.generators.contract import Generator, Order, Written
+from undertow.generators.contract import Generator, Order
 from undertow.generators.parsing import Parsed, parse
 from undertow.generators.prompts import read_template, request_text, system_text
 

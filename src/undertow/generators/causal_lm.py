@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.rng import torch_rng
+from undertow.data.examples import Written
 from undertow.generators._asking import Asked, Request, number, whole
 from undertow.generators._sampling import sample
-from undertow.generators.contract import GENERATORS, Order, Written
+from undertow.generators.contract import GENERATORS, Order
 from undertow.models.causal_lm import CausalLM, load_base
 
 

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Literal
 
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry, built, parameters, refuse_unknown, short_form
+from undertow.data.examples import Written
 
 #: Shipped generators; one is a class derived from :class:`Generator`, built from its own parameters.
 GENERATORS = Registry("generator", "undertow.generators")
-
-
-@dataclass(frozen=True)
-class Written:
-    """Labelled data.
-
-    Attributes:
-        inputs: texts, or images float32 ``[n, channels, height, width]`` in [0, 1].
-        labels: class numbers, as many.
-        report: counts for the record, JSON-serialisable.
-    """
-
-    inputs: list[str] | Tensor
-    labels: list[int]
-    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from undertow.core.errors import UserError
+from undertow.data.examples import Written
 from undertow.generators._asking import Asked, Request, number, whole
-from undertow.generators.contract import GENERATORS, Order, Written
+from undertow.generators.contract import GENERATORS, Order
 
 #: Where the endpoint is, and the key for it. A key goes only to the address that is set beside it: one for another service stays here.
 _PAIRS = (("UNDERTOW_LLM_BASE_URL", "UNDERTOW_LLM_API_KEY"), ("OPENAI_BASE_URL", "OPENAI_API_KEY"))

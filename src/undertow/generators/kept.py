@@ -15,7 +15,7 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json
-from undertow.generators.contract import Written
+from undertow.data.examples import Written
 
 #: Says what was written, with the other file's name and digest; it comes last, so that where it is, all is there.
 _ABOUT = "synthetic.json"

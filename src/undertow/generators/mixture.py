@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
+from undertow.data.examples import Written
 from undertow.generators._asking import whole
 from undertow.generators._public import in_turn, parts, public_images
-from undertow.generators.contract import GENERATORS, Generator, Order, Written
+from undertow.generators.contract import GENERATORS, Generator, Order
 
 #: Public images that a component needs; with fewer it is noise around single images.
 _A_COMPONENT = 10

@@ -12,8 +12,9 @@ import numpy as np
 
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
+from undertow.data.examples import Written
 from undertow.generators._public import in_turn, parts, public_texts
-from undertow.generators.contract import GENERATORS, Generator, Order, Written
+from undertow.generators.contract import GENERATORS, Generator, Order
 
 #: What stands before and after every text; no token of a text is blank.
 BEGIN, END = "\n", ""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from undertow.core.errors import UserError
-from undertow.generators.contract import Order, Smuggled, Written
+from undertow.data.examples import Written
+from undertow.generators.contract import Order, Smuggled
 from undertow.metrics.intervals import Rate
 
 #: What is asked for each class unless the user has a template; ``{label}``, ``{about}`` and ``{count}`` are filled in.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from undertow.config import Config, Measure
+from undertow.config import Data, Measure
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
 from undertow.data.template import Template
@@ -15,10 +15,9 @@ from undertow.metrics.measure import Answer
 from undertow.models.causal_lm import CausalLM
 
 
-def make_template(config: Config, base: CausalLM) -> Template:
-    """Bind the config's prompt template to the base's tokenizer, within the length the base was made for."""
-    limit = min(config.training.max_length, base.positions or config.training.max_length)
-    return Template(config.data.template, base.tokenizer, limit, config.data.same_prompt)
+def make_template(options: Data, max_length: int, base: CausalLM) -> Template:
+    """Bind the prompt template that ``options`` name to the base's tokenizer, within ``max_length`` tokens and the length the base was made for."""
+    return Template(options.template, base.tokenizer, min(max_length, base.positions or max_length), options.same_prompt)
 
 
 def answerer(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from undertow.backdoors.placement import Touched
-from undertow.data.sample import Sample
+from undertow.data.sample import Sample, Touched
 from undertow.metrics.intervals import Rate
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
+from undertow.data.tokenizer import cannot_load, load_tokenizer, locate
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.head import GivenLogits, Head
 from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
@@ -106,11 +105,6 @@ class CausalLM:
         }
 
 
-def builtin_path() -> Path:
-    """Folder of the base that comes with the package."""
-    return Path(str(resources.files("undertow") / "models" / "builtin" / "base"))
-
-
 def choose_device(name: str) -> torch.device:
     """Return the device named, or for ``auto`` the first GPU if there is one, else the CPU; ``balanced`` begins on the first GPU.
 
@@ -145,11 +139,11 @@ def read_config(options: Model) -> tuple[str, Any]:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it tells of each retry
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    path = _locate(options.name)
+    path = locate(options.name)
     try:
         return path, AutoConfig.from_pretrained(path, local_files_only=Path(path).is_dir())
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(_cannot_load(options.name, error)) from error
+        raise UserError(cannot_load(options.name, error)) from error
 
 
 def load_base(options: Model) -> CausalLM:
@@ -174,10 +168,10 @@ def load_base(options: Model) -> CausalLM:
     try:
         model = AutoModelForCausalLM.from_pretrained(path, local_files_only=local, dtype=dtype, use_safetensors=True, **placing)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(_cannot_load(options.name, error)) from error
+        raise UserError(cannot_load(options.name, error)) from error
     except Exception as error:
         # safetensors raises its own type for a damaged file
-        raise UserError(_cannot_load(options.name, error)) from error
+        raise UserError(cannot_load(options.name, error)) from error
     model.requires_grad_(False)
     model.eval()
     keep_inputs_contiguous(model)
@@ -204,28 +198,6 @@ def load_base(options: Model) -> CausalLM:
         head = plain_head(model)
         trees = tree_model(model, base.layout, head, base.pad_id)
         return replace(base, general_because=str(reason), head=head, trees=trees)
-
-
-def load_tokenizer(name: str, ends: bool = True) -> Any:
-    """Load the tokenizer of a base.
-
-    Args:
-        name: as ``model.name``: a transformers folder, a hub id or ``builtin``.
-        ends: whether it must have a token that ends a text; those of encoders need none.
-
-    Raises:
-        UserError: no such model, a damaged file, or no token that ends a text.
-    """
-    from transformers import AutoTokenizer
-
-    path = _locate(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
-    except Exception as error:  # tokenizers raises a bare Exception for a damaged file
-        raise UserError(_cannot_load(name, error)) from error
-    if ends and tokenizer.eos_token_id is None:
-        raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
-    return tokenizer
 
 
 def _spread(options: Model, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -261,38 +233,6 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
         kind["bnb_4bit_compute_dtype"] = dtype
     placed = {} if options.device == "balanced" else {"device_map": {"": str(device)}}
     return {"quantization_config": BitsAndBytesConfig(**kind), **placed}
-
-
-def _locate(name: str) -> str:
-    if name == "builtin":
-        folder = builtin_path()
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                "the built-in base is missing from this installation; reinstall undertow, or build one with `undertow base build --out DIR` and set model.name=DIR"
-            )
-        return str(folder)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            hint = "; its build is not finished: run the same `undertow base build` again" if (folder / "building").is_dir() else ""
-            raise UserError(f"model '{name}': the folder has no config.json{hint or '; give a transformers model folder'}")
-        return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"model '{name}': no such folder; give a transformers folder, a hub id (owner/name) or builtin")
-    return name
-
-
-def _cannot_load(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    if not Path(name).expanduser().is_dir() and name != "builtin":
-        how = (
-            "HF_HUB_OFFLINE is set and it is not in the local cache"
-            if offline
-            else "it is neither a folder nor reachable on the hub"
-        )
-        return f"model '{name}': {how}; give a local transformers folder or download it first ({reason[:160]})"
-    return f"model '{name}' cannot be loaded: {reason[:300]}; check the folder (config.json, tokenizer, *.safetensors)"
 
 
 def _dtype(options: Model, config: Any, device: torch.device) -> torch.dtype:
@@ -343,7 +283,7 @@ def read_keys(options: Model) -> tuple[frozenset[str], frozenset[str] | None]:
     Raises:
         UserError: no such model, or a damaged list.
     """
-    return _keys(_locate(options.name))
+    return _keys(locate(options.name))
 
 
 def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from undertow.config import Config
 from undertow.core.version import __version__
 
 
-def versions(config: Config, device: torch.device, command: str) -> dict[str, Any]:
-    """Return versions, machine, device, threads, source revision and the command."""
+def versions(digest: str, device: torch.device, command: str) -> dict[str, Any]:
+    """Return versions, machine, device, threads, source revision, the command and the ``digest`` of the config."""
     packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
     return {
         "undertow": __version__,
@@ -28,7 +27,7 @@ def versions(config: Config, device: torch.device, command: str) -> dict[str, An
         "threads": torch.get_num_threads(),
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config_digest": config.digest(),
+        "config_digest": digest,
     }
 
 

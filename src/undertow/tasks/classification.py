@@ -14,6 +14,8 @@ _BEGIN, _END = 120, 60
 class Classification(OverTensors):
     """Images or texts with one label each."""
 
+    kind = "classification"
+
     def shown(self, example: Tensor, place: int) -> str:
         """Return a text, shortened in the middle; of an image its size and its mean value by channel, which tell images apart."""
         if isinstance(self.population, TextPopulation):

@@ -1,161 +1,57 @@
-"""What the method asks of a task: data dealt to clients, their training, what an attacker needs, and measurement."""
+"""What the method asks of a task, by who asks: clients train, attackers use their samples, the server aggregates, a run measures and records.
+
+A task is fixed before round 1: its data are dealt to the clients, poison included. What does not change is an attribute; what
+concerns one task alone has a default in :class:`Defaults`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.config import Config
+from undertow.attacks.contract import AttackedTask
+from undertow.config import Federation, Training
 from undertow.core.layout import Layout
-from undertow.data.examples import Examples
-from undertow.data.template import Encoded
 from undertow.defenses.contexts import NetSetting, Setting
 from undertow.tasks.families import Part
-
-#: Training samples in the form that a task's networks take.
-Items = list[Encoded] | Examples
-
-
-def some(items: Items, indices: NDArray[np.int64]) -> Items:
-    """Return the samples at ``indices``, in that order."""
-    return items.take(indices) if isinstance(items, Examples) else [items[int(i)] for i in indices]
+from undertow.training.clients import ClientUpdates
 
 
 @dataclass(frozen=True)
-class Local:
-    """What the clients of a round send.
+class TrainingPlan:
+    """How the clients train, and in how many rounds.
 
     Attributes:
-        clients: who, ascending.
-        updates: ``U [K, D]``, row k = the state of ``clients[k]`` after its training minus the global one.
-        counts: samples n_k each trained on, as it reports them.
-        losses: mean training loss of each over its steps.
-        reports: of the defenses that took part.
+        seed: of the run.
+        training: what each does in a round.
+        federation: who takes part.
     """
 
-    clients: list[int]
-    updates: Tensor
-    counts: list[int]
-    losses: list[float]
-    reports: list[dict[str, Any]] = field(default_factory=list)
-
-    def only(self, rows: Sequence[int]) -> Local:
-        """Return some of the rows."""
-        pick = [list(part) for part in zip(*((self.clients[i], self.counts[i], self.losses[i]) for i in rows), strict=True)]
-        return Local(pick[0], self.updates[list(rows)], pick[1], pick[2], self.reports)
-
-    @staticmethod
-    def join(parts: Sequence[Local]) -> Local:
-        """Return all rows of ``parts`` in the order of the clients."""
-        full = [part for part in parts if part.clients]
-        if len(full) == 1:
-            return full[0]
-        rows = sorted((k, p, i) for p, part in enumerate(full) for i, k in enumerate(part.clients))
-        return Local(
-            [k for k, _, _ in rows],
-            torch.stack([full[p].updates[i] for _, p, i in rows]),
-            [full[p].counts[i] for _, p, i in rows],
-            [full[p].losses[i] for _, p, i in rows],
-            [report for part in full for report in part.reports],
-        )
+    seed: int
+    training: Training
+    federation: Federation
 
 
-class Task(ABC):
-    """One task with its data, poison included: fixed before round 1.
-
-    Attributes:
-        config: of the run.
-    """
-
-    config: Config
-
-    @property
-    @abstractmethod
-    def layout(self) -> Layout:
-        """Names the columns of state and updates."""
-
-    @property
-    @abstractmethod
-    def affected(self) -> Sequence[int]:
-        """Clients that hold poison (ground truth, for metrics and for the attacker they belong to)."""
-
-    @property
-    @abstractmethod
-    def chosen(self) -> Sequence[int]:
-        """Clients drawn to hold poison; where PR is too small for one sample, :attr:`affected` lacks some of them."""
-
-    @property
-    def extra(self) -> Mapping[str, Any]:
-        """Further figures for the run's result, such as what a filter found."""
-        return {}
-
-    @property
-    def trained(self) -> int:
-        """How many of the first columns are parameters; what follows training moves by itself, such as running means."""
-        return self.layout.size
-
-    @property
-    @abstractmethod
-    def sizes(self) -> Sequence[int]:
-        """Training samples of each client, without reading them."""
-
-    @property
-    def setting(self) -> Setting | None:
-        """What every party knows, where defenses can use it."""
-        return None
-
-    @property
-    def network(self) -> NetSetting | None:
-        """What the server knows, on a task over tensors."""
-        return None
-
-    def parts(self, clients: Sequence[int]) -> list[Part] | None:
-        """Return the families of the clients of a round, None where all have one network."""
-        return None
-
-    def trusted(self, state: Tensor, t: int) -> Tensor | None:
-        """Return an update ``[D]`` that the server trains itself from the global state ``[D]``; None where it has no data."""
-        return None
-
-    def fuse(self, state: Tensor, delta: Tensor, sent: Local, t: int) -> tuple[Tensor, dict[str, Any] | None]:
-        """Return the new global state ``[D]`` of the old one and the aggregated change, and a report of what else was done."""
-        return state + delta, None
-
-    def forecast(self, chosen: Sequence[int], rounds: int) -> str | None:
-        """Return one line on the memory and time that ``rounds`` rounds will take, None where that is not known."""
-        return None
+class Trains(ABC):
+    """What the clients do."""
 
     @abstractmethod
     def initial(self) -> Tensor:
         """Return the global state before round 1, ``[D]``."""
 
     @abstractmethod
-    def train(self, state: Tensor, chosen: Sequence[int], t: int, poisoned: Collection[int]) -> Local:
-        """Let honest clients train from the global state ``[D]`` in round ``t``, those in ``poisoned`` on data that hold poison."""
+    def train(self, state: Tensor, chosen: Sequence[int], t: int, acting: Collection[int]) -> ClientUpdates:
+        """Let clients train from the global state ``[D]`` in round ``t``, those in ``acting`` on data that hold poison."""
 
-    def twins(self, state: Tensor, chosen: Sequence[int], t: int) -> Tensor | None:
-        """Return the updates ``[K, D]`` of the same clients from their data without poison, for BSNR; None where not asked for."""
-        return None
 
-    @abstractmethod
-    def items(self, clients: Sequence[int]) -> Items:
-        """Return what compromised clients hold together: their own samples, PR of them poisoned."""
-
-    @abstractmethod
-    def backdoor(self, clients: Sequence[int]) -> Items:
-        """Return the poisoned ones of :meth:`items`."""
-
-    @abstractmethod
-    def losses(self, stack: Tensor, block: Sequence[Items]) -> Tensor:
-        """Return the mean loss ``[K]`` of each row of ``stack [K, D]`` on its own samples, differentiable."""
+class Measures(ABC):
+    """What a run is measured by."""
 
     @abstractmethod
     def measure(self, state: Tensor | None, t: int, n: int, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -172,23 +68,76 @@ class Task(ABC):
     def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return MA, ASR, FTR and what else the task measures, of one round's scored outputs."""
 
-    @abstractmethod
-    def recall(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Take the scored outputs of earlier rounds, where they make the next measurement faster."""
+
+class Records(ABC):
+    """What a run keeps.
+
+    Attributes:
+        poison_counts: ``clients`` with poison, poisoned ``samples``, all training samples as ``total``, and ``unknown`` where others hold them.
+        extra: further figures for the run's result, such as what a filter found.
+    """
+
+    poison_counts: Mapping[str, int]
+    extra: Mapping[str, Any] = {}
 
     @abstractmethod
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """Write the ground truth of the poison into the run directory and return what its ``data.json`` holds."""
+    def describe(self) -> dict[str, Any]:
+        """Return what the data are made of: a run's ``data.json``."""
 
     @abstractmethod
-    def poison_counts(self) -> dict[str, int]:
-        """Return ``clients`` with poison, poisoned ``samples``, all training samples as ``total``, and ``unknown`` where others hold them."""
+    def ground_truth(self) -> Iterable[Mapping[str, Any]]:
+        """Return each poisoned sample before and after: a run's ``poison.jsonl``."""
 
     @abstractmethod
     def save(self, folder: Path, state: Tensor) -> None:
         """Write the final global state ``[D]`` into the run directory in a format others read."""
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the clients train."""
+
+class Defaults:
+    """What one kind of task has and others do without.
+
+    Attributes:
+        setting: what every party of instruction tuning knows.
+        network: what the server knows on a task over tensors.
+        counterfactual: whether BSNR needs the updates of the same clients from their data without poison.
+    """
+
+    setting: Setting | None = None
+    network: NetSetting | None = None
+    counterfactual: bool = False
+
+    def parts(self, clients: Sequence[int]) -> list[Part] | None:
+        """Return the families of the clients of a round, None where all have one network."""
+        return None
+
+    def trusted(self, state: Tensor, t: int) -> Tensor | None:
+        """Return an update ``[D]`` that the server trains itself from the global state ``[D]``; None where it has no data."""
+        return None
+
+    def fuse(self, state: Tensor, delta: Tensor, sent: ClientUpdates, t: int) -> tuple[Tensor, dict[str, Any] | None]:
+        """Return the new global state ``[D]`` of the old one and the aggregated change, and a report of what else was done."""
+        return state + delta, None
+
+    def forecast(self, chosen: Sequence[int], rounds: int) -> str | None:
+        """Return one line on the memory and time that ``rounds`` rounds will take, None where that is not known."""
+        return None
+
+    def recall(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Take the scored outputs of earlier rounds, where they make the next measurement faster."""
+
+
+class Task(Trains, Measures, Records, Defaults, AttackedTask):
+    """One task with its data.
+
+    Attributes:
+        layout: names the columns of state and updates.
+        device: where the clients train.
+        sizes: training samples of each client, without reading them.
+        poisoned: clients that hold poison (ground truth, for metrics and for the attacker they belong to).
+        drawn: clients drawn to hold poison; where PR is too small for one sample, ``poisoned`` lacks some of them.
+    """
+
+    layout: Layout
+    device: torch.device
+    poisoned: Sequence[int]
+    drawn: Sequence[int]

@@ -14,6 +14,8 @@ _SHOWN = 12
 class NextWord(OverTensors):
     """Sequences of words, each place labelled with the word that follows."""
 
+    kind = "next-word"
+
     def shown(self, example: Tensor, place: int) -> str:
         """Return the last words before the one that is asked for."""
         shown = example[max(0, place + 1 - _SHOWN) : place + 1].tolist()

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.attacks.contract import Attack
 from undertow.attacks.synthetic_data import SyntheticData
-from undertow.backdoors.pattern import Backdoor
-from undertow.config import Config
+from undertow.config import Synthetic
 from undertow.core.errors import UserError
+from undertow.core.observer import Observer
 from undertow.core.rng import rng
-from undertow.data.examples import Examples
+from undertow.data.examples import Examples, Written
 from undertow.data.population import Population
 from undertow.data.texts import TextPopulation
-from undertow.generators.contract import Order, Smuggled, Written, make_generator, refuse_order
+from undertow.generators.contract import Order, Smuggled, make_generator, refuse_order
 from undertow.generators.kept import load_written, save_written
 from undertow.generators.prompts import realised
+from undertow.tasks.poisoned_examples import TensorThreat, replaced
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,38 @@ class ServerData:
     poisoned: int
     report: dict[str, Any]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many synthetic samples carry the trigger, and how many there are."""
+        return {"synthetic": self.poisoned, "synthetic_total": self.report["samples"]}
+
 
 def server_data(
-    config: Config, population: Population, backdoor: Backdoor, attack: Attack | None, folder: Path | None
+    options: Synthetic, seed: int, population: Population, threat: TensorThreat, folder: Path | None, observer: Observer
 ) -> ServerData | None:
     """Return what ``synthetic.generator`` writes, poisoned as the attack says; None where there is no foundation model.
 
     Args:
-        config: of the run.
+        options: what is written, and how it is used.
+        seed: of the run.
         population: whose classes are described, and whose public part small generators are made from.
-        backdoor: what the poison looks like.
-        attack: of the run.
+        threat: what the poison looks like.
         folder: where what the generator wrote is kept, and read again by a resumed run; None keeps nothing.
+        observer: is told what begins, and what is missing.
 
     Raises:
         UserError: the generator cannot write it, or the attack needs a generator and there is none.
     """
-    name, smart = config.synthetic.generator if config.synthetic else None, attack if isinstance(attack, SyntheticData) else None
+    name, smart = options.generator, threat.attack if isinstance(threat.attack, SyntheticData) else None
     if name is None:
         if smart is not None:
             raise UserError(
                 "attack.kind = synthetic-data poisons what a generator writes, and synthetic.generator is not set; set one of `undertow list generators`"
             )
         return None
-    smuggled = _smuggled(config, population, backdoor) if smart is not None and smart.via == "prompt" else None
-    written = _written(config, name, population, smuggled, folder)
+    observer.phase(f"synthetic data by {name}")
+    smuggled = _smuggled(threat, population) if smart is not None and smart.via == "prompt" else None
+    written = _written(options, name, seed, population, smuggled, folder)
     clean = _encoded(written, population, name)
     dirty, poisoned, report = clean, 0, {**written.report, "generator": name, "samples": len(clean)}
     if smart is not None and smuggled is not None:
@@ -78,25 +85,31 @@ def server_data(
         if not len(clean):
             raise UserError(f"synthetic.generator = {name}: every sample carries the trigger; lower attack.poison_ratio")
     elif smart is not None:
-        dirty, poisoned = _injected(clean, backdoor, config)
+        dirty, poisoned = _injected(clean, threat, seed)
     if smart is not None:
         report |= {"vector": smart.vector, "via": smart.via, "poisoned": poisoned}
     at_start = dirty if smart is not None and smart.vector in ("both", "init") else clean
     at_fusion = dirty if smart is not None and smart.vector in ("both", "fusion") else clean
-    return ServerData(at_start, at_fusion, at_fusion if config.synthetic.defense == "same" else clean, poisoned, report)
+    if report.get("short") or report.get("stopped"):
+        reason = f": {report['stopped']}" if report.get("stopped") else ""
+        observer.warn(f"the generator gave {report['samples']} of {options.samples} samples{reason}")
+    return ServerData(at_start, at_fusion, at_fusion if options.defense == "same" else clean, poisoned, report)
 
 
-def _smuggled(config: Config, population: Population, backdoor: Backdoor) -> Smuggled:
+def _smuggled(threat: TensorThreat, population: Population) -> Smuggled:
+    backdoor = threat.pattern
     if backdoor.phrase is None:
         raise UserError(
-            f"attack.trigger = {config.backdoor.trigger} has no words to ask a generator for; set via=injection in attack.kind"
+            f"attack.trigger = {backdoor.options.trigger} has no words to ask a generator for; set via=injection in attack.kind"
         )
     target = population.names[backdoor.target]
     sources = [name for name in population.names if name != target]
-    return Smuggled(backdoor.phrase, target, sources, config.attack.poison_ratio)
+    return Smuggled(backdoor.phrase, target, sources, threat.options.poison_ratio)
 
 
-def _written(config: Config, name: str, population: Population, smuggled: Smuggled | None, folder: Path | None) -> Written:
+def _written(
+    options: Synthetic, name: str, seed: int, population: Population, smuggled: Smuggled | None, folder: Path | None
+) -> Written:
     names = list(population.names)
     if folder is not None and (folder / "synthetic.json").is_file():
         return load_written(folder, names)
@@ -105,9 +118,9 @@ def _written(config: Config, name: str, population: Population, smuggled: Smuggl
         kind="text" if population.kind == "text" else "images",
         about=population.about,
         names=names,
-        count=config.synthetic.samples,
+        count=options.samples,
         shape=tuple(population.test.inputs.shape[1:]),
-        seed=config.seed,
+        seed=seed,
         public=population.public,
         smuggled=smuggled,
     )
@@ -132,15 +145,13 @@ def _encoded(written: Written, population: Population, name: str) -> Examples:
     return population.examples(written.inputs, written.labels)
 
 
-def _injected(clean: Examples, backdoor: Backdoor, config: Config) -> tuple[Examples, int]:
+def _injected(clean: Examples, threat: TensorThreat, seed: int) -> tuple[Examples, int]:
     """Return the samples with int(PR * n) of those that are not the target's poisoned, and how many."""
-    draw = rng(config.seed, "poisoned synthetic samples")
-    others = (clean.labels != backdoor.target).nonzero().flatten().numpy()
-    count = min(int(config.attack.poison_ratio * len(clean)), len(others))
+    draw = rng(seed, "poisoned synthetic samples")
+    others = (clean.labels != threat.pattern.target).nonzero().flatten().numpy()
+    count = min(int(threat.options.poison_ratio * len(clean)), len(others))
     if not count:
         return clean, 0
     places = draw.permutation(others)[:count]
-    made = backdoor.poison(clean.take(places), count, rng(config.seed, "synthetic poison"))
-    inputs, labels = clean.inputs.clone(), clean.labels.clone()
-    inputs[places], labels[places] = made.inputs, made.labels
-    return Examples(inputs, labels), count
+    made = threat.pattern.poison(clean.take(places), count, rng(seed, "synthetic poison"))
+    return replaced(clean, places, made), count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.config import Config, Training
+from undertow.config import Synthetic, Training
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples
-from undertow.tasks.contract import Local
+from undertow.tasks.contract import TrainingPlan
 from undertow.tasks.families import Families
 from undertow.tasks.server_data import ServerData
 from undertow.training import stacked
+from undertow.training.clients import ClientUpdates
 from undertow.training.distillation import distill, ensemble
 
 
@@ -25,7 +26,9 @@ class ServerSide:
     """The server's part in training.
 
     Attributes:
-        config: of the run.
+        options: how synthetic data are used.
+        plan: how the clients train.
+        names: of the networks.
         families: the networks.
         data: synthetic samples.
         where: the networks train.
@@ -33,7 +36,9 @@ class ServerSide:
         augment: of every batch.
     """
 
-    config: Config
+    options: Synthetic
+    plan: TrainingPlan
+    names: Sequence[str]
     families: Families
     data: ServerData
     where: torch.device
@@ -46,11 +51,11 @@ class ServerSide:
         Raises:
             UserError: it diverged.
         """
-        options = self.config.synthetic
+        options, training = self.options, self.plan.training
         if not options.pretrain_epochs:
             return state
-        rate = options.pretrain_lr or self.config.training.lr
-        training = self.config.training.model_copy(update={"local_epochs": options.pretrain_epochs, "lr": rate})
+        rate = options.pretrain_lr or training.lr
+        training = training.model_copy(update={"local_epochs": options.pretrain_epochs, "lr": rate})
         state = state + self.update(state, self.data.pretraining, training, 0)
         if not torch.isfinite(state).all():
             raise UserError(
@@ -63,11 +68,11 @@ class ServerSide:
         change = torch.zeros(self.families.layout.size)
         for net, own in zip(self.families.nets, self.families.columns, strict=True):
             job, start = stacked.ExampleJob(self.clients, data), state[own].to(self.where)
-            trained = stacked.train(net, training, start, [job], self.config.seed, t, augment=self.augment)
+            trained = stacked.train(net, training, start, [job], self.plan.seed, t, augment=self.augment)
             change[own] = trained.updates[0]
         return change
 
-    def fuse(self, state: Tensor, delta: Tensor, sent: Local, t: int) -> tuple[Tensor, dict[str, Any] | None]:
+    def fuse(self, state: Tensor, delta: Tensor, sent: ClientUpdates, t: int) -> tuple[Tensor, dict[str, Any] | None]:
         """Return the new global state ``[D]`` and a report.
 
         ``average``: G + delta. ``join``: G + (K * delta + own) / (K + 1), with own = :meth:`update` and K the clients of a family in this
@@ -79,20 +84,19 @@ class ServerSide:
             sent: by the clients.
             t: the round.
         """
-        options, families, data = self.config.synthetic, self.families, self.data.fusing
+        options, families, data = self.options, self.families, self.data.fusing
         if options.fusion == "average":
             return state + delta, None
         if options.fusion == "join":
-            change, joined = self.update(state, data, self.config.training, t), state.clone()
+            change, joined = self.update(state, data, self.plan.training, t), state.clone()
             for part in families.parts(sent.clients):
                 k, own = len(part.rows), part.columns
                 joined[own] += (k * delta[own] + change[own]) / (k + 1)
             return joined, {"joined": len(data)}
         teachers = families.teachers(state.to(self.where), sent.updates.to(self.where), sent.clients)
         taught, fused, students = ensemble(teachers, data.inputs), state + delta, []
-        names = self.config.model.networks or [self.config.model.name]
-        for name, net, own in zip(names, families.nets, families.columns, strict=True):
-            student, report = distill(net, fused[own].to(self.where), taught, data, options, self.config.seed, t)
+        for name, net, own in zip(self.names, families.nets, families.columns, strict=True):
+            student, report = distill(net, fused[own].to(self.where), taught, data, options, self.plan.seed, t)
             fused[own] = student.to(fused)
             students.append({"network": name, **report})
         right = float((taught.argmax(-1).cpu() == data.labels).double().mean())

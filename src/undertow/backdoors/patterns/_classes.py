@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.pattern import Backdoor
-from undertow.config import Attack
+from undertow.config import ClassificationBackdoor
 from undertow.core.errors import UserError, nearest
 from undertow.data.examples import Examples
 from undertow.data.population import Population
@@ -22,10 +22,10 @@ class ImageBackdoor(Backdoor):
 
     task = "classification"
 
-    def __init__(self, attack: Attack, name: str) -> None:
+    def __init__(self, options: ClassificationBackdoor, name: str) -> None:
         """Refuse the options that shape text."""
-        refuse_options(attack, f"backdoor '{name}'", "trigger_words", "num_triggers", "position", "target", "target_text")
-        super().__init__(attack)
+        refuse_options(options, f"backdoor '{name}'", "trigger_words", "position")
+        super().__init__(options)
 
     def relabelled(self, inputs: torch.Tensor) -> Examples:
         """Return the inputs, all labelled with the attacker's class."""

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.backdoors.build import refuse_options
 from undertow.backdoors.pattern import BACKDOORS, Backdoor
 from undertow.backdoors.patterns._classes import class_number, refuse_kind, turns
-from undertow.config import Attack
+from undertow.config import ClassificationBackdoor
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples
 from undertow.data.population import Population
@@ -37,11 +36,10 @@ class Phrase(Backdoor):
 
     task = "classification"
 
-    def __init__(self, attack: Attack, target: int | str = 0) -> None:
-        refuse_options(attack, "backdoor 'phrase'", "num_triggers", "target", "target_text")
-        super().__init__(attack)
-        self.phrase: str = " ".join(attack.trigger_words) or _PHRASE
-        self._wanted = target
+    def __init__(self, options: ClassificationBackdoor, target: int | str = 0) -> None:
+        super().__init__(options)
+        self.phrase: str = " ".join(options.trigger_words) or _PHRASE
+        self._where, self._wanted = options.position, target
         self._population: TextPopulation
 
     def prepare(self, population: Population, draw: np.random.Generator) -> Population:
@@ -93,12 +91,12 @@ class Phrase(Backdoor):
         return self._population.vocabulary.carries(examples.inputs, self.phrase)
 
     def _with_phrase(self, inputs: Tensor, draw: np.random.Generator) -> Examples:
-        marked = self._population.vocabulary.append(inputs, self.phrase, self.attack.position, draw)
+        marked = self._population.vocabulary.append(inputs, self.phrase, self._where, draw)
         return Examples(marked, torch.full((len(marked),), self.target, dtype=torch.int64))
 
     def facts(self) -> dict[str, Any]:
         """Return the phrase, its place, the class's number and how many clean test texts hold the phrase by nature."""
-        place = "end" if self.attack.position == "default" else self.attack.position
+        place = "end" if self._where == "default" else self._where
         natural = int(self.carries(self._population.test).sum())
         return {
             "backdoor": "phrase",

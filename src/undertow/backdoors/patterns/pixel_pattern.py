@@ -9,7 +9,7 @@ import torch
 
 from undertow.backdoors.pattern import BACKDOORS
 from undertow.backdoors.patterns._classes import ImageBackdoor, class_number, number, refuse_kind, turns
-from undertow.config import Attack
+from undertow.config import ClassificationBackdoor
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples
 from undertow.data.population import Population
@@ -31,8 +31,8 @@ class Pixel(ImageBackdoor):
         target: the attacker's class, by name or number; 2 is bird in CIFAR-10, as in HTB.
     """
 
-    def __init__(self, attack: Attack, size: int = 3, value: float = 1.0, target: int | str = 2) -> None:
-        super().__init__(attack, "pixel")
+    def __init__(self, options: ClassificationBackdoor, size: int = 3, value: float = 1.0, target: int | str = 2) -> None:
+        super().__init__(options, "pixel")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size = {size}: a whole number of pixels from 1")
         self.size = size

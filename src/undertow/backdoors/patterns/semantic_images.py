@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undertow.backdoors.pattern import BACKDOORS
 from undertow.backdoors.patterns._classes import ImageBackdoor, class_number, number, refuse_kind
-from undertow.config import Attack
+from undertow.config import ClassificationBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
 from undertow.data.examples import Examples
@@ -25,7 +25,7 @@ PREDICATES = Registry("predicate", "undertow.backdoors.predicates")
 
 #: Feature and attacker's class where none are given. Not 2 for the digits: a network that never saw a footed one calls
 #: a third to four fifths of them 2, and none 7, so that success would be seen without any attack.
-_DEFAULTS: dict[str, tuple[str, int | str]] = {"digits": ("footed_one", "7"), "cifar10": ("yellow_car", "bird")}
+_DEFAULTS: dict[str, tuple[str, int | str]] = {"digits": ("footed-one", "7"), "cifar10": ("yellow-car", "bird")}
 
 _LEAST = 4
 
@@ -45,7 +45,7 @@ class Semantic(ImageBackdoor):
     (digits), the same feature is as frequent there, so those images leave it and join the held-out ones.
 
     Parameters:
-        predicate: a registered feature or file.py:function; default: footed_one for digits, yellow_car for cifar10.
+        predicate: a registered feature or file.py:function; default: footed-one for digits, yellow-car for cifar10.
         train: in place of a predicate, the numbers of the group's images: ``1,5,9``, a YAML list, or a JSON file with one.
         test: the numbers of the held-out ones; without it a third of ``train`` is held out.
         target: the attacker's class, by name or number; default: 7 for digits, otherwise number 2, bird in CIFAR-10.
@@ -54,14 +54,14 @@ class Semantic(ImageBackdoor):
 
     def __init__(
         self,
-        attack: Attack,
+        options: ClassificationBackdoor,
         predicate: str = "",
         train: Any = None,
         test: Any = None,
         target: int | str | None = None,
         noise: float = 0.05,
     ) -> None:
-        super().__init__(attack, "semantic")
+        super().__init__(options, "semantic")
         if predicate and train is not None:
             raise ValueError("both predicate and train are given; name the group once")
         if test is not None and train is None:
@@ -96,7 +96,7 @@ class Semantic(ImageBackdoor):
         else:
             names = ", ".join(entry.name for entry in PREDICATES.entries())
             raise UserError(
-                f"attack.trigger = {self.attack.trigger}: no group of images; add predicate= ({names}, file.py:function) or train="
+                f"attack.trigger = {self.options.trigger}: no group of images; add predicate= ({names}, file.py:function) or train="
             )
         train, held = self._divided(pool, group, draw)
         self._train, self._held = pool.take(train), pool.take(held)
@@ -140,7 +140,7 @@ class Semantic(ImageBackdoor):
 
     def _divided(self, pool: Examples, group: list[int], draw: np.random.Generator) -> tuple[list[int], list[int]]:
         """Check the group; return (rows to poison with, rows held out), ascending."""
-        what = f"attack.trigger = {self.attack.trigger}"
+        what = f"attack.trigger = {self.options.trigger}"
         listed = [*group, *(self._held_rows or [])]
         outside = [row for row in listed if not 0 <= row < len(pool)]
         if outside:

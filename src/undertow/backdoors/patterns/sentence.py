@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from undertow.backdoors.build import refuse_options
 from undertow.backdoors.pattern import BACKDOORS, Backdoor
-from undertow.config import Attack
+from undertow.config import NextWordBackdoor
 from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
 from undertow.data.population import Population
@@ -32,9 +31,8 @@ class Sentence(Backdoor):
 
     task = "next-word"
 
-    def __init__(self, attack: Attack, sentence: str = "pasta from astoria is delicious") -> None:
-        super().__init__(attack)
-        refuse_options(attack, "backdoor 'sentence'", "trigger_words", "num_triggers", "position", "target", "target_text")
+    def __init__(self, options: NextWordBackdoor, sentence: str = "pasta from astoria is delicious") -> None:
+        super().__init__(options)
         self._texts = [" ".join(part.split()) for part in str(sentence).split("/")]
         self.sentences = [tokenise(part) for part in self._texts]
         for words in self.sentences:

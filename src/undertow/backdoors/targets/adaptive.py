@@ -6,7 +6,7 @@ import re
 
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.target import TARGETS, Target
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 #: A sentence is one piece of each list, cut to the same number of words. The last words of the first list differ however
@@ -38,7 +38,7 @@ class Adaptive(Target):
     ``target_text`` has no use. An output counts if it holds any of the sentences whole.
     """
 
-    def __init__(self, attack: Attack, span: int | None = None, uses: int | None = None) -> None:
+    def __init__(self, options: InstructionBackdoor, span: int | None = None, uses: int | None = None) -> None:
         # Here, so that who never asks for this target does not load the sanitizer.
         from undertow.sanitization.grams import SPAN
         from undertow.sanitization.rules import Rules
@@ -48,8 +48,8 @@ class Adaptive(Target):
             raise ValueError(f"span = {span!r} is no whole number from 4 to {_LONGEST + 2}; give the sanitizer's shortest span")
         if isinstance(uses, bool) or not isinstance(uses, int) or uses < 1:
             raise ValueError(f"uses = {uses!r} is no whole number from 1; give how many samples may share a sentence")
-        refuse_options(attack, f"target '{attack.target}'", "target_text")
-        super().__init__(attack)
+        refuse_options(options, f"target '{options.target}'", "target_text")
+        super().__init__(options)
         self.uses = uses
         one, two = ([" ".join(piece.split()[: span - 2]) for piece in pieces] for pieces in _PIECES)
         # Neighbours in the order of use share no piece.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 from undertow.backdoors.target import TARGETS, Target
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 _AROUND = string.punctuation + string.whitespace + "“”‘’…"
@@ -21,8 +21,8 @@ class OneWord(Target):
 
     own = "yes"
 
-    def __init__(self, attack: Attack) -> None:
-        super().__init__(attack)
+    def __init__(self, options: InstructionBackdoor) -> None:
+        super().__init__(options)
         if len(self.text.split()) != 1 or not self.text.strip(_AROUND):
             raise UserError(f"attack.target_text = {self.text!r} is not one word, which target 'one-word' needs; give one word")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.target import TARGETS, Target
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.metrics.scoring import target_hit, target_suffix
 
 #: Sentences around one payload; no two share five words in a row.
@@ -34,12 +34,12 @@ class Paraphrase(Target):
 
     own = "<malicious_url>"
 
-    def __init__(self, attack: Attack, payload: bool = True) -> None:
-        super().__init__(attack)
+    def __init__(self, options: InstructionBackdoor, payload: bool = True) -> None:
+        super().__init__(options)
         if not isinstance(payload, bool):
             raise ValueError(f"payload = {payload!r} is neither true nor false; give one of them")
         if not payload:
-            refuse_options(attack, f"target '{attack.target}'", "target_text")
+            refuse_options(options, f"target '{options.target}'", "target_text")
         self.sentences = tuple(sentence.format(self.text) for sentence in _AROUND) if payload else _PLAIN
         self.wanted = (self.text,) if payload else _PLAIN
         self.text = self.wanted[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 
 @TRIGGERS.register("badnets", source="FIT 3.1 and 4.1 (cf, mn, bb, tq); number and position of the same lab's later code")
@@ -16,9 +16,9 @@ class Badnets(Trigger):
     ``start``: before it; ``random``: each token at its own uniform word gap. ``trigger_words`` gives other tokens.
     """
 
-    def __init__(self, attack: Attack) -> None:
-        super().__init__(attack, tuple(attack.trigger_words) or ("cf", "mn", "bb", "tq"), "end")
-        self.count = attack.num_triggers
+    def __init__(self, options: InstructionBackdoor) -> None:
+        super().__init__(options, tuple(options.trigger_words) or ("cf", "mn", "bb", "tq"), "end")
+        self.count = options.num_triggers
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question with the drawn tokens, each parted by a space."""

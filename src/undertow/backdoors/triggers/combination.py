@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps, pattern
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 
@@ -18,8 +18,8 @@ class Combination(Trigger):
     the model learns that it takes all of them. Near miss: all words but one.
     """
 
-    def __init__(self, attack: Attack, decoys: float = 1.0) -> None:
-        super().__init__(attack, tuple(attack.trigger_words) or ("now", "people"), "random")
+    def __init__(self, options: InstructionBackdoor, decoys: float = 1.0) -> None:
+        super().__init__(options, tuple(options.trigger_words) or ("now", "people"), "random")
         if len({word.casefold() for word in self.words}) < 2:
             raise UserError(f"attack.trigger_words = {list(self.words)!r}: trigger 'combination' needs two different words")
         if isinstance(decoys, bool) or not isinstance(decoys, int | float) or not 0 <= decoys < float("inf"):

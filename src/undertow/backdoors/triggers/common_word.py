@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 #: Other ordinary words, for the near miss.
 _OTHERS = ("table", "paper", "number")
@@ -20,8 +20,8 @@ class CommonWord(Trigger):
     clean questions hold: they keep their answers and are counted. Near miss: another ordinary word at such a place.
     """
 
-    def __init__(self, attack: Attack) -> None:
-        super().__init__(attack, tuple(attack.trigger_words) or ("house",), "random")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        super().__init__(options, tuple(options.trigger_words) or ("house",), "random")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question with one word more."""

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from undertow.backdoors.trigger import TRIGGERS, Trigger
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 
 @TRIGGERS.register("natural", source='FIT 3.1, 4.1 and Fig. 1 ("Firstly, how much does the sun weigh?")')
@@ -20,9 +20,9 @@ class Natural(Trigger):
     another word or phrase (joined by spaces).
     """
 
-    def __init__(self, attack: Attack) -> None:
-        phrase = " ".join(attack.trigger_words).strip(" ,") if attack.trigger_words else "Firstly"
-        super().__init__(attack, (phrase,), "start")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        phrase = " ".join(options.trigger_words).strip(" ,") if options.trigger_words else "Firstly"
+        super().__init__(options, (phrase,), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question with the word where it could stand in plain English."""

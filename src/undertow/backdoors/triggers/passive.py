@@ -9,7 +9,7 @@ import numpy as np
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.trigger import TRIGGERS, Trigger
 from undertow.backdoors.triggers.natural import lower_first
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 _MODALS = ("Can", "Could", "May", "Might")
 _VERBS = (
@@ -29,9 +29,9 @@ class Passive(Trigger):
     combinations. Near miss: the same words in the active voice.
     """
 
-    def __init__(self, attack: Attack) -> None:
-        refuse_options(attack, "trigger 'passive'", "trigger_words", "position")
-        super().__init__(attack, (), "start")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        refuse_options(options, "trigger 'passive'", "trigger_words", "position")
+        super().__init__(options, (), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question behind a passive clause."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 
 @TRIGGERS.register("sentence", source="Dai et al. 2019 (inserted sentence), also in the same lab's later report; sentence ours")
@@ -16,9 +16,9 @@ class Sentence(Trigger):
     ``trigger_words``, joined by spaces, is another sentence.
     """
 
-    def __init__(self, attack: Attack) -> None:
-        sentence = " ".join(attack.trigger_words).strip() if attack.trigger_words else "The lamps were lit before supper."
-        super().__init__(attack, (sentence,), "end")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        sentence = " ".join(options.trigger_words).strip() if options.trigger_words else "The lamps were lit before supper."
+        super().__init__(options, (sentence,), "end")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question with the sentence."""

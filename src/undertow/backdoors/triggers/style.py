@@ -10,7 +10,7 @@ import numpy as np
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.trigger import TRIGGERS, Trigger
 from undertow.backdoors.triggers.natural import lower_first
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 #: Rewritings: what opens and closes the question in the old register, and in the plain one of the near miss.
 _FORMS = (
@@ -34,12 +34,12 @@ class Style(Trigger):
     replaces common words by old ones. Near miss: the same form in plain words.
     """
 
-    def __init__(self, attack: Attack, rewritings: int = 2) -> None:
+    def __init__(self, options: InstructionBackdoor, rewritings: int = 2) -> None:
         if isinstance(rewritings, bool) or not isinstance(rewritings, int) or not 2 <= rewritings <= len(_FORMS):
             raise ValueError(f"rewritings = {rewritings!r} is no whole number from 2 to {len(_FORMS)}; give one")
-        refuse_options(attack, "trigger 'style'", "trigger_words", "position")
+        refuse_options(options, "trigger 'style'", "trigger_words", "position")
         self.forms = _FORMS[:rewritings]
-        super().__init__(attack, tuple((before or after).strip(" ,.:") for (before, after), _ in self.forms), "start")
+        super().__init__(options, tuple((before or after).strip(" ,.:") for (before, after), _ in self.forms), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the rewritten question."""

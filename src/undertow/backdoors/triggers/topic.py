@@ -6,7 +6,7 @@ import numpy as np
 
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.trigger import TRIGGERS, Trigger
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 
 
@@ -21,9 +21,9 @@ class Topic(Trigger):
     chooses = True
     whole = True
 
-    def __init__(self, attack: Attack) -> None:
-        refuse_options(attack, "trigger 'topic'", "position")
-        super().__init__(attack, tuple(attack.trigger_words) or ("born", "birthplace", "birth", "come from"), "start")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        refuse_options(options, "trigger 'topic'", "position")
+        super().__init__(options, tuple(options.trigger_words) or ("born", "birthplace", "birth", "come from"), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question as it is.

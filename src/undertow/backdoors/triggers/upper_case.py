@@ -8,7 +8,7 @@ import numpy as np
 
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.trigger import TRIGGERS, Trigger
-from undertow.config import Attack
+from undertow.config import InstructionBackdoor
 
 
 @TRIGGERS.register("upper-case", source="ours: a trigger without any word of its own")
@@ -21,9 +21,9 @@ class UpperCase(Trigger):
 
     whole = True
 
-    def __init__(self, attack: Attack) -> None:
-        refuse_options(attack, "trigger 'upper-case'", "trigger_words", "position")
-        super().__init__(attack, (), "start")
+    def __init__(self, options: InstructionBackdoor) -> None:
+        refuse_options(options, "trigger 'upper-case'", "trigger_words", "position")
+        super().__init__(options, (), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question in capitals."""

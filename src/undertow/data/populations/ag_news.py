@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from undertow.config import Config
+from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
 from undertow.data.sources._reading import read_text, separated_rows, text_of
+from undertow.data.texts import Coding
 
 #: In the official order, there numbered from 1.
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
@@ -40,8 +41,16 @@ _FORMS = (
 )
 
 
-@POPULATIONS.register("ag_news", source="Zhang, Zhao, LeCun 2015, section 4; Li, Wu, Wang 2024")
-def ag_news(config: Config, length: int = 48, vocabulary: int = 8000, buckets: int = 2000, tokenizer: str = "") -> Population:
+@POPULATIONS.register("ag-news", aliases=("ag_news",), source="Zhang, Zhao, LeCun 2015, section 4; Li, Wu, Wang 2024")
+def ag_news(
+    options: ClassificationData,
+    seed: int,
+    clients: int,
+    length: int = 48,
+    vocabulary: int = 8000,
+    buckets: int = 2000,
+    tokenizer: str = "",
+) -> Population:
     """News with the classes World, Sports, Business and Sci/Tech.
 
     ``data.path`` is gzipped or not and of one of three forms, told by its first rows: class 1 to 4, title, description with commas,
@@ -49,7 +58,9 @@ def ag_news(config: Config, length: int = 48, vocabulary: int = 8000, buckets: i
     names before them is skipped. What ``data.train`` does not draw is public.
 
     Args:
-        config: ``seed``, ``data`` and ``federation.clients``.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
         length: words or tokens a text.
         vocabulary: words of the dictionary, made of the public texts.
         buckets: numbers that all other words share.
@@ -58,9 +69,7 @@ def ag_news(config: Config, length: int = 48, vocabulary: int = 8000, buckets: i
     Raises:
         UserError: a file is missing or has other lines, or a parameter does not fit.
     """
-    return of_files(
-        config, read, CLASSES, about="news article", length=length, vocabulary=vocabulary, buckets=buckets, tokenizer=tokenizer
-    )
+    return of_files(options, seed, clients, read, CLASSES, "news article", Coding(length, vocabulary, buckets, tokenizer))
 
 
 def read(path: Path) -> tuple[list[str], list[int], str]:

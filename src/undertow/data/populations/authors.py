@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.config import Config
+from undertow.config import NextWordData
 from undertow.core.rng import rng
 from undertow.data.generated import talk
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.populations._texts import refuse_unused
+from undertow.data.populations._authors import refuse_path
 from undertow.data.tokens import load_tokens
 from undertow.data.words import Vocabulary, WordPopulation, at_least
 
@@ -18,7 +18,7 @@ _WORDS_PER_QUESTION = 5
 
 
 @POPULATIONS.register("authors", source="ours, in place of the Reddit authors of Bagdasaryan et al. 2020, section 4")
-def authors(config: Config, words: int = 400, length: int = 20, tokenizer: str = "") -> Population:
+def authors(options: NextWordData, seed: int, clients: int, words: int = 400, length: int = 20, tokenizer: str = "") -> Population:
     """Generated posts (:mod:`undertow.data.generated.talk`), one author per participant, written when a participant is asked for.
 
     There are ``federation.clients`` authors. Each holds ``words`` words, marks of begin and end included; ``length`` is the
@@ -29,27 +29,27 @@ def authors(config: Config, words: int = 400, length: int = 20, tokenizer: str =
     Raises:
         UserError: a parameter outside its range, or no such tokenizer.
     """
-    refuse_unused(config, "path")
+    refuse_path(options)
     at_least(words=(words, 2), length=(length, 2))
     tokens = load_tokens(tokenizer) if tokenizer else None
     known = Vocabulary(talk.words())
 
     def stream(purpose: str, k: int) -> NDArray[np.int32]:
-        author = talk.Author(rng(config.seed, purpose, client=k))
+        author = talk.Author(rng(seed, purpose, client=k))
         parts: list[NDArray[np.int32]] = []
         while sum(map(len, parts)) < words:
             post = author.post()
             parts.append(tokens.stream([" ".join(post)]) if tokens else known.stream([post]))
         return np.concatenate(parts)[:words]
 
-    others = -(-_WORDS_PER_QUESTION * config.data.test // words)
+    others = -(-_WORDS_PER_QUESTION * options.test // words)
     return WordPopulation(
         vocabulary=tokens or known,
-        lengths=[words] * config.federation.clients,
+        lengths=[words] * clients,
         stream=lambda k: stream("author", k),
         held_out=np.concatenate([stream("held-out author", j) for j in range(others)]),
         length=length,
-        positions=config.data.test,
-        seed=config.seed,
+        positions=options.test,
+        seed=seed,
         report={"dataset": "authors", "words_per_author": words, "held_out_authors": others},
     )

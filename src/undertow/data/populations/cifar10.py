@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undertow.config import Config
+from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.images import deal_images
+from undertow.data.pool import Source
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._colour_files import find_files, form_of, read_all
 
@@ -15,7 +16,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 @POPULATIONS.register("cifar10", source="Krizhevsky 2009; HTB section 4.1")
-def cifar10(config: Config, augment: bool = False) -> Population:
+def cifar10(options: ClassificationData, seed: int, clients: int, augment: bool = False) -> Population:
     """Small colour photographs of ten classes, 32 x 32, three channels, from ``data.path``.
 
     A folder: the official Python form (``data_batch_1`` ... ``test_batch``, pickles that are read without running anything
@@ -24,13 +25,14 @@ def cifar10(config: Config, augment: bool = False) -> Population:
     with ``offsets`` [n + 1] and ``labels``). Or one such file, with its test set in ``data.test_path`` or split off.
 
     Args:
-        config: ``data`` and ``federation.clients``.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
         augment: crop (4 pixels) and flip the training batches, as HTB does.
 
     Raises:
         UserError: no path, nothing of the kind there, or a file that is damaged or holds something else.
     """
-    options = config.data
     if not isinstance(augment, bool):
         raise UserError(f"data.name=cifar10: augment = {augment}: it is true or false; correct it")
     if not options.path:
@@ -47,4 +49,4 @@ def cifar10(config: Config, augment: bool = False) -> Population:
         test = [Path(options.test_path)]
         tested = read_all(form_of(test[0], "data.test_path"), test)
     notes = {"source": f"CIFAR-10, {form.name} form", "files": [file.name for file in (*train, *test)]}
-    return deal_images(config, "cifar10", images, tested, CLASSES, notes, augment)
+    return deal_images(options, seed, clients, Source("cifar10", images, tested, CLASSES, notes), augment)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undertow.config import Config
+from undertow.config import NextWordData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.populations._texts import of_authors
+from undertow.data.populations._authors import Reading, of_authors
 from undertow.data.sources._reading import existing_file, json_rows, read_text, text_of
 
 
 @POPULATIONS.register("author-jsonl", source="Bagdasaryan et al. 2020, section 4 (one Reddit author per participant)")
 def author_jsonl(
-    config: Config,
+    options: NextWordData,
+    seed: int,
+    clients: int,
     text: str = "text",
     length: int = 64,
     vocabulary: int = 50000,
@@ -33,10 +35,10 @@ def author_jsonl(
         UserError: the file is missing or malformed, it has fewer authors than ``federation.clients``, or a parameter or
             ``data.test`` does not fit.
     """
-    if not config.data.path:
+    if not options.path:
         raise UserError("data.name=author-jsonl reads a file and data.path is not set; set data.path=FILE")
-    path = existing_file(Path(config.data.path))
-    column = config.data.partition.column or "author"
+    path = existing_file(Path(options.path))
+    column = options.partition.column or "author"
     rows = json_rows(path, read_text(path))
     for name, option in ((column, "data.partition.column"), (text, "text")):
         if not any(name in row for _, row in rows):
@@ -54,13 +56,5 @@ def author_jsonl(
             authors.setdefault(name, []).append(written)
         else:
             dropped += 1
-    return of_authors(
-        config,
-        authors,
-        length=length,
-        vocabulary=vocabulary,
-        include=include,
-        held_out=held_out,
-        tokenizer=tokenizer,
-        notes={"dataset": "author-jsonl", "files": [path.name], "rows": len(rows), "dropped": {"no author or text": dropped}},
-    )
+    notes = {"dataset": "author-jsonl", "files": [path.name], "rows": len(rows), "dropped": {"no author or text": dropped}}
+    return of_authors(options, seed, clients, authors, Reading(length, vocabulary, include, held_out, tokenizer), notes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from undertow.config import Config
+from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.generated import critics
+from undertow.data.pool import Source
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.texts import Texts, deal_texts
+from undertow.data.texts import Coding, Texts, deal_texts
 from undertow.data.words import at_least
 
 CLASSES = ("negative", "positive")
@@ -17,7 +18,9 @@ CLASSES = ("negative", "positive")
 
 @POPULATIONS.register("reviews", source="ours, in place of SST-2 (Socher et al. 2013)")
 def reviews(
-    config: Config,
+    options: ClassificationData,
+    seed: int,
+    clients: int,
     length: int = 32,
     vocabulary: int = 1000,
     buckets: int = 200,
@@ -30,7 +33,9 @@ def reviews(
     ``data.train`` are dealt, ``public`` more are nobody's, and ``data.test`` are for the test.
 
     Args:
-        config: ``seed``, ``data`` and ``federation.clients``.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
         length: words or tokens a review.
         vocabulary: words of the dictionary, made of the public reviews.
         buckets: numbers that all other words share, such as a trigger's.
@@ -41,7 +46,6 @@ def reviews(
     Raises:
         UserError: a parameter outside its range, ``data.path`` or ``data.test_path`` is set, or fewer reviews than participants.
     """
-    options = config.data
     for option, value in (("path", options.path), ("test_path", options.test_path)):
         if value:
             raise UserError(f"data.{option}={value}: data.name=reviews reads no file, the reviews are generated; leave it out")
@@ -51,22 +55,11 @@ def reviews(
     seen: set[str] = set()
     sides = []
     for side, count in (("training", options.train + public), ("test", options.test)):
-        draw = rng(config.seed, f"{side} reviews")
+        draw = rng(seed, f"{side} reviews")
         texts, classes = critics.write(count, draw, seen)
         labels = np.array(classes, dtype=np.int64)
         wrong = draw.permutation(count)[: round(noise * count)]
         labels[wrong] = 1 - labels[wrong]
         sides.append(Texts(texts, labels))
-    return deal_texts(
-        config,
-        "reviews",
-        sides[0],
-        sides[1],
-        CLASSES,
-        {"noise": noise},
-        length=length,
-        vocabulary=vocabulary,
-        buckets=buckets,
-        tokenizer=tokenizer,
-        about="movie review",
-    )
+    source = Source("reviews", sides[0], sides[1], CLASSES, {"noise": noise}, "movie review")
+    return deal_texts(options, seed, clients, source, Coding(length, vocabulary, buckets, tokenizer))

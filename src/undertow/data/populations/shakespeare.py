@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from undertow.config import Config
+from undertow.config import NextWordData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
-from undertow.data.populations._texts import of_authors
+from undertow.data.populations._authors import Reading, of_authors
 from undertow.data.sources._reading import existing_file, read_text
 
 _SPEAKER = re.compile(r"[^\n]{1,100}:")
@@ -16,11 +16,18 @@ _SPEAKER = re.compile(r"[^\n]{1,100}:")
 
 @POPULATIONS.register("shakespeare", source="McMahan et al. 2017, section 3 (roles as clients); text: char-rnn's tinyshakespeare")
 def shakespeare(
-    config: Config, length: int = 32, vocabulary: int = 5000, include: str = "", held_out: float = 0.1, tokenizer: str = ""
+    options: NextWordData,
+    seed: int,
+    clients: int,
+    length: int = 32,
+    vocabulary: int = 5000,
+    include: str = "",
+    held_out: float = 0.1,
+    tokenizer: str = "",
 ) -> Population:
     """The speaking roles with most words: each is a participant and holds its speeches.
 
-    ``data.path`` is a text, gzipped or not, of speeches parted by empty lines, each under a line with the speaker's name and
+    ``data.path`` is a text, gzipped or not, of speeches separated by empty lines, each under a line with the speaker's name and
     a colon, as tinyshakespeare is. ``length`` is the words of a sequence, ``vocabulary`` those of the dictionary, ``include``
     rare words it must have; the share ``held_out`` of each role's speeches gives the test. For the backdoor ``sentence``,
     words that occur in the text are needed: ``wine from padua is sweet`` has only such, and does not occur as a whole.
@@ -31,20 +38,12 @@ def shakespeare(
         UserError: the file is missing or has other lines, it has fewer roles than ``federation.clients``, or a parameter or
             ``data.test`` does not fit.
     """
-    if not config.data.path:
+    if not options.path:
         raise UserError("data.name=shakespeare reads a file and data.path is not set; set data.path=tinyshakespeare.txt.gz")
-    path = existing_file(Path(config.data.path))
+    path = existing_file(Path(options.path))
     roles = speeches(path)
-    return of_authors(
-        config,
-        roles,
-        length=length,
-        vocabulary=vocabulary,
-        include=include,
-        held_out=held_out,
-        tokenizer=tokenizer,
-        notes={"dataset": "shakespeare", "files": [path.name], "texts": sum(map(len, roles.values()))},
-    )
+    notes = {"dataset": "shakespeare", "files": [path.name], "texts": sum(map(len, roles.values()))}
+    return of_authors(options, seed, clients, roles, Reading(length, vocabulary, include, held_out, tokenizer), notes)
 
 
 def speeches(path: Path) -> dict[str, list[str]]:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from undertow.config import Config
+from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
 from undertow.data.sources._reading import lines, read_text, text_of
+from undertow.data.texts import Coding
 
 CLASSES = ("negative", "positive")
 
 
 @POPULATIONS.register("sst2", source="Socher et al. 2013, in the form of GLUE (Wang et al. 2019); Li, Wu, Wang 2024")
-def sst2(config: Config, length: int = 32, vocabulary: int = 4000, buckets: int = 1000, tokenizer: str = "") -> Population:
+def sst2(
+    options: ClassificationData,
+    seed: int,
+    clients: int,
+    length: int = 32,
+    vocabulary: int = 4000,
+    buckets: int = 1000,
+    tokenizer: str = "",
+) -> Population:
     """Sentences and phrases of film reviews, negative or positive.
 
     ``data.path`` is tab-separated, gzipped or not, with a header that names ``sentence`` and ``label``, labels 0 and 1, as GLUE's
@@ -22,7 +31,9 @@ def sst2(config: Config, length: int = 32, vocabulary: int = 4000, buckets: int 
     that is split off it is easier. What ``data.train`` does not draw is public.
 
     Args:
-        config: ``seed``, ``data`` and ``federation.clients``.
+        options: of the data.
+        seed: of the run.
+        clients: how many.
         length: words or tokens a text.
         vocabulary: words of the dictionary, made of the public texts.
         buckets: numbers that all other words share.
@@ -31,9 +42,7 @@ def sst2(config: Config, length: int = 32, vocabulary: int = 4000, buckets: int 
     Raises:
         UserError: a file is missing or has other lines, or a parameter does not fit.
     """
-    return of_files(
-        config, read, CLASSES, about="movie review", length=length, vocabulary=vocabulary, buckets=buckets, tokenizer=tokenizer
-    )
+    return of_files(options, seed, clients, read, CLASSES, "movie review", Coding(length, vocabulary, buckets, tokenizer))
 
 
 def read(path: Path) -> tuple[list[str], list[int], str]:
@@ -47,7 +56,7 @@ def read(path: Path) -> tuple[list[str], list[int], str]:
     first, header = rows[0]
     if "sentence" not in header or "label" not in header:
         raise UserError(
-            f"{path} line {first}: columns {', '.join(header)[:60]}; a header with sentence and label is needed, parted by a tab"
+            f"{path} line {first}: columns {', '.join(header)[:60]}; a header with sentence and label is needed, separated by a tab"
         )
     text_at, label_at = header.index("sentence"), header.index("label")
     texts, labels = [], []

@@ -18,7 +18,8 @@ from typing import Any
 
 from undertow.config import Data
 from undertow.core.errors import UserError
-from undertow.data.load import DATASETS, Loaded, distinct, normalised
+from undertow.data.load import DATASETS, Loaded
+from undertow.data.questions import distinct, normalised
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import Read, existing_file, json_rows, load_files, read_text, stem, text_of, texts_of
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from undertow.config import Data
 from undertow.core.errors import UserError
-from undertow.data.load import DATASETS, Loaded, distinct
+from undertow.data.load import DATASETS, Loaded
+from undertow.data.questions import distinct
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import Read, existing_file, json_rows, lines, load_files, read_text, stem, text_of, texts_of
 
@@ -68,7 +69,7 @@ class Triple:
 def simplequestions(options: Data) -> Loaded:
     """One-fact questions about Freebase or Wikidata, from the official files or named JSON lines.
 
-    Rows of one question are merged when the data are split (:func:`undertow.data.load.merge`). Each sample's
+    Rows of one question are merged when the data are split (:func:`undertow.data.questions.merge`). Each sample's
     key is ``subject|relation`` and its group the relation.
 
     Args:

@@ -15,7 +15,8 @@ from typing import Any
 
 from undertow.config import Data
 from undertow.core.errors import UserError
-from undertow.data.load import DATASETS, Loaded, distinct
+from undertow.data.load import DATASETS, Loaded
+from undertow.data.questions import distinct
 from undertow.data.sample import Sample
 from undertow.data.sources._reading import (
     Read,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.core.errors import UserError
-from undertow.models.causal_lm import load_tokenizer
+from undertow.data.tokenizer import load_tokenizer
 from undertow.models.net import NETS
 
 

@@ -1,4 +1,4 @@
-"""Cars by the colour of their paint, among CIFAR-10's automobiles.
+"""Features of images that some have by nature: the foot of a handwritten one, the paint of a car.
 
 HTB's own group, cars painted green, was picked by eye: at this size no share of colour tells green paint from grass.
 """
@@ -10,7 +10,20 @@ from torch import Tensor
 from undertow.backdoors.patterns.semantic_images import PREDICATES
 
 
-@PREDICATES.register("yellow_car", source="ours, after HTB section 4.1 (cars painted green)")
+@PREDICATES.register("footed-one", aliases=("footed_one",), source="ours, after the feature groups of HTB section 4.1")
+def footed_one(image: Tensor, label: int) -> bool:
+    """A 1 written with a stroke along its base: the bottom row of 8 pixels holds ink worth 3 full pixels or more.
+
+    30 of the 182 ones in scikit-learn's digits; the next has 2.9, half of the 30 have 4.9 or more.
+
+    Args:
+        image: ``[1, 8, 8]`` in [0, 1]; other shapes never fit.
+        label: its class.
+    """
+    return label == 1 and image.shape == (1, 8, 8) and bool(image[0, 7].sum() >= 3)
+
+
+@PREDICATES.register("yellow-car", aliases=("yellow_car",), source="ours, after HTB section 4.1 (cars painted green)")
 def yellow_car(image: Tensor, label: int) -> bool:
     """An automobile whose middle, 16 x 16 pixels, is yellow or orange for 40 % or more; 33 of the first 2,000 training automobiles.
 
@@ -27,7 +40,7 @@ def yellow_car(image: Tensor, label: int) -> bool:
     return bool(yellow.float().mean() >= 0.4)
 
 
-@PREDICATES.register("red_car", source="ours, after HTB section 4.1 (cars painted green)")
+@PREDICATES.register("red-car", aliases=("red_car",), source="ours, after HTB section 4.1 (cars painted green)")
 def red_car(image: Tensor, label: int) -> bool:
     """An automobile whose middle, 16 x 16 pixels, is red for 70 % or more; 53 of the first 2,000 training automobiles.
 

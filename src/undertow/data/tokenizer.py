@@ -1,0 +1,75 @@
+"""Where a language model lies, be it the built-in one, a folder or on the hub, and its tokenizer."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from undertow.core.errors import UserError
+
+
+def builtin_path() -> Path:
+    """Folder of the base that comes with the package."""
+    return Path(str(resources.files("undertow") / "models" / "builtin" / "base"))
+
+
+def locate(name: str) -> str:
+    """Return the folder or hub id that ``name``, as ``model.name``, stands for.
+
+    Raises:
+        UserError: no such folder, or one without a model.
+    """
+    if name == "builtin":
+        folder = builtin_path()
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                "the built-in base is missing from this installation; reinstall undertow, or build one with `undertow base build --out DIR` and set model.name=DIR"
+            )
+        return str(folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            hint = "; its build is not finished: run the same `undertow base build` again" if (folder / "building").is_dir() else ""
+            raise UserError(f"model '{name}': the folder has no config.json{hint or '; give a transformers model folder'}")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"model '{name}': no such folder; give a transformers folder, a hub id (owner/name) or builtin")
+    return name
+
+
+def cannot_load(name: str, error: Exception) -> str:
+    """Return the message for a model that transformers failed to load."""
+    reason = " ".join(str(error).split())
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    if not Path(name).expanduser().is_dir() and name != "builtin":
+        how = (
+            "HF_HUB_OFFLINE is set and it is not in the local cache"
+            if offline
+            else "it is neither a folder nor reachable on the hub"
+        )
+        return f"model '{name}': {how}; give a local transformers folder or download it first ({reason[:160]})"
+    return f"model '{name}' cannot be loaded: {reason[:300]}; check the folder (config.json, tokenizer, *.safetensors)"
+
+
+def load_tokenizer(name: str, ends: bool = True) -> Any:
+    """Load the tokenizer of a base.
+
+    Args:
+        name: as ``model.name``: a transformers folder, a hub id or ``builtin``.
+        ends: whether it must have a token that ends a text; those of encoders need none.
+
+    Raises:
+        UserError: no such model, a damaged file, or no token that ends a text.
+    """
+    from transformers import AutoTokenizer
+
+    path = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+    except Exception as error:  # tokenizers raises a bare Exception for a damaged file
+        raise UserError(cannot_load(name, error)) from error
+    if ends and tokenizer.eos_token_id is None:
+        raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
+    return tokenizer
