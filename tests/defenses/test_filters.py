@@ -85,7 +85,7 @@ def context(federation: Instruction, client: int = 0, exchange: ExchangeContext 
         plan.seed,
         federation.base,
         federation.template,
-        plan.model.lora,
+        federation.options.lora,
         plan.training,
         exchange=exchange,
     )
@@ -93,7 +93,7 @@ def context(federation: Instruction, client: int = 0, exchange: ExchangeContext 
 
 def setting(federation: Instruction) -> Setting:
     plan = federation.plan
-    return Setting(plan.seed, 2, federation.base, federation.template, plan.model.lora, plan.training)
+    return Setting(plan.seed, 2, federation.base, federation.template, federation.options.lora, plan.training)
 
 
 def made(name: str, **params: Any) -> Defense:
