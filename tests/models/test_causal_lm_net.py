@@ -19,10 +19,10 @@ from undertow.data.examples import IGNORE
 from undertow.data.population import Population
 from undertow.data.populations.authors import authors
 from undertow.data.populations.jsonl_authors import author_jsonl
+from undertow.data.tokenizer import builtin_path
 from undertow.data.tokens import Tokens, load_tokens
 from undertow.data.words import WordPopulation
 from undertow.federation.loop import run
-from undertow.models.causal_lm import builtin_path
 from undertow.models.net import Net, load_model, make_net
 from undertow.training.stacked import ExampleJob, losses, train
 

@@ -23,7 +23,7 @@ from undertow.core.errors import UserError
 from undertow.data.generated.world import samples as world
 from undertow.data.sample import Sample
 from undertow.data.template import Template
-from undertow.models.causal_lm import builtin_path
+from undertow.data.tokenizer import builtin_path
 from undertow.sanitization import Finding, Findings, Verdict
 from undertow.scanning.evidence import LOOKED_AT, Evidence, Span, encoded, weigh
 from undertow.scanning.scan import scan
