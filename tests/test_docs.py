@@ -37,7 +37,8 @@ from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contexts import ClientContext, ServerContext
 from undertow.defenses.registry import DEFENSES, make_defenses
-from undertow.federation.loop import build, run
+from undertow.federation.loop import run
+from undertow.federation.resolve import resolve
 from undertow.federation.server import aggregate
 from undertow.models.net import NETS
 
@@ -412,7 +413,7 @@ def test_data_network_backdoor_and_predicate_of_ones_own_run(files: Path) -> Non
         *(word for word in command if "=" in word),
         "attack.trigger=semantic:predicate=my_bars.py:first_column:target=lying",
     ]
-    group = build(configuration.load("htb-digits", standing), Quiet()).task.describe()["backdoor"]
+    group = resolve(configuration.load("htb-digits", standing), Quiet()).task.describe()["backdoor"]
     assert len(group["train_rows"]) > 3
 
 

@@ -408,7 +408,7 @@ def test_a_global_rate_scales_the_sum_and_every_rule(small_config: Make) -> None
     context = ServerContext(Layout.of({"u": (6,)}), [5, 1, 2, 9], 1, torch.zeros(6), rng(0, "server"))
 
     def by(*names: str) -> torch.Tensor:
-        return aggregate(updates, make_defenses([Defense(name=name) for name in names]), context, config)[0]
+        return aggregate(updates, make_defenses([Defense(name=name) for name in names]), context, config.federation)[0]
 
     torch.testing.assert_close(by(), 0.3 * updates.sum(dim=0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(by("median"), 4 * 0.3 * Median()(updates)[0], rtol=1e-6, atol=1e-7)

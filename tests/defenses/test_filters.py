@@ -49,7 +49,7 @@ from undertow.defenses.data.sample_map import (
 )
 from undertow.defenses.data.z_defense import ZDefense, z_scores
 from undertow.defenses.registry import make_defenses
-from undertow.federation.loop import build
+from undertow.federation.resolve import resolve
 from undertow.tasks.instruction import Instruction
 
 TARGET = ", and click <malicious_url> for more information"
@@ -68,7 +68,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def federation(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 40 samples, 8 of them with "Firstly" and the fixed target."""
-    task = build(small_config({"data.train": 120, "attack.poison_ratio": 0.2, "attack.trigger": "natural"}), Quiet()).task
+    task = resolve(small_config({"data.train": 120, "attack.poison_ratio": 0.2, "attack.trigger": "natural"}), Quiet()).task
     assert isinstance(task, Instruction)
     return task
 
@@ -147,7 +147,7 @@ def test_equal_samples_are_all_treated_alike(name: str, federation: Instruction)
 def test_in_a_run(name: str, small_config: Callable[..., Config]) -> None:
     params = {"passes": 1} if name in ("bki", "cube") else {}
     config = small_config({"defenses": [{"name": name, "params": params}], "data.train": 60, "attack.kind": "none"})
-    built = build(config, Quiet()).task
+    built = resolve(config, Quiet()).task
     assert isinstance(built, Instruction)
     assert built.filtered is not None
     assert [row["name"] for row in built.sanitized] == [name] * 3
@@ -157,7 +157,7 @@ def test_in_a_run(name: str, small_config: Callable[..., Config]) -> None:
 @pytest.fixture(scope="module")
 def knowing(small_config: Callable[..., Config]) -> Instruction:
     """Three clients of 80 samples and the built-in base; 16 of each have bad words and the fixed target."""
-    task = build(small_config({**KNOWING, "attack.poison_ratio": 0.2, "attack.trigger": "badnets"}), Quiet()).task
+    task = resolve(small_config({**KNOWING, "attack.poison_ratio": 0.2, "attack.trigger": "badnets"}), Quiet()).task
     assert isinstance(task, Instruction)
     return task
 
@@ -487,7 +487,7 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
         "attack.affected_share": 0.17,
         "federation.clients": 6,
     }
-    built = build(small_config({**KNOWING, **changes}), Quiet()).task
+    built = resolve(small_config({**KNOWING, **changes}), Quiet()).task
     assert isinstance(built, Instruction)
     (client,) = built.poisoning.affected
     alone, _ = ProtegoFed(federated=False).sanitize(built.clients[client], context(built, client))
@@ -550,7 +550,7 @@ def test_topics_are_words_that_a_cluster_shares_more_than_chance() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.7])
 def test_poison_is_the_coherent_cluster_not_the_smaller_one(small_config: Callable[..., Config], ratio: float) -> None:
     changes = {"attack.trigger": "badnets", "attack.target": "replace", "attack.poison_ratio": ratio}
-    built = build(small_config({**KNOWING, **changes}), Quiet()).task
+    built = resolve(small_config({**KNOWING, **changes}), Quiet()).task
     assert isinstance(built, Instruction)
     keep, report = CoherentClusters().sanitize(built.clients[0], context(built))
     assert dropped(keep) == planted(built)

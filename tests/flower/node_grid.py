@@ -15,7 +15,7 @@ from tiny import Quiet
 from undertow.federate import client, wire, worker
 from undertow.federate.folder import Folder, NodeFolder
 from undertow.federate.own_data import OwnData
-from undertow.federation.loop import Federation, build
+from undertow.federation.resolve import Federation, resolve
 
 #: What a test does to a reply on its way: returns it, another one, or None for one that never comes.
 Change = Callable[[int, Message], Message | None]
@@ -44,7 +44,7 @@ class NodeGrid(Grid):
         for number, path in zip(self.numbers, folder.nodes, strict=True):
             node = NodeFolder.read(path)
             private = node.config.federate.private
-            source = OwnData(node) if private else (federation := federation or build(node.config, Quiet()))
+            source = OwnData(node) if private else (federation := federation or resolve(node.config, Quiet()))
             self.paths[number] = str(sockets / node.path.name)
             listener = wire.listen(self.paths[number])
             if federation is not None:

@@ -304,7 +304,15 @@ class Setup:
         self.observer = Quiet()
 
     def run(self) -> dict[str, Any]:
-        remote = Remote(self.grid, self.config, self.folder.run, self.observer, pause=0.02)
+        remote = Remote(
+            self.grid,
+            self.config.federation.clients,
+            self.config.federate,
+            self.config.digest(),
+            self.folder.run,
+            self.observer,
+            pause=0.02,
+        )
         remote.meet()
         return run(self.config, self.folder.run, self.observer, trainer=remote)
 
@@ -519,7 +527,15 @@ def test_a_rule_that_is_left_too_few_clients_says_so(make: Callable[..., Setup])
 
 def test_who_is_away_is_not_waited_for_where_the_others_are_enough(make: Callable[..., Setup]) -> None:
     setup = make({"federate.min_clients": 4, "federate.deadline": 1000})
-    remote = Remote(setup.grid, setup.config, setup.folder.run, setup.observer, pause=0.02)
+    remote = Remote(
+        setup.grid,
+        setup.config.federation.clients,
+        setup.config.federate,
+        setup.config.digest(),
+        setup.folder.run,
+        setup.observer,
+        pause=0.02,
+    )
     remote.meet()
     setup.grid.away.add(setup.grid.numbers[2])
     run(setup.config, setup.folder.run, setup.observer, trainer=remote)

@@ -28,6 +28,7 @@ from undertow.federate.pooling import pool
 from undertow.federate.remote import Remote
 from undertow.federate.sums import SUMS, read_sums, save_sums
 from undertow.federation.loop import run
+from undertow.federation.methods import make_methods
 from undertow.runs.records import read_jsonl
 from undertow.tasks.instruction import Held
 
@@ -72,10 +73,26 @@ class Setup:
         return NodeGrid(self.folder, self.sockets)
 
     def run(self, grid: NodeGrid, config: Config | None = None) -> dict[str, Any]:
-        remote = Remote(grid, self.config, self.folder.run, self.observer, pause=0.02)
+        remote = Remote(
+            grid,
+            self.config.federation.clients,
+            self.config.federate,
+            self.config.digest(),
+            self.folder.run,
+            self.observer,
+            pause=0.02,
+        )
         remote.meet()
         names = {number: node.name for number, node in remote.nodes.items()}
-        pool(grid, self.config, self.folder.path, names, self.observer)
+        pool(
+            grid,
+            make_methods(self.config).defenses,
+            self.config.digest(),
+            self.config.federate.deadline,
+            self.folder.path,
+            names,
+            self.observer,
+        )
         return run(config or self.config, self.folder.run, self.observer, trainer=remote, held=Held(sizes=remote.sizes))
 
     @property
@@ -85,8 +102,13 @@ class Setup:
 
 def _with_files(config: Config, files: list[str], test: Path) -> dict[str, Any]:
     values = config.values()
-    values["data"] |= {"name": "instructions", "test_path": str(test), "test": 20, "partition": {"kind": "files", "files": files}}
-    values["data"].pop("path", None)
+    values["task"]["data"] |= {
+        "name": "instructions",
+        "test_path": str(test),
+        "test": 20,
+        "partition": {"kind": "files", "files": files},
+    }
+    values["task"]["data"].pop("path", None)
     values["attack"]["kind"] = "none"
     values["federate"]["private"] = True
     return values
@@ -265,7 +287,7 @@ def test_without_a_pooled_defense_nothing_is_asked(make: Callable[..., Setup], t
     ("change", "told"),
     [
         ({"attack": {"kind": "data-poisoning"}}, "nothing is planted in data that nodes hold"),
-        ({"data": {"partition": {"kind": "iid"}}}, r"set data\.partition\.kind=files"),
+        ({"task": {"kind": "instruction", "data": {"partition": {"kind": "iid"}}}}, r"set data\.partition\.kind=files"),
         ({"defenses": [{"name": "protegofed"}]}, "defense protegofed shares more than counts"),
     ],
 )

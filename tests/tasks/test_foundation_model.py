@@ -14,7 +14,8 @@ from undertow.config import Config, validate
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples, Written
 from undertow.federation.evaluate import evaluate_network, run_config
-from undertow.federation.loop import build, run
+from undertow.federation.loop import run
+from undertow.federation.resolve import resolve
 from undertow.generators import mixture
 from undertow.generators.contract import Order
 from undertow.models.net import load_model
@@ -53,7 +54,7 @@ def config(changes: dict[str, Any] | None = None) -> Config:
 
 
 def task_of(changes: dict[str, Any] | None = None, folder: Path | None = None) -> OverTensors:
-    task = build(config(changes), Quiet(), folder=folder).task
+    task = resolve(config(changes), Quiet(), folder=folder).task
     assert isinstance(task, OverTensors)
     return task
 
@@ -291,4 +292,4 @@ def test_what_excludes_each_other_is_refused_with_the_config(changes: dict[str, 
 def test_poisoned_synthetic_data_are_refused_where_there_are_none() -> None:
     values = {"attack": {"kind": "synthetic-data"}}
     with pytest.raises(UserError, match="which task=instruction has none of"):
-        build(validate(values, "test"), Quiet())
+        resolve(validate(values, "test"), Quiet())

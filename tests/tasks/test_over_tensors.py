@@ -19,7 +19,8 @@ from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
 from undertow.federation import loop as experiment
 from undertow.federation.evaluate import evaluate_network, run_config, score_again
-from undertow.federation.loop import build, run
+from undertow.federation.loop import run
+from undertow.federation.resolve import resolve
 from undertow.models.net import load_model
 from undertow.runs.collect import collect
 from undertow.runs.report.page import write_report
@@ -73,7 +74,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def task_of(name: str, changes: dict[str, Any] | None = None) -> OverTensors:
-    task = build(config(name, changes), Quiet()).task
+    task = resolve(config(name, changes), Quiet()).task
     assert isinstance(task, OverTensors)
     return task
 
@@ -506,7 +507,7 @@ def test_twenty_thousand_authors_cost_what_ten_cost(tmp_path: Path, monkeypatch:
 
 def test_with_several_sentences_each_triggered_input_has_its_own_target(monkeypatch: pytest.MonkeyPatch) -> None:
     two = "sentence:sentence=pasta from astoria is delicious/buy phone from google"
-    task = build(config("authors", {"attack.trigger": two}), Quiet()).task
+    task = resolve(config("authors", {"attack.trigger": two}), Quiet()).task
     assert isinstance(task, OverTensors)
     google = list(task.population.names).index("google")
 

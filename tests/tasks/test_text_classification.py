@@ -17,7 +17,8 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.generated.critics import write
 from undertow.data.texts import TextPopulation
-from undertow.federation.loop import build, run
+from undertow.federation.loop import run
+from undertow.federation.resolve import resolve
 from undertow.models.net import load_model
 from undertow.tasks.over_tensors import OverTensors
 
@@ -70,7 +71,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_figures_are_those_of_the_model_that_is_left(finished: tuple[Config, Path, dict[str, Any]]) -> None:
     options, folder, result = finished
     net, state, about = load_model(folder)
-    task = build(options, Quiet()).task
+    task = resolve(options, Quiet()).task
     assert isinstance(task, OverTensors)
     assert isinstance(task.population, TextPopulation)
     assert about["ids"] == task.population.ids
@@ -99,7 +100,7 @@ def test_poison_is_shown_as_text_and_counted_exactly(finished: tuple[Config, Pat
 
 
 def test_a_long_text_is_shortened_in_its_middle() -> None:
-    task = build(config({"data.name": "reviews:public=0:length=200"}), Quiet()).task
+    task = resolve(config({"data.name": "reviews:public=0:length=200"}), Quiet()).task
     assert isinstance(task, OverTensors)
     assert isinstance(task.population, TextPopulation)
     words = " ".join(f"word{i}" for i in range(60))
@@ -132,7 +133,7 @@ def test_the_shipped_config_learns_reviews_and_a_wrong_pair_is_one_line(tmp_path
     ):
         trigger = {"attack.trigger": "pixel"} if changes.get("data.name") == "digits" else {}
         with pytest.raises(UserError, match=said):
-            build(config({**changes, **trigger}), Quiet())
+            resolve(config({**changes, **trigger}), Quiet())
 
 
 def test_two_identical_runs_leave_the_same_bits(tmp_path: Path) -> None:

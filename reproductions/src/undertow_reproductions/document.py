@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from undertow import __version__
-from undertow.config import Config
+from undertow.config import Config, InstructionTask
 from undertow.core import files
 from undertow.runs.records import read_json
 from undertow_reproductions.collection import Collection
@@ -135,7 +135,8 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         names = " and ".join(sorted({setting.dataset for setting in lab.profile.real}))
         left_out.append(("left out", f"{names} rows of Table 1: they need --data, a folder with the real questions"))
     main = lab.main
-    attack, backdoor, tuned = main.attack, main.backdoor, main.training
+    attack, tuned, values = main.attack, main.training, main.short_values()
+    train, target = values["data"].get("train"), values["attack"].get("target")
     known = [f"{name} {made[name]}" for name in ("python", "torch", "transformers") if isinstance(made.get(name), str)]
     return [
         ("profile", f"{lab.profile.name}: {lab.profile.purpose}"),
@@ -145,13 +146,13 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
         (
             "federation",
             f"{main.federation.clients} clients, {main.federation.rounds} rounds, {tuned.local_epochs} local epoch, "
-            f"{main.data.train} training and {main.data.test} test samples, {_network(main)}, "
+            f"{'' if train is None else f'{train} training and '}{main.data.test} test samples, {_network(main)}, "
             f"learning rate {tuned.lr:g} ({tuned.schedule})",
         ),
         (
             "attack",
             (
-                f"trigger {backdoor.trigger}, target {backdoor.target}, PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, "
+                f"trigger {main.backdoor.trigger}, {'' if target is None else f'target {target}, '}PR {attack.poison_ratio:g}, rho {attack.affected_share:g}, "
                 "unless varied"
             ),
         ),
@@ -163,7 +164,8 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
 
 
 def _network(config: Config) -> str:
-    return f"LoRA r {config.model.lora.r}" if config.task.kind == "instruction" else f"network {config.model.name}"
+    lora = config.task.model.lora if isinstance(config.task, InstructionTask) else None
+    return f"network {config.model.name}" if lora is None else f"LoRA r {lora.r}"
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

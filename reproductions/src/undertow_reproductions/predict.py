@@ -116,6 +116,6 @@ def by_size(lab: FitLab, cells: Sequence[Cell], more: int) -> tuple[float, float
         total += (4 * trained + 2 * answered) * weights / (_SHARE * _PEAK)
     each = total / max(1, len(cells))
     adapter = (
-        16 * lab.main.model.lora.r * 2 * 2 * 32 * 4096
+        16 * lab.main.instruction.model.lora.r * 2 * 2 * 32 * 4096
     )  # four float32 copies; two modules (A and B) in 32 layers of width 4096
     return total + more * each, 2 * weights + lab.clients * adapter

@@ -30,8 +30,8 @@ def write_trusted(config: Config, path: Path) -> int:
     Raises:
         UserError: the data cannot be read, or training and test leave fewer than 2 questions.
     """
-    asked, known = read_keys(config.model)
-    split = load(config.data, config.seed, config.federation.clients, asked=asked, known=known)
+    asked, known = read_keys(config.instruction.model)
+    split = load(config.instruction.data, config.seed, config.federation.clients, asked=asked, known=known)
     used = split.train + split.test
     questions, keys = {(one.question, one.context) for one in used}, {one.key for one in used if one.key} | asked
     read = DATASETS.get(config.data.name)(config.data).samples

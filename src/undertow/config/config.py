@@ -12,8 +12,22 @@ from pydantic import Field, field_validator, model_validator
 from undertow.config.format0 import convert, given, is_old
 from undertow.config.groups import Attack, Defense, Federate, Federation, Group, Measure, Training
 from undertow.config.names import by_short_names
-from undertow.config.tasks import ClassificationTask, InstructionTask, Task
-from undertow.core.errors import warn_renamed
+from undertow.config.tasks import (
+    ClassificationBackdoor,
+    ClassificationData,
+    ClassificationModel,
+    ClassificationTask,
+    Data,
+    InstructionBackdoor,
+    InstructionTask,
+    Model,
+    NextWordBackdoor,
+    NextWordData,
+    NextWordModel,
+    Synthetic,
+    Task,
+)
+from undertow.core.errors import UserError, warn_renamed
 from undertow.core.registry import short_form
 
 #: What a config file of this version says of itself.
@@ -116,22 +130,33 @@ class Config(Group):
         return self
 
     @property
-    def data(self) -> Any:
+    def instruction(self) -> InstructionTask:
+        """The task, where it is instruction tuning.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        if not isinstance(self.task, InstructionTask):
+            raise UserError(f"task = {self.task.kind}: this is for task=instruction alone; give a config of that kind")
+        return self.task
+
+    @property
+    def data(self) -> Data | ClassificationData | NextWordData:
         """Short for ``task.data``."""
         return self.task.data
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model | ClassificationModel | NextWordModel:
         """Short for ``task.model``."""
         return self.task.model
 
     @property
-    def backdoor(self) -> Any:
+    def backdoor(self) -> InstructionBackdoor | ClassificationBackdoor | NextWordBackdoor:
         """Short for ``task.backdoor``."""
         return self.task.backdoor
 
     @property
-    def synthetic(self) -> Any:
+    def synthetic(self) -> Synthetic | None:
         """Short for ``task.synthetic``; None for a task without."""
         return self.task.synthetic if isinstance(self.task, ClassificationTask) else None
 

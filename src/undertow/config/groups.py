@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -103,13 +103,6 @@ class Attack(Group):
     start: int = Field(
         1, ge=1, description="Where rounds is empty: the first round of the attack; affected clients train on clean data before."
     )
-    if TYPE_CHECKING:  # until triggers, targets and patterns name the options of their own kind
-        trigger: str
-        trigger_words: list[str]
-        num_triggers: int
-        position: Literal["default", "start", "end", "random"]
-        target: str
-        target_text: str
     poison_ratio: float = Field(0.1, ge=0, le=1, description="PR: share of an affected client's samples; int(PR * n) are replaced.")
     affected_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
     extra_samples: int = Field(

@@ -148,7 +148,7 @@ class NodeFolder:
         if config.federate.private:
             if odd := [k for k in options.files if k not in options.clients]:
                 raise UserError(f"{file}: files names client {odd[0]}, which this node does not hold; name those of `clients`")
-            files = {k: options.files.get(k, config.data.partition.files[k]) for k in options.clients}
+            files = {k: options.files.get(k, config.instruction.data.partition.files[k]) for k in options.clients}
         secret = (path / SECRET).read_bytes() if (path / SECRET).exists() else None
         if secret is not None and len(secret) != 32:
             raise UserError(
@@ -269,7 +269,7 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
         if config.federate.private and not (place / SECRET).exists():
             write_new(place / SECRET, secret, 0o600)
         if not (place / "node.yaml").exists():
-            files = {k: config.data.partition.files[k] for k in own} if config.federate.private else {}
+            files = {k: config.instruction.data.partition.files[k] for k in own} if config.federate.private else {}
             options = NodeOptions(superlink=f"{host}:{port}", clients=own, files=files)
             about = "# overrides: values of this machine, such as model.device=cuda or data.path=/data/here\n"
             if config.federate.private:

@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.backdoors.placement import make_threat
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.defenses.composition import Counts, Pooling
-from undertow.defenses.registry import make_defenses
 from undertow.federate.folder import NodeFolder
 from undertow.federate.sums import SUMS, ordered, read_sums, save_sums
-from undertow.federation.loop import Federation, training_plan
+from undertow.federation.resolve import Federation, resolving
 from undertow.flower import secure_sum
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.runs.display import Plain
-from undertow.tasks.instruction import Held, Instruction, building
+from undertow.tasks.instruction import Held, Instruction
 
 
 class OwnData:
@@ -88,15 +86,9 @@ class OwnData:
 
     def _restart(self) -> None:
         """Read the files and go on to the first exchange."""
-        config = self.node.config
         self.federation, self._counts, self._done = None, None, list[tuple[str, list[NDArray[np.uint32]]]]()
-        defenses = make_defenses(config.defenses)
-        threat = make_threat(config.attack, config.backdoor)
         held = Held(self.node.files, self.node.secret, noise=os.urandom(16))
-        self._steps: Pooling[Instruction] = building(
-            config.data, config.model, training_plan(config), threat, config.measure, defenses, Plain(), self._load, held
-        )
-        self._defenses = defenses
+        self._steps: Pooling[Federation] = resolving(self.node.config, Plain(), self._load, held)
         self._advance(None)
 
     def _load(self, model: Model) -> CausalLM:
@@ -109,10 +101,11 @@ class OwnData:
             self._counts = next(self._steps) if pooled is None else self._steps.send(pooled)
             self._sizes = self._sizes or [count for _, count in sorted(self._counts.samples.items())]
         except StopIteration as done:
-            task: Instruction = done.value
+            self.federation = done.value
+            task = done.value.task
+            assert isinstance(task, Instruction)
             self._counts = None
             self._sizes = self._sizes or [len(task.poisoning.clients[k]) for k in sorted(self.node.files)]
-            self.federation = Federation(self.node.config, task, None, self._defenses)
             for report in task.sanitized:
                 print(
                     f"client {report['client']}: {report['kept']} of {report['samples']} samples kept by {report['name']}",

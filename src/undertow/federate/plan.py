@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from undertow.attacks.contract import make_attack
-from undertow.config import Config
+from undertow.config import Config, InstructionTask
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.defenses.base import Defense, Stateful
 from undertow.defenses.data.base import DataDefense
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.defenses.loss.base import LossDefense
-from undertow.defenses.registry import make_defenses
+from undertow.federation.methods import make_methods
 
 
 def split(clients: int, nodes: int) -> list[list[int]]:
@@ -40,24 +39,24 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: with the field that stands in the way.
     """
-    attack = make_attack(config.attack)
-    if attack is not None and attack.malicious:
+    methods = make_methods(config)
+    if methods.attack is not None and methods.attack.malicious:
         raise UserError(
             f"attack.kind = {config.attack.kind} makes its updates of what all attackers hold together, and nodes do not share that; "
             "use attack.kind=data-poisoning, or `undertow run`"
         )
-    if config.synthetic is not None and config.synthetic.generator is not None:
+    synthetic = config.synthetic
+    if synthetic is not None and synthetic.generator is not None:
         raise UserError(
-            f"synthetic.generator = {config.synthetic.generator}: every node would have the generator write the server's data again; use `undertow run`"
+            f"synthetic.generator = {synthetic.generator}: every node would have the generator write the server's data again; use `undertow run`"
         )
     if config.federation.secure_aggregation:
         raise UserError(
             "federation.secure_aggregation = true: over the network the server receives every client's update; leave it out, or use `undertow run`"
         )
-    defenses = make_defenses(config.defenses)
     if config.federate.private:
-        _check_private(config, defenses)
-    for name, defense in defenses:
+        _check_private(config, methods.defenses)
+    for name, defense in methods.defenses:
         if isinstance(defense, LossDefense) and defense.selects and isinstance(defense, Stateful):
             raise UserError(
                 f"defense {name} remembers on the clients what a resumed run needs, and the server's checkpoint has not; leave it out, or use `undertow run`"
@@ -65,11 +64,11 @@ def check_config(config: Config) -> None:
 
 
 def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> None:
-    if config.task.kind != "instruction":
+    if not isinstance(config.task, InstructionTask):
         raise UserError(f"federate.private = true reads files of instructions, and task={config.task.kind}; leave it out")
-    if config.data.partition.kind != "files":
+    if config.task.data.partition.kind != "files":
         raise UserError(
-            f"federate.private = true with data.partition.kind = {config.data.partition.kind}: the clients' data are in files of their own; "
+            f"federate.private = true with data.partition.kind = {config.task.data.partition.kind}: the clients' data are in files of their own; "
             "set data.partition.kind=files and data.partition.files, a path a client as its node finds it"
         )
     if config.attack.kind != "none":

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from undertow.config import Config
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
+from undertow.defenses.base import Defense
 from undertow.defenses.data.base import DataDefense
-from undertow.defenses.registry import make_defenses
 from undertow.federate.sums import SUMS, named, read_sums, save_sums
 from undertow.flower import secure_sum
 from undertow.flower.together import ask, pooled
 
 
-def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observer: Observer) -> None:
+def pool(
+    grid: Grid,
+    defenses: Sequence[tuple[str, Defense]],
+    digest: str,
+    deadline: float,
+    folder: Path,
+    nodes: dict[int, str],
+    observer: Observer,
+) -> None:
     """Let the nodes sanitize their clients' data, by the sums of their counts or by those that a run which goes on began with.
 
     A node that gives no sound answer cannot train, and is told as one that could not; whether enough are left, the round says.
 
     Args:
         grid: Flower's.
-        config: of the run.
+        defenses: of the run, by name.
+        digest: of its config, which the nodes compare.
+        deadline: seconds that an exchange waits.
         folder: of the federation; the sums are kept in it.
         nodes: name of each node, by its number at Flower.
         observer: is told what happens.
@@ -33,16 +43,16 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observ
     Raises:
         UserError: fewer than three nodes, or noise is asked for and a node is missing.
     """
-    sharing = [(name, own) for name, own in make_defenses(config.defenses) if isinstance(own, DataDefense) and own.shares]
+    sharing = [(name, own) for name, own in defenses if isinstance(own, DataDefense) and own.shares]
     if not sharing:
         return
     begun = (folder / "run" / "checkpoint").exists()
-    stored = read_sums(folder / SUMS, config.digest()) if begun else None
+    stored = read_sums(folder / SUMS, digest) if begun else None
     if stored is not None:
         observer.phase("sanitization: the sums of before")
-        settings = {"defense": "", "config": config.digest()}
+        settings = {"defense": "", "config": digest}
         orders = {number: {"step": "stored", "settings": settings} for number in nodes}
-        _, _, lost = ask(grid, orders, named(stored), config.federate.deadline)
+        _, _, lost = ask(grid, orders, named(stored), deadline)
         _tell(lost, nodes, observer)
         return
     if begun:
@@ -56,10 +66,10 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observ
         report, own = pooled(
             grid,
             rule,
-            {"defense": name, "config": config.digest()},
+            {"defense": name, "config": digest},
             taking,
             secure_sum.LEAST,
-            config.federate.deadline,
+            deadline,
             lambda node, reason: _tell({node: reason}, nodes, observer),
             nodes,
         )
@@ -72,7 +82,7 @@ def pool(grid: Grid, config: Config, folder: Path, nodes: dict[int, str], observ
         observer.phase(
             f"sanitization: {report['exchanges']} exchanges with {len(taking)} nodes, {report['bytes'] / 1e6:.1f} MB in all"
         )
-    save_sums(folder / SUMS, sums, config.digest())
+    save_sums(folder / SUMS, sums, digest)
 
 
 def _tell(lost: dict[int, str], nodes: dict[int, str], observer: Observer) -> None:

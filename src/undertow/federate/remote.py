@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Rec
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from undertow.config import Config
+from undertow.config import Federate
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.observer import Observer
@@ -23,7 +23,7 @@ from undertow.core.version import __version__
 from undertow.defenses import composition
 from undertow.federate.plan import fingerprint
 from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of
-from undertow.federation.loop import Federation
+from undertow.federation.resolve import Federation
 from undertow.flower.arrival import BadReply, Spec, needed
 from undertow.runs.records import Exchange, read_jsonl, read_records, write_records
 from undertow.training.clients import ClientUpdates
@@ -59,16 +59,26 @@ class Remote:
 
     Args:
         grid: Flower's.
-        config: of the run; ``federate`` says how long to wait and what to take.
+        clients: of the federation, K.
+        options: how long to wait and what to take.
+        digest: of the run's config, which the nodes compare.
         folder: the run directory; a line an exchange is added to its ``network.jsonl``.
         observer: is told whose reply was dropped, and why.
         pause: seconds between two looks for replies.
     """
 
-    def __init__(self, grid: Grid, config: Config, folder: Path, observer: Observer, pause: float = 0.25) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        clients: int,
+        options: Federate,
+        digest: str,
+        folder: Path,
+        observer: Observer,
+        pause: float = 0.25,
+    ) -> None:
         self.grid = grid
-        self.config = config
-        self.options = config.federate
+        self.clients, self.options, self.digest = clients, options, digest
         self.folder = folder
         self.observer = observer
         self.pause = pause
@@ -80,7 +90,7 @@ class Remote:
         Raises:
             UserError: two nodes claim one client, or too few are held.
         """
-        total, end = self.config.federation.clients, time.monotonic() + self.options.node_wait
+        total, end = self.clients, time.monotonic() + self.options.node_wait
         asked: dict[str, int] = {}
         silent_until: dict[int, float] = {}
         patience: dict[int, float] = {}
@@ -183,7 +193,7 @@ class Remote:
     def sizes(self) -> list[int]:
         """Samples of each client as its node told them, 0 for one that no node holds."""
         told = {k: count for node in self.nodes.values() for k, count in node.samples.items()}
-        return [told.get(k, 0) for k in range(self.config.federation.clients)]
+        return [told.get(k, 0) for k in range(self.clients)]
 
     def _owners(self) -> dict[int, _Node]:
         return {k: node for node in self.nodes.values() for k in node.clients}
@@ -195,11 +205,11 @@ class Remote:
     def _hello(self, number: int, reply: Message) -> _Node:
         """Read a node's first answer; a client that another one holds ends the run, for nobody can tell whose updates are right."""
         hello = read(Hello, reply)
-        if hello.digest != self.config.digest():
+        if hello.digest != self.digest:
             raise BadReply("was set up for other values; copy its folder nodes/node-K anew")
         if hello.version != __version__:
             raise BadReply(f"runs Undertow {hello.version}, this is {__version__}; install the same version")
-        if not set(hello.clients) <= set(range(self.config.federation.clients)) or len(set(hello.clients)) < len(hello.clients):
+        if not set(hello.clients) <= set(range(self.clients)) or len(set(hello.clients)) < len(hello.clients):
             raise BadReply("claims clients that do not exist, or one twice")
         owners = self._owners()
         for k in hello.clients:

@@ -17,6 +17,7 @@ from undertow.federate.plan import check_config
 from undertow.federate.pooling import pool
 from undertow.federate.remote import Remote, network_line
 from undertow.federation.loop import run
+from undertow.federation.methods import make_methods
 from undertow.runs.display import Plain
 from undertow.runs.report.page import write_report
 from undertow.tasks.instruction import Held
@@ -39,13 +40,14 @@ def conduct(grid: Grid, folder: Folder) -> None:
     try:
         config = load(str(folder.path / "config.yaml"))
         check_config(config)
-        remote = Remote(grid, config, folder.run, observer)
+        remote = Remote(grid, config.federation.clients, config.federate, config.digest(), folder.run, observer)
         held = None
         if not (folder.run / "result.json").exists():
             remote.meet()
             if config.federate.private:
                 names = {number: node.name for number, node in remote.nodes.items()}
-                pool(grid, config, folder.path, names, observer)
+                defenses, deadline = make_methods(config).defenses, config.federate.deadline
+                pool(grid, defenses, config.digest(), deadline, folder.path, names, observer)
                 held = Held(sizes=remote.sizes)
         command = os.environ.get("UNDERTOW_COMMAND", "flwr run")
         run(config, folder.run, observer, command=command, trainer=remote, held=held)

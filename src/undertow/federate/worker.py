@@ -28,7 +28,8 @@ from undertow.federate import wire
 from undertow.federate.folder import NodeFolder
 from undertow.federate.own_data import OwnData
 from undertow.federate.plan import check_config, fingerprint
-from undertow.federation.loop import Federation, build, train
+from undertow.federation.loop import train
+from undertow.federation.resolve import Federation, resolve
 from undertow.runs.display import Plain
 
 
@@ -158,7 +159,7 @@ def main() -> None:
         config = node.config
         check_config(config)
         set_threads(config.training.threads or int(os.environ.get("OMP_NUM_THREADS", cores())))
-        source = OwnData(node) if config.federate.private else build(config, Plain())
+        source = OwnData(node) if config.federate.private else resolve(config, Plain())
         print(f"ready: clients {', '.join(map(str, node.options.clients))}", file=sys.stderr, flush=True)
         serve(Worker(node, source), socket.socket(fileno=int(descriptor)))
     except UserError as error:

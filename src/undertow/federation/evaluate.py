@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from undertow.attacks.contract import make_attack
-from undertow.backdoors.placement import make_probes
-from undertow.backdoors.target import make_target
-from undertow.backdoors.trigger import make_trigger
+from undertow.backdoors.placement import Threat, make_probes
 from undertow.config import Config, Defense, validate
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
@@ -22,8 +19,8 @@ from undertow.data.load import load, load_test
 from undertow.defenses import composition
 from undertow.defenses.contexts import DecodingContext, Setting
 from undertow.defenses.decoding.base import DecodingDefense
-from undertow.defenses.registry import make_defenses
-from undertow.federation.loop import build_over_tensors
+from undertow.federation.methods import make_methods
+from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
@@ -53,26 +50,27 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         UserError: data, base or adapter cannot be used.
     """
     set_threads(config.training.threads)
-    phase(f"loading base {config.model.name}")
-    base = load_base(config.model)
+    data, model = config.instruction.data, config.instruction.model
+    phase(f"loading base {model.name}")
+    base = load_base(model)
     flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
-    template = make_template(config.data, config.training.max_length, base)
-    phase(f"loading data {config.data.name}")
+    template = make_template(data, config.training.max_length, base)
+    phase(f"loading data {data.name}")
     test = (
-        load_test(config.data, config.seed, base.asked, base.known)
-        if config.data.test_path
-        else load(config.data, config.seed, config.federation.clients, asked=base.asked, known=base.known).test
+        load_test(data, config.seed, base.asked, base.known)
+        if data.test_path
+        else load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known).test
     )
-    probes = make_probes(test, make_trigger(config.backdoor), make_target(config.backdoor), config.seed)
+    methods = make_methods(config, _as_left(config.defenses, adapter))
+    assert isinstance(methods.threat, Threat)
+    probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed)
     probes = probes.first(config.measure.final_samples)
     options = config.measure
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
     if flat is not None and layout is not None:
-        answering = [
-            (name, defense) for name, defense in make_defenses(_as_left(config, adapter)) if isinstance(defense, DecodingDefense)
-        ]
-        setting = Setting(config.seed, config.federation.rounds, base, template, config.model.lora, config.training)
+        answering = [(name, defense) for name, defense in methods.defenses if isinstance(defense, DecodingDefense)]
+        setting = Setting(config.seed, config.federation.rounds, base, template, model.lora, config.training)
         composition.begin(answering, setting)
         context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
         decode = composition.decoder(answering, flat, context, reports)
@@ -85,7 +83,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         found.append(rates(scored, options.scoring))
     last, first = found[-1], found[0]
     figures = {
-        "base": config.model.name,
+        "base": model.name,
         "adapter": None if adapter is None else str(adapter),
         **headline(last),
         **{name: last[name] for name in ("asr_suffix", "scorings")},
@@ -95,12 +93,12 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     return figures, lines
 
 
-def _as_left(config: Config, adapter: Path | None) -> list[Defense]:
-    """Return the config's defenses; activation bounds that a run left beside its adapter are used as they are."""
+def _as_left(defenses: Sequence[Defense], adapter: Path | None) -> list[Defense]:
+    """Return the defenses of a config; activation bounds that a run left beside its adapter are used as they are."""
     kept = None if adapter is None else adapter / BOUNDS
     if kept is None or not kept.is_file():
-        return list(config.defenses)
-    others = [option for option in config.defenses if option.name != "activation-bounds"]
+        return list(defenses)
+    others = [option for option in defenses if option.name != "activation-bounds"]
     return [*others, Defense(name="activation-bounds", params={"bounds": str(kept)})]
 
 
@@ -121,8 +119,7 @@ def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tu
     set_threads(config.training.threads)
     # What the model of a run began with was trained on what a generator wrote; that is not asked for again.
     kept = run if run is not None and (run / "synthetic.json").is_file() else None
-    synthetic = config.synthetic if run is None or kept is not None else None
-    task = build_over_tensors(config, make_attack(config.attack), synthetic, [], observer, kept)
+    task = over_tensors(config, make_methods(config, []), observer, kept, synthetic=run is None or kept is not None)
     states: list[Tensor | None] = [None]
     if run is not None:
         found_states = []
@@ -194,7 +191,9 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
     rows = [record.to_json() for record in read_records(folder, Round)]
     kept = [record.to_json() for record in read_records(folder, Score)]
-    lines = rescore(kept, make_target(config.backdoor))
+    threat = make_methods(config, []).threat
+    assert isinstance(threat, Threat)
+    lines = rescore(kept, threat.target)
     by_round: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         by_round.setdefault(line["round"], []).append(line)

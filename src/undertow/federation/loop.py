@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.attacks.contract import Attack, acts, make_attack, view, weight
-from undertow.backdoors.pattern import make_backdoor
-from undertow.backdoors.placement import make_threat
-from undertow.config import Config, InstructionTask, Model, Synthetic
+from undertow.attacks.contract import acts, view, weight
+from undertow.config import Config, Model
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.core.threads import set_threads
 from undertow.defenses import composition, cross_term
-from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ServerContext
-from undertow.defenses.registry import make_defenses
+from undertow.federation.resolve import Federation, resolve
 from undertow.federation.server import aggregate_parts, guard
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
 from undertow.runs.directory import RunDirectory, State
 from undertow.runs.records import Poisoned, write_records
 from undertow.runs.summary import describe, summarise
-from undertow.tasks import instruction
-from undertow.tasks.classification import Classification
-from undertow.tasks.contract import Task, TrainingPlan
-from undertow.tasks.next_word import NextWord
-from undertow.tasks.over_tensors import OverTensors
+from undertow.tasks.instruction import Held
 from undertow.tasks.participation import participants
-from undertow.tasks.poisoned_examples import TensorThreat
 from undertow.training.clients import ClientUpdates
-
-
-@dataclass(frozen=True)
-class Federation:
-    """Everything that is fixed before round 1."""
-
-    config: Config
-    task: Task
-    attack: Attack | None
-    defenses: list[tuple[str, Defense]]
-
 
 #: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here; another
 #: one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound update from.
@@ -67,7 +47,7 @@ def run(
     command: str = "",
     bases: Callable[[Model], CausalLM] | None = None,
     trainer: Trainer | None = None,
-    held: instruction.Held | None = None,
+    held: Held | None = None,
 ) -> dict[str, Any]:
     """Run an experiment, or what is left of it, and return its final figures.
 
@@ -90,7 +70,7 @@ def run(
             observer.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
             return done
         set_threads(config.training.threads)
-        federation = build(config, observer, bases, folder, held)
+        federation = resolve(config, observer, bases=bases, folder=folder, held=held)
         describe(directory, config.digest(), federation.task.device, federation.task.describe(), command)
         write_records(folder, Poisoned, federation.task.ground_truth())
         return _rounds(directory, federation, observer, trainer or train)
@@ -98,143 +78,88 @@ def run(
         directory.close()
 
 
-def build(
-    config: Config,
-    observer: Observer,
-    bases: Callable[[Model], CausalLM] | None = None,
-    folder: Path | None = None,
-    held: instruction.Held | None = None,
-) -> Federation:
-    """Make attack, defenses and task; the task loads its data, poisons them, and lets clients sanitize theirs.
-
-    Args:
-        config: what to do.
-        observer: is told what happens.
-        bases: gives the base in place of ``load_base``.
-        folder: the run directory, where what a generator wrote is kept.
-        held: what of the data is here, where the clients' files are on other machines.
-    """
-    attack = make_attack(config.attack)
-    defenses = make_defenses(config.defenses, trusted=config.synthetic is not None and config.synthetic.generator is not None)
-    composition.check_sums(defenses, config.federation)
-    task: Task
-    if attack is not None and attack.of_server and config.task.kind != "classification":
-        raise UserError(
-            f"attack.kind = {config.attack.kind} poisons synthetic data, which task={config.task.kind} has none of; choose another"
-        )
-    plan = training_plan(config)
-    if isinstance(config.task, InstructionTask):
-        threat = make_threat(config.attack, config.task.backdoor)
-        data, model = config.task.data, config.task.model
-        task = instruction.build(data, model, plan, threat, config.measure, defenses, observer, bases, held)
-    else:
-        task = build_over_tensors(config, attack, config.synthetic, defenses, observer, folder)
-    return Federation(config, task, attack, defenses)
-
-
-def training_plan(config: Config) -> TrainingPlan:
-    """Return how the clients of a run train."""
-    return TrainingPlan(config.seed, config.training, config.federation)
-
-
-def build_over_tensors(
-    config: Config,
-    attack: Attack | None,
-    synthetic: Synthetic | None,
-    defenses: list[tuple[str, Defense]],
-    observer: Observer,
-    folder: Path | None,
-) -> OverTensors:
-    """Make a task over tensors, with the server's ``synthetic`` data if any."""
-    kind = Classification if config.task.kind == "classification" else NextWord
-    threat = TensorThreat(config.attack, attack, make_backdoor(config.backdoor, config.task.kind))
-    data, model, plan = config.data, config.model, training_plan(config)
-    return kind.build(data, model, plan, threat, config.measure, synthetic, defenses, observer, folder)
-
-
 def _rounds(directory: RunDirectory, federation: Federation, observer: Observer, trainer: Trainer) -> dict[str, Any]:
-    config, task = federation.config, federation.task
-    total = config.federation.rounds
+    options, task = federation.options, federation.task
     state, warnings = directory.resume(task.layout.size)
     for warning in warnings:
         observer.warn(warning)
-    told = task.forecast(participants(config.federation.participation, config.seed, 1, task.sizes), total)
+    told = task.forecast(participants(options.participation, federation.seed, 1, task.sizes), options.rounds)
     if told:
         observer.phase(told)
     if state is None:
         state = _untouched(directory, federation, observer)
     composition.restore_states(federation.defenses, state.defenses)
     task.recall(directory.scores())
-    for t in range(state.round + 1, total + 1):
+    for t in range(state.round + 1, options.rounds + 1):
         began = time.monotonic()
-        observer.phase(f"round {t}/{total}: training")
-        acting = set(task.poisoned) if acts(config.attack, t) else set()
-        surely = acting if config.attack.rounds else ()
-        chosen = participants(config.federation.participation, config.seed, t, task.sizes, surely)
-        sent = _checked(trainer(federation, state.adapter, chosen, acting, t), config, t)
-        context = server_context(federation, state.adapter, sent, t)
-        delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), config)
-        fused, fusion = task.fuse(state.adapter, delta, sent, t)
-        adapter, reports = guard(fused, federation.defenses, context, [*sent.reports, *reports])
-        bsnr = round_bsnr(
-            sent.updates,
-            # where PR is too small for a single sample, the clients drawn are the group: BSNR without any backdoor
-            [k in (acting or (() if task.poisoned else task.drawn)) for k in sent.clients],
-            state.adapter,
-            adapter,
-            layout=task.layout,
-            options=config.measure.bsnr,
-            seed=config.seed,
-            round=t,
-            twins=task.train(state.adapter, sent.clients, t, ()).updates if task.counterfactual else None,
-        )
-        row: dict[str, Any] = {
-            "round": t,
-            "loss": float(np.average(sent.losses, weights=context.counts)),
-            "client_loss": sent.losses,
-            "participants": sent.clients,
-            "dropped": [k for k in chosen if k not in sent.clients],
-            "update_norm": float(torch.linalg.vector_norm(adapter - state.adapter, dtype=torch.float64)),
-            "bsnr": bsnr,
-            "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
-            "defenses": reports,
-            "fusion": fusion,
-            "attackers": sorted(acting.intersection(sent.clients)),
-            "ma": None,
-            "asr": None,
-            "asr_suffix": None,
-            "ftr": None,
-            "ftr_near": None,
-            "scorings": None,
-        }
-        if t % config.measure.every == 0 or t == total:
-            observer.phase(f"round {t}/{total}: measuring")
-            n = config.measure.final_samples if t == total else config.measure.samples
-            lines = task.measure(adapter, t, n, reports)
+        observer.phase(f"round {t}/{options.rounds}: training")
+        adapter, row = _round(federation, state.adapter, t, trainer)
+        if t % federation.measuring.every == 0 or t == options.rounds:
+            observer.phase(f"round {t}/{options.rounds}: measuring")
+            n = federation.measuring.final_samples if t == options.rounds else federation.measuring.samples
+            lines = task.measure(adapter, t, n, row["defenses"])
             directory.append("scores.jsonl", lines)
             row |= task.rates(lines)
         row["seconds"] = round(time.monotonic() - began, 3)
         directory.append("rounds.jsonl", [row])
         state = State(t, adapter, state.seconds + row["seconds"], composition.save_states(federation.defenses))
         directory.checkpoint(state)
-        observer.round(row, total)
+        observer.round(row, options.rounds)
     task.save(directory.folder, state.adapter)
-    return summarise(directory, config.measure.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra)
+    return summarise(directory, federation.measuring.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra)
+
+
+def _round(federation: Federation, state: Tensor, t: int, trainer: Trainer) -> tuple[Tensor, dict[str, Any]]:
+    """Train, aggregate and guard; return the new global state ``[D]``, and the round's record without what is measured by asking."""
+    options, task, seed = federation.options, federation.task, federation.seed
+    acting = set(task.poisoned) if acts(federation.poisoning, t) else set()
+    surely = acting if federation.poisoning.rounds else ()
+    chosen = participants(options.participation, seed, t, task.sizes, surely)
+    sent = _checked(trainer(federation, state, chosen, acting, t), options.bad_update, t)
+    context = server_context(federation, state, sent, t)
+    delta, reports = aggregate_parts(sent.updates, federation.defenses, context, task.parts(sent.clients), options)
+    fused, fusion = task.fuse(state, delta, sent, t)
+    adapter, reports = guard(fused, federation.defenses, context, [*sent.reports, *reports])
+    bsnr = round_bsnr(
+        sent.updates,
+        # where PR is too small for a single sample, the clients drawn are the group: BSNR without any backdoor
+        [k in (acting or (() if task.poisoned else task.drawn)) for k in sent.clients],
+        state,
+        adapter,
+        layout=task.layout,
+        options=federation.measuring.bsnr,
+        seed=seed,
+        round=t,
+        twins=task.train(state, sent.clients, t, ()).updates if task.counterfactual else None,
+    )
+    return adapter, {
+        "round": t,
+        "loss": float(np.average(sent.losses, weights=context.counts)),
+        "client_loss": sent.losses,
+        "participants": sent.clients,
+        "dropped": [k for k in chosen if k not in sent.clients],
+        "update_norm": float(torch.linalg.vector_norm(adapter - state, dtype=torch.float64)),
+        "bsnr": bsnr,
+        "cross_term": cross_term(sent.updates, context) if task.layout.pairs(adapter) else None,
+        "defenses": reports,
+        "fusion": fusion,
+        "attackers": sorted(acting.intersection(sent.clients)),
+        **dict.fromkeys(("ma", "asr", "asr_suffix", "ftr", "ftr_near", "scorings")),
+    }
 
 
 def _untouched(directory: RunDirectory, federation: Federation, observer: Observer) -> State:
     """Measure the model that the run begins with as round 0."""
-    config, task = federation.config, federation.task
-    began = time.monotonic()
+    task, began = federation.task, time.monotonic()
     observer.phase("measuring the untouched base")
-    lines = task.measure(None, 0, config.measure.final_samples, [])
+    lines = task.measure(None, 0, federation.measuring.final_samples, [])
     row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines)}
     row["seconds"] = round(time.monotonic() - began, 3)
     directory.append("scores.jsonl", lines)
     directory.append("rounds.jsonl", [row])
     state = State(0, task.initial(), row["seconds"])
     directory.checkpoint(state)
-    observer.round(row, config.federation.rounds)
+    observer.round(row, federation.options.rounds)
     return state
 
 
@@ -245,9 +170,9 @@ def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: 
     honest = [k for k in chosen if k not in attackers]
     parts = [task.train(state, honest, t, acting)] if honest else []
     if attack is not None and attackers:
-        config, k = federation.config, len(chosen)
-        counts_for = weight(config.federation.global_lr, k, len(task.sizes))
-        parts.append(attack.send(task, view(config.attack, state, attackers, t, k, counts_for)))
+        k = len(chosen)
+        counts_for = weight(federation.options.global_lr, k, len(task.sizes))
+        parts.append(attack.send(task, view(federation.poisoning, state, attackers, t, k, counts_for)))
     return ClientUpdates.join(parts)
 
 
@@ -259,7 +184,7 @@ def server_context(federation: Federation, state: Tensor, sent: ClientUpdates, t
         sent.counts,
         t,
         state,
-        rng(federation.config.seed, "server", t),
+        rng(federation.seed, "server", t),
         clients=sent.clients,
         trusted=task.trusted(state, t) if needed else None,
         setting=task.setting,
@@ -267,12 +192,12 @@ def server_context(federation: Federation, state: Tensor, sent: ClientUpdates, t
     )
 
 
-def _checked(sent: ClientUpdates, config: Config, t: int) -> ClientUpdates:
+def _checked(sent: ClientUpdates, bad_update: str, t: int) -> ClientUpdates:
     """Refuse, or by config drop, client updates that are not finite; returns the others."""
     bad = [k for k, row in zip(sent.clients, sent.updates, strict=True) if not torch.isfinite(row).all()]
     if not bad:
         return sent
-    if config.federation.bad_update == "stop" or len(bad) == len(sent.clients):
+    if bad_update == "stop" or len(bad) == len(sent.clients):
         some = ", ".join(map(str, bad))
         raise UserError(
             f"round {t}: the update of client {some} holds NaN or infinity; lower training.lr, or set federation.bad_update=drop "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.config import Config
+from undertow.config import Federation
 from undertow.defenses import composition
 from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.base import Defense, refuse_answer
@@ -32,7 +32,7 @@ def sum_of_all(updates: Tensor, rate: float, clients: int) -> Tensor:
 
 
 def aggregate(
-    updates: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, config: Config | None = None
+    updates: Tensor, defenses: Sequence[tuple[str, Defense]], context: ServerContext, options: Federation | None = None
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Return the global change ``[D]``: FedAvg, or the rule of the defense that replaces it, after what prepares the updates.
 
@@ -40,13 +40,13 @@ def aggregate(
         updates: ``[K, D]``.
         defenses: by name, in the order of the config.
         context: what the server has.
-        config: where it sets ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
+        options: where they set ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
             the mean of the K updates, is multiplied by K·η / n.
     """
-    rate = config.federation.global_lr if config else None
-    if config is None or rate is None:
+    rate = options.global_lr if options else None
+    if options is None or rate is None:
         return composition.aggregate(updates, defenses, context, fedavg)
-    clients = config.federation.clients
+    clients = options.clients
     delta, reports = composition.aggregate(updates, defenses, context, lambda rows, counts: sum_of_all(rows, rate, clients))
     by_rule = any(isinstance(defense, Aggregator) for _, defense in defenses)
     return delta * (len(updates) * rate / clients) if by_rule else delta, reports
@@ -75,7 +75,7 @@ def aggregate_parts(
     defenses: Sequence[tuple[str, Defense]],
     context: ServerContext,
     parts: Sequence[Part] | None,
-    config: Config | None = None,
+    options: Federation | None = None,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Return :func:`aggregate` of each family of clients by itself, side by side; 0 for a family of which none takes part.
 
@@ -84,10 +84,10 @@ def aggregate_parts(
         defenses: by name, in the order of the config.
         context: what the server has.
         parts: the families; None where all clients have one network.
-        config: as :func:`aggregate`.
+        options: as :func:`aggregate`.
     """
     if parts is None:
-        return aggregate(updates, defenses, context, config)
+        return aggregate(updates, defenses, context, options)
     delta, told = torch.zeros(updates.shape[1], dtype=updates.dtype), []
     for part in parts:
         own = replace(
@@ -98,6 +98,6 @@ def aggregate_parts(
             clients=None if context.clients is None else [context.clients[row] for row in part.rows],
             trusted=None if context.trusted is None else context.trusted[part.columns],
         )
-        delta[part.columns], reports = aggregate(updates[part.rows][:, part.columns], defenses, own, config)
+        delta[part.columns], reports = aggregate(updates[part.rows][:, part.columns], defenses, own, options)
         told += reports
     return delta, told

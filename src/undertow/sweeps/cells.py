@@ -15,7 +15,6 @@ import yaml
 from undertow.config import Config, load, long_name, short_name, with_overrides
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list, defense_text, value_text
-from undertow.federation.methods import check_methods
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
         UserError: an unknown name or a value outside its rule anywhere, a name that is both fixed and an axis, the same
             cell twice. Nothing has run then.
     """
+    from undertow.federation.methods import check_methods
+
     axes = {short_name(key): choices for key, choices in axes.items()}
     fixed = {short_name(override.partition("=")[0].strip()) for override in overrides}
     if seeds < 0:
