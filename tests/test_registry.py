@@ -7,7 +7,7 @@ import pytest
 from undertow.backdoors.trigger import TRIGGERS
 from undertow.cli.listing import listing
 from undertow.core.errors import UserError
-from undertow.core.registry import Registry
+from undertow.core.registry import Registry, built
 from undertow.defenses.registry import DEFENSES
 from undertow.metrics.scoring import SCORINGS
 
@@ -51,6 +51,24 @@ def test_one_name_for_two_modules_is_refused() -> None:
     with pytest.raises(ValueError, match="thing 'x' is already registered, by the module test_registry: use it by this name"):
         registry.register("x", source="there")(second)
     assert registry.get("x") is first
+
+
+@pytest.mark.parametrize(
+    ("name", "fitting"), [("my_rule", "my-rule"), ("Krum", "krum"), ("a--b", "a-b"), ("-x", "x"), ("", "my-method")]
+)
+def test_names_are_kebab_case(name: str, fitting: str) -> None:
+    with pytest.raises(UserError, match=f"register it as '{fitting}'$"):
+        Registry("defense", "undertow.metrics.scorings").register(name, source="here")
+
+
+def test_a_refusal_is_told_once() -> None:
+    def refuses(size: int) -> None:
+        raise UserError(f"size = {size}; give a smaller one") if size > 9 else ValueError("too\nsmall")
+
+    with pytest.raises(UserError, match=r"^size = 10; give a smaller one$"):
+        built("x:size=10", refuses, size=10)
+    with pytest.raises(UserError, match=r"^x:size=1: too small; correct it$"):
+        built("x:size=1", refuses, size=1)
 
 
 def test_a_users_file_may_hold_dataclasses(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The one currency: an update is a row of a float32 matrix ``U [K, D]``; a layout names its columns.
 
 Row k is client k's flattened update in a fixed key order: for each adapted module in model order, LoRA A
-``[r, in]`` then LoRA B ``[out, r]``. Attacks, aggregation rules, BSNR and engines all speak ``U`` and
+``[r, in]`` then LoRA B ``[out, r]``. Attacks, aggregators, BSNR and engines all speak ``U`` and
 :class:`Layout`; none of them knows about transformers.
 """
 

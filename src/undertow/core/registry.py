@@ -22,6 +22,9 @@ import yaml
 
 from undertow.core.errors import UserError, nearest, warn_renamed
 
+#: How a method is called: kebab-case.
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
 
 def short_form(text: str, kind: str = "defense") -> dict[str, Any]:
     """Read a method in short, ``name`` or ``name:parameter=value:...``; values are YAML. ``kind`` is for messages.
@@ -78,7 +81,17 @@ class Registry:
         self._loaded = False
 
     def register(self, name: str, *, source: str, aliases: Sequence[str] = ()) -> Callable[[Any], Any]:
-        """Decorator: file the class or function under ``name``; ``source`` is its paper and section, ``aliases`` are its former names."""
+        """Decorator: file the class or function under ``name``; ``source`` is its paper and section, ``aliases`` are its former names.
+
+        Raises:
+            UserError: ``name`` is not kebab-case.
+        """
+        if not _NAME.fullmatch(name):
+            fitting = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "my-method"
+            raise UserError(
+                f"{self.kind} '{name}': a name has lower-case letters, digits and single hyphens between them; "
+                f"register it as '{fitting}'"
+            )
 
         def add(make: Any) -> Any:
             if name in self._entries and self._entries[name].make.__module__ != make.__module__:

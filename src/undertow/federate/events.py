@@ -10,7 +10,7 @@ from undertow.core.observer import Observer
 
 
 class Telling:
-    """A observer that writes to a file what it is told, and passes it on.
+    """An observer that writes to a file what it is told, and passes it on.
 
     Args:
         path: lines are added to it.

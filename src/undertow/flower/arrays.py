@@ -23,14 +23,14 @@ _HALF = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(?P<adapter>\.[^.]+)??(?
 class GlobalModel:
     """The arrays that the clients of a round were sent.
 
-    Floating-point arrays are the columns; a rule decides on them. Whole numbers and truth values, such as ``num_batches_tracked``,
+    Floating-point arrays are the columns; an aggregator decides on them. Whole numbers and truth values, such as ``num_batches_tracked``,
     are not part of the vector: see :meth:`after`. Empty arrays stay as they are.
 
     Attributes:
         columns: names of the floating-point arrays that are not empty, in the order of the record.
         specs: name to shape and dtype of all arrays, in the order of the record.
         layout: of the columns; both halves of a LoRA pair under PEFT's names are called ``MODULE.lora_A`` and ``MODULE.lora_B`` in
-            it, so that rules find them; other arrays keep their names.
+            it, so that aggregators find them; other arrays keep their names.
         flat: the floating-point arrays, ``[D]`` float32.
 
     Args:
@@ -80,7 +80,7 @@ class GlobalModel:
         Args:
             delta: the change ``[D]`` of the floating-point arrays.
             replies: the clients' arrays, at least one. Arrays of whole numbers and truth values become the (lower) median of the
-                clients', value by value, which fewer than half of them cannot move far, whatever the rule. Flower's FedAvg averages
+                clients', value by value, which fewer than half of them cannot move far, whatever the aggregator. Flower's FedAvg averages
                 them, and hands back floats.
 
         Returns:

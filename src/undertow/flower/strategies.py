@@ -1,4 +1,4 @@
-"""Any Undertow rule as a Flower strategy: FedAvg's choice of clients, checks on arrival, the rule, and a memory that can be saved."""
+"""Any aggregator of Undertow as a Flower strategy: FedAvg's choice of clients, checks on arrival, and a memory that can be saved."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Trusted = Callable[[int, ArrayRecord], ArrayRecord]
 
 
 class UndertowStrategy(FedAvg):  # type: ignore[misc]
-    """Flower's FedAvg with another aggregation: Undertow's rules on the updates, float32, one row a reply.
+    """Flower's FedAvg with another aggregation: Undertow's aggregators on the updates, float32, one row a reply.
 
     Clients are chosen from the sorted node ids by the seed, so that neither the order in which nodes connect nor that in which they
     reply changes a round. A reply that is not sound is dropped and named; if too few are left the round is skipped: the global model stays.
@@ -51,16 +51,16 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
         nodes: whose replies were used in the last round, ascending.
 
     Args:
-        defenses: one or several in order: names as in a config (``"krum:f=1"``), rules such as ``Krum(f=1)``, or any
+        defenses: one or several in order: names as in a config (``"krum:f=1"``), aggregators such as ``Krum(f=1)``, or any
             :class:`~undertow.defenses.base.Defense` on the updates or the server's new state. None = the mean by samples.
         seed: of the choice of clients and of the defenses' random numbers.
-        lora_scale: s = alpha / r of the adapter, for rules in the space of ΔW.
-        min_replies: fewer sound replies than this, or than the rule needs, and the round is skipped.
+        lora_scale: s = alpha / r of the adapter, for aggregators in the space of ΔW.
+        min_replies: fewer sound replies than this, or than the aggregator needs, and the round is skipped.
         max_norm: a reply whose update is longer is dropped; None = no limit.
         max_bytes: a reply with more bytes of arrays is dropped; None = what the global model needs at 8 bytes a value.
         max_examples: a reply that claims more samples is dropped; None = no limit.
         trusted: what the server trains itself on data that it trusts, for ``fltrust``: a function of the round and the global model.
-        options: FedAvg's own. ``min_train_nodes`` is at least what the rule needs, and by default that or 2; ``min_available_nodes`` is by
+        options: FedAvg's own. ``min_train_nodes`` is at least what the aggregator needs, and by default that or 2; ``min_available_nodes`` is by
             default the same.
 
     Raises:
@@ -271,7 +271,7 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
             return None, f"{len(sound)} sound replies, at least {self.min_replies} are needed"
         context = ServerContext(
             layout=model.layout,
-            counts=[reply.examples for reply in sound],  # type: ignore[misc]  # rules take any positive numbers
+            counts=[reply.examples for reply in sound],  # type: ignore[misc]  # aggregators take any positive numbers
             round=self._round,
             adapter=model.flat,
             draw=rng(self.seed, "server", self._round),
