@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from undertow.attacks.contract import make_attack
 from undertow.backdoors.trigger import TRIGGERS
 from undertow.cli.listing import listing
+from undertow.config import Attack as Options
+from undertow.config import Defense
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry, built
-from undertow.defenses.registry import DEFENSES
+from undertow.defenses.registry import DEFENSES, make_defenses
 from undertow.metrics.scoring import SCORINGS
+from undertow.models.net import make_net
 
 
 def test_files_of_the_folder_are_found_and_sorted() -> None:
@@ -104,3 +108,20 @@ def test_what_a_users_file_may_lack(tmp_path: Path, content: str | None, name: s
         file.write_text(content)
     with pytest.raises(UserError, match=message):
         DEFENSES.get(f"{file}:{name}")
+
+
+def test_what_a_users_method_refuses_is_told_as_it_says_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from undertow.attacks.contract import Attack\nfrom undertow.core.errors import UserError\n\n\n"
+        "def refuse(*given: object) -> None:\n    raise UserError('nothing fits; give less')\n\n\n"
+        "class Refuses(Attack):\n    def __init__(self) -> None:\n        refuse()\n",
+        encoding="utf-8",
+    )
+    place = f"{tmp_path / 'mine.py'}"
+    for make in (
+        lambda: make_attack(Options(kind=f"{place}:Refuses")),  # type: ignore[call-arg]
+        lambda: make_defenses([Defense(name=f"{place}:refuse")]),
+        lambda: make_net(f"{place}:refuse", (1, 8, 8), 10, 0),
+    ):
+        with pytest.raises(UserError, match=r"^nothing fits; give less$"):
+            make()

@@ -100,6 +100,8 @@ def make_attack(options: Options) -> Attack | None:
     refuse_unknown(ATTACKS.kind, short["name"], short["params"], parameters(make))
     try:
         made = make(**short["params"])
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"attack.kind = {options.kind}: {error}") from error
     if not isinstance(made, Attack):

@@ -40,6 +40,8 @@ def build(registry: Registry, text: str, options: _O, base: type, of_user: Calla
         return of_user(options, make)
     try:
         made: _T = make(options, **params)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{registry.kind} '{text}': {error}") from error
     assert isinstance(made, base)

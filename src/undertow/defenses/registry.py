@@ -86,6 +86,8 @@ def _make(option: Options, trusted: bool) -> list[tuple[str, Defense]]:
         if "space" in option.params and isinstance(make, type) and "space" not in inspect.signature(make).parameters:
             raise ValueError("it needs the coordinates, so that it runs in the adapter space only; leave space out")
         defense = make(**option.params)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"defense '{name}' with {option.params}: {error}; see `undertow list defenses`") from error
     if isinstance(defense, list) and all(isinstance(part, Options) for part in defense):

@@ -196,6 +196,8 @@ def make_net(name: str, inputs: tuple[int, ...], outputs: int, seed: int, ids: i
             if not isinstance(module, nn.Module):
                 raise ValueError(f"the function returned a {type(module).__name__}, not a torch module")
             return Net(module)
+        except UserError:
+            raise
         except (ValueError, TypeError) as error:
             raise UserError(f"network '{name}': {' '.join(str(error).split())}; correct it or choose another") from error
 
