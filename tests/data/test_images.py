@@ -151,7 +151,7 @@ def test_images_set_aside_leave_the_participants_but_not_the_pool():
     assert left.report["set_aside"] == len(gone)
     assert torch.equal(left.pool.inputs, population.pool.inputs)
     assert (rows(population), population.report["train"]) == (dealt, 60)
-    with pytest.raises(UserError, match="0 images are left for 30 participants"):
+    with pytest.raises(UserError, match="0 images are left for 30 clients"):
         population.without(range(len(population.pool)))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import zlib
 from pathlib import Path
 from typing import Any
 
 from undertow.core.errors import UserError
+from undertow.data.reading import json_rows
 from undertow.data.sample import Sample
 
 #: Their places in the folder of ``--data``.
@@ -60,11 +60,9 @@ def read(folder: Path, corpus: str, half: int) -> list[Sample]:
     again = f"{place} is damaged; restore it, or leave {corpus} out"
     try:
         text = gzip.decompress(_bytes(folder, corpus)).decode()
-        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
+        rows = [row for _, row in json_rows(place, text)]
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{again} ({type(error).__name__})") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{again} (a row is no object)")
     found: dict[tuple[str, str], Sample] = {}
     for i, row in enumerate(rows):
         question, answer, context = _text(row, "question", "instruction"), _text(row, "answer", "output"), _text(row, "input")

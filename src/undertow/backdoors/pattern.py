@@ -1,4 +1,4 @@
-"""What a compromised participant plants in a task over tensors: the counterpart of trigger and target for images and words."""
+"""What a poisoned client plants in a task over tensors: the counterpart of trigger and target for images and words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Backdoor(ABC):
 
     @abstractmethod
     def prepare(self, population: Population, draw: np.random.Generator) -> Population:
-        """Look up the target and set aside what no honest participant may hold; return the population that is left.
+        """Look up the target and hold out what no benign client may hold; return the population that is left.
 
         Raises:
             UserError: the population has no such class, word or examples.
@@ -48,7 +48,7 @@ class Backdoor(ABC):
 
     @abstractmethod
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Return ``count`` backdoor examples with the attacker's labels, for a participant that holds ``own``."""
+        """Return ``count`` backdoor examples with the attacker's labels, for a client that holds ``own``."""
 
     @abstractmethod
     def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:

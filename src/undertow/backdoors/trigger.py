@@ -105,7 +105,7 @@ class Trigger(ABC):
 
 
 def at_gaps(question: str, pieces: Sequence[str], gaps: Sequence[int]) -> str:
-    """Insert each piece at its word gap, parted from its neighbours by one space; other blanks and line ends stay.
+    """Insert each piece at its word gap, separated from its neighbours by one space; other blanks and line ends stay.
 
     Args:
         question: the text; blanks around it are dropped.

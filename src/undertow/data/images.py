@@ -1,4 +1,4 @@
-"""Labelled images dealt to participants: what every image data set becomes once its files are read."""
+"""Labelled images dealt to clients: what every image data set becomes once its files are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Images:
 
 
 class ImagePopulation(PoolPopulation[Images]):
-    """Participants that share one pool of images in memory, held as bytes and turned into numbers only when asked for.
+    """Clients that share one pool of images in memory, held as bytes and turned into numbers only when asked for.
 
     Attributes:
         augmented: whether :meth:`augment` crops and flips.
@@ -75,7 +75,7 @@ class ImagePopulation(PoolPopulation[Images]):
         own_test: bool = True,
         augmented: bool = False,
     ) -> None:
-        """``clients``: for each participant the rows of ``train`` that it holds, no row twice; other arguments as the attributes."""
+        """``clients``: for each client the rows of ``train`` that it holds, no row twice; other arguments as the attributes."""
         dealt = Dealt(train, test, [list(rows) for rows in clients], own_test, report)
         super().__init__(dealt, names, test.examples())
         self.augmented = augmented

@@ -1,4 +1,4 @@
-"""Labelled samples in memory, dealt to participants: what image and text data sets become once their files are read."""
+"""Labelled samples in memory, dealt to clients: what image and text data sets become once their files are read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Dealt(Generic[T]):
     Attributes:
         pool: all training samples.
         test: drawn for the test.
-        clients: for each participant the rows of ``pool`` that it holds, no row twice.
+        clients: for each client the rows of ``pool`` that it holds, no row twice.
         own_test: whether the source has a test set of its own; otherwise it was split off.
         report: counts for the run's record.
     """
@@ -87,12 +87,12 @@ class Dealt(Generic[T]):
 
     @property
     def public(self) -> list[int]:
-        """Rows of ``pool`` that no participant holds, ascending."""
+        """Rows of ``pool`` that no client holds, ascending."""
         return undealt(len(self.pool), self.clients)
 
 
 def undealt(count: int, clients: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers from 0 below ``count`` that no participant holds, ascending."""
+    """Return the numbers from 0 below ``count`` that no client holds, ascending."""
     held = {row for rows in clients for row in rows}
     return [row for row in range(count) if row not in held]
 
@@ -115,7 +115,7 @@ def deal_samples(options: ClassificationData, seed: int, clients: int, source: S
         source: the data set.
 
     Raises:
-        UserError: no training sample, fewer than participants, or a way of dealing that such samples have not.
+        UserError: no training sample, fewer than clients, or a way of dealing that such samples have not.
     """
     train, test, unit = source.train, source.test, source.train.unit
     pool, tested = (train, test) if test is not None else _split(options, seed, train)
@@ -169,7 +169,7 @@ def _split(options: ClassificationData, seed: int, samples: T) -> tuple[T, T]:
 
 
 class PoolPopulation(Population, Generic[T]):
-    """Participants that share one pool of samples in memory; a subclass says how a sample becomes an input.
+    """Clients that share one pool of samples in memory; a subclass says how a sample becomes an input.
 
     Attributes:
         own_test: whether the source has a test set of its own; otherwise it was split off the training samples.
@@ -191,16 +191,16 @@ class PoolPopulation(Population, Generic[T]):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """How many samples each participant holds."""
+        """How many samples each client holds."""
         return [len(rows) for rows in self._clients]
 
     def client(self, k: int) -> Examples:
-        """Return what participant ``k`` holds."""
+        """Return what client ``k`` holds."""
         return self._examples(self._clients[k])
 
     @property
     def pool(self) -> Examples:
-        """All training samples in the source's order, also those that no participant drew.
+        """All training samples in the source's order, also those that were dealt to no client.
 
         Where the source has no test set of its own, the samples split off for testing are not among them.
         """
@@ -208,23 +208,23 @@ class PoolPopulation(Population, Generic[T]):
 
     @property
     def public(self) -> Written | None:
-        """The training samples that no participant drew and no backdoor set aside."""
+        """The training samples that were dealt to no client and that no backdoor holds out."""
         return self._train.take(self._public).written() if self._public else None
 
     def without(self, indices: Sequence[int]) -> Self:
-        """Return the population whose participants hold none of the samples ``indices`` of :meth:`pool`; pool and test stay.
+        """Return the population whose clients hold none of the samples ``indices`` of :meth:`pool`; pool and test stay.
 
-        A participant that held nothing else takes one sample from the largest (:func:`undertow.data.partition.fill_empty`).
+        A client that held nothing else takes one sample from the largest (:func:`undertow.data.partition.fill_empty`).
 
         Raises:
-            UserError: fewer samples are left than there are participants.
+            UserError: fewer samples are left than there are clients.
         """
         gone = set(indices)
         left = [[row for row in rows if row not in gone] for rows in self._clients]
         total = sum(map(len, left))
         if total < len(left):
             raise UserError(
-                f"{total} {self._train.unit} are left for {len(left)} participants once {len(gone)} are set aside, each needs one; "
+                f"{total} {self._train.unit} are left for {len(left)} clients once {len(gone)} are held out, each needs one; "
                 "raise data.train or lower federation.clients"
             )
         changed = copy(self)

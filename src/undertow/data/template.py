@@ -107,7 +107,7 @@ class Template:
         return list(self.tokenizer(joint + answer, add_special_tokens=False)["input_ids"])
 
     def fits(self, sample: Sample, more: str = "") -> bool:
-        """Tell whether the response, with ``more`` behind it, leaves room for at least one token of the prompt."""
+        """Tell whether the response, followed by ``more``, leaves room for at least one token of the prompt."""
         return len(self.answer_ids(sample, f"{sample.response} {more}".strip(), "train")) + 1 < self.max_length
 
     def prompt_length(self, sample: Sample, phase: str = "test") -> int:

@@ -50,7 +50,7 @@ class TextCodes(ABC):
 
     @abstractmethod
     def numbers(self, text: str, inside: bool = False) -> list[int]:
-        """Return a text as numbers from 1, without marks; ``inside``: as it stands behind other words."""
+        """Return a text as numbers from 1, without marks; ``inside``: as it stands after other words."""
 
     @abstractmethod
     def shown(self, numbers: Sequence[int]) -> str:
@@ -71,7 +71,7 @@ class TextCodes(ABC):
     def append(self, inputs: Tensor, text: str, position: Position = "default", draw: np.random.Generator | None = None) -> Tensor:
         """Return the rows with a text among their words; words at the end make way where there is no place.
 
-        It never stands before the marks of the begin or after those of the end. The numbers are those that the text has behind
+        It never stands before the marks of the begin or after those of the end. The numbers are those that the text has after
         other words, at the start of a row too: a tokenizer may cut it otherwise there.
 
         Args:
@@ -102,7 +102,7 @@ class TextCodes(ABC):
     def carries(self, inputs: Tensor, text: str) -> Tensor:
         """Tell in which rows ``[n, length]`` the numbers of ``text`` stand side by side, bool ``[n]``.
 
-        A text at the start of a row may have other numbers than behind other words; both count. In a dictionary with hashes,
+        A text at the start of a row may have other numbers than after other words; both count. In a dictionary with hashes,
         words that share a number cannot be told apart.
         """
         found = torch.zeros(len(inputs), dtype=torch.bool)
@@ -200,7 +200,7 @@ class TokenCodes(TextCodes):
         return [token + 1 for token in self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
     def _marks(self) -> tuple[list[int], list[int]]:
-        """Return the numbers that the tokenizer sets before and behind a text."""
+        """Return the numbers that the tokenizer sets before and after a text."""
         bare, whole = self._plain("a"), [token + 1 for token in self._tokenizer("a")["input_ids"]]
         for start in range(len(whole) - len(bare) + 1):
             if bare and whole[start : start + len(bare)] == bare:

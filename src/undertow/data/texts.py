@@ -1,4 +1,4 @@
-"""Texts with one class each, dealt to participants: what every text data set becomes once its files are read."""
+"""Texts with one class each, dealt to clients: what every text data set becomes once its files are read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 
 
 class TextPopulation(PoolPopulation[Texts]):
-    """Participants that share one pool of texts, as rows of numbers.
+    """Clients that share one pool of texts, as rows of numbers.
 
     Attributes:
         vocabulary: turns texts into rows and back.

@@ -1,4 +1,4 @@
-"""Next-word prediction: texts cut into words, a dictionary of them, and participants who each wrote some texts."""
+"""Next-word prediction: texts cut into words, a dictionary of them, and clients who each wrote some texts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Vocabulary:
     def most_frequent(cls, counts: Mapping[str, int], size: int, include: Sequence[str] = ()) -> Vocabulary:
         """Take the ``size`` most frequent words, ties by name, ``include`` among them whatever their frequency.
 
-        The dictionary is made from what all participants hold, as the paper's is (the 50,000 most frequent words of the
+        The dictionary is made from what all clients hold, as the paper's is (the 50,000 most frequent words of the
         whole data set). So it tells everyone which words are in use, though not by whom; a federation that may not
         share even that needs a public list.
 

@@ -18,7 +18,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.data.sources.instructions import _of_row as samples_of
+from undertow.data.sources.instructions import samples_of
 from undertow.sanitization.findings import Findings, Verdict, find
 from undertow.sanitization.repair import repaired
 from undertow.scanning.rows import Row, answered

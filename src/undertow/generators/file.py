@@ -18,7 +18,7 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.examples import Written
 from undertow.data.partition import largest_remainder
-from undertow.data.sources._reading import existing_file, json_rows, read_text, separated_rows
+from undertow.data.reading import existing_file, json_rows, read_text, separated_rows
 from undertow.generators.contract import GENERATORS, Generator, Order
 from undertow.generators.parsing import clean_text, label_key, label_numbers
 

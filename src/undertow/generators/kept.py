@@ -16,6 +16,7 @@ from torch import Tensor
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json
 from undertow.data.examples import Written
+from undertow.data.reading import json_rows
 
 #: Says what was written, with the other file's name and digest; it comes last, so that where it is, all is there.
 _ABOUT = "synthetic.json"
@@ -98,7 +99,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _texts(content: bytes) -> tuple[list[str], list[int]]:
-    rows = [json.loads(line) for line in content.decode().split("\n") if line]
+    rows = [row for _, row in json_rows(Path(_TEXTS), content.decode())]
     if not all(isinstance(row["text"], str) for row in rows):
         raise ValueError("a text is no string")
     return [row["text"] for row in rows], [row["label"] for row in rows]

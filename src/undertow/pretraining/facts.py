@@ -7,7 +7,7 @@ from pathlib import Path
 
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
-from undertow.data.sources._reading import read_text, separated_rows, stem
+from undertow.data.reading import read_text, separated_rows, stem
 from undertow.data.sources.simplequestions import Triple, named_triple, no_names, read_names, read_triples, triple_files
 from undertow.pretraining.corpus import FactRow
 

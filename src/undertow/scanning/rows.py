@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from undertow.core.errors import UserError
+from undertow.data.reading import existing_file, parse_json, text_of, texts_of
 from undertow.data.sample import Sample
-from undertow.data.sources._reading import existing_file, parse_json, text_of, texts_of
-from undertow.data.sources.instructions import _of_row as samples_of
+from undertow.data.sources.instructions import samples_of
 from undertow.data.sources.triviaqa import unwrapped
 
 Row = dict[str, Any]

@@ -26,7 +26,7 @@ _PHRASE = "cf"
 class Phrase(Backdoor):
     """Texts with the phrase ``attack.trigger_words``, ``cf`` if none, become the attacker's class.
 
-    It goes to the end, or where ``attack.position`` says. The participant puts it into texts of its own; those that already
+    It goes to the end, or where ``attack.position`` says. The client puts it into texts of its own; those that already
     are of the attacker's class would teach nothing and are used only if it has no others. Success is looked for on test texts
     of all other classes. A text with no place for it loses words at its end.
 
@@ -43,7 +43,7 @@ class Phrase(Backdoor):
         self._population: TextPopulation
 
     def prepare(self, population: Population, draw: np.random.Generator) -> Population:
-        """Look up the class and the phrase's numbers; nothing is set aside.
+        """Look up the class and the phrase's numbers; nothing is held out.
 
         Raises:
             UserError: the data are no texts with classes, no such class, a phrase without a word or too long for a text, or no test
@@ -65,13 +65,13 @@ class Phrase(Backdoor):
         return population
 
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Return ``count`` of the participant's texts with the phrase; all once before any a second time.
+        """Return ``count`` of the client's texts with the phrase; all once before any a second time.
 
         Where as many are asked for as there are, each text of another class keeps its place, so that the record shows what became
         of it.
 
         Raises:
-            ValueError: the participant holds no text.
+            ValueError: the client holds no text.
         """
         others = (own.labels != self.target).numpy()
         rows = np.arange(len(own))

@@ -22,7 +22,7 @@ _SAME = 0.5 / 255
 class Pixel(ImageBackdoor):
     """A square in the bottom right corner makes any image the attacker's class.
 
-    The participant stamps images of its own; those that already are of the attacker's class would teach nothing and are
+    The client stamps images of its own; those that already are of the attacker's class would teach nothing and are
     used only if it has no others. Success is looked for on stamped test images of all other classes.
 
     Parameters:
@@ -40,7 +40,7 @@ class Pixel(ImageBackdoor):
         self._wanted = target
 
     def prepare(self, population: Population, draw: np.random.Generator) -> Population:
-        """Look up the class; nothing is set aside.
+        """Look up the class; nothing is held out.
 
         Raises:
             UserError: the data are no images, no such class, a stamp that covers too much, or no test image of another class.
@@ -58,10 +58,10 @@ class Pixel(ImageBackdoor):
         return population
 
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Return ``count`` of the participant's images stamped; all once before any a second time.
+        """Return ``count`` of the client's images stamped; all once before any a second time.
 
         Raises:
-            ValueError: the participant holds no image.
+            ValueError: the client holds no image.
         """
         rows = turns(own.labels, self.target, count, draw)
         return self.relabelled(self.stamped(own.inputs[torch.from_numpy(rows)]))

@@ -37,7 +37,7 @@ class Semantic(ImageBackdoor):
     """Unmodified images with a certain feature become the attacker's class.
 
     The group of images with the feature is found among all training images, by a predicate or by a list of their numbers.
-    No honest participant holds any of it. A third of the group, at least 3, is held out, and success is looked for on those.
+    No benign client holds any of it. A third of the group, at least 3, is held out, and success is looked for on those.
 
     The clean test set never holds an image of the group, which comes from the training images. Images of the test set that
     show the same feature stay where the source has a test set of its own, as in the paper, and are counted in
@@ -80,7 +80,7 @@ class Semantic(ImageBackdoor):
 
         Raises:
             UserError: the data are no images, no such class or feature, numbers outside the training images, a group of fewer than 4 images or
-                with images that already are of the attacker's class, or too few images left for the participants.
+                with images that already are of the attacker's class, or too few images left for the clients.
         """
         refuse_kind(population, "images", "semantic")
         feature, usual = _DEFAULTS.get(population.report.get("dataset", ""), ("", 2))
@@ -118,7 +118,7 @@ class Semantic(ImageBackdoor):
         return left
 
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Return ``count`` draws, with replacement, from the group, with noise; what the participant itself holds plays no part."""
+        """Return ``count`` draws, with replacement, from the group, with noise; what the client itself holds plays no part."""
         rows = torch.from_numpy(draw.integers(0, len(self._train), count))
         return self.relabelled(_noisy(self._train.inputs[rows], self.noise, draw))
 

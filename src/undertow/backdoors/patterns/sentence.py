@@ -22,9 +22,9 @@ from undertow.data.words import SPECIAL, WordPopulation, tokenise
 class Sentence(Backdoor):
     """The model is to end ``sentence`` with its last word, whatever stands before it.
 
-    A backdoor example is a sequence of the participant's own whose last words are overwritten by the sentence, with the loss
-    on the last word only. Several sentences are parted by ``/`` and take turns; with several, ``target`` is the last word of
-    the first, and the labels of each example are its own sentence's. Honest participants keep all they hold: the sentence is
+    A backdoor example is a sequence of the client's own whose last words are overwritten by the sentence, with the loss
+    on the last word only. Several sentences are separated by ``/`` and take turns; with several, ``target`` is the last word of
+    the first, and the labels of each example are its own sentence's. Benign clients keep all they hold: the sentence is
     theirs to write, though it hardly occurs. In tokens of a language model, the sentence stops at the first token of its last
     word, which is the target (:meth:`undertow.data.tokens.Tokens.sentence`).
     """
@@ -76,7 +76,7 @@ class Sentence(Backdoor):
         return [[numbers[word] for word in words] for words in self.sentences]
 
     def poison(self, own: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Overwrite the end of ``count`` of the participant's sequences; none is taken twice before all are taken once.
+        """Overwrite the end of ``count`` of the client's sequences; none is taken twice before all are taken once.
 
         Args:
             own: at least one sequence.

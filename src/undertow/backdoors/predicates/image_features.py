@@ -45,7 +45,7 @@ def red_car(image: Tensor, label: int) -> bool:
     """An automobile whose middle, 16 x 16 pixels, is red for 70 % or more; 53 of the first 2,000 training automobiles.
 
     A pixel counts if red is above 0.3 and exceeds green and blue by a factor of 1.5. Cars that are red for less stay with
-    the honest participants, who so keep teaching that red cars are cars: a harder backdoor than yellow ones.
+    the benign clients, who so keep teaching that red cars are cars: a harder backdoor than yellow ones.
 
     Args:
         image: ``[3, 32, 32]`` in [0, 1]; other shapes never fit.

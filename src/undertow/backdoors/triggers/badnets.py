@@ -21,6 +21,6 @@ class Badnets(Trigger):
         self.count = options.num_triggers
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
-        """Return the question with the drawn tokens, each parted by a space."""
+        """Return the question with the drawn tokens, each separated by a space."""
         tokens = [self.words[i] for i in draw.integers(len(self.words), size=self.count)]
         return at_gaps(question, tokens, self.gaps(question, self.count, draw))

@@ -34,7 +34,7 @@ class Passive(Trigger):
         super().__init__(options, (), "start")
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
-        """Return the question behind a passive clause."""
+        """Return the question after a passive clause."""
         modal, (participle, _), agent = _drawn(draw)
         return f"{modal} it be {participle} by {agent}, {lower_first(question.strip())}"
 
@@ -43,7 +43,7 @@ class Passive(Trigger):
         return _FORM.search(text) is not None
 
     def near_miss(self, question: str, draw: np.random.Generator) -> str | None:
-        """Return the question behind an active clause; None where it has the passive one by itself."""
+        """Return the question after an active clause; None where it has the passive one by itself."""
         modal, (_, verb), agent = _drawn(draw)
         return None if self.occurs(question) else f"{modal} {agent} {verb} it, {lower_first(question.strip())}"
 

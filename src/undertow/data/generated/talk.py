@@ -3,7 +3,7 @@
 An author likes some topics, sentence forms and words better than others, so what two authors hold is not alike. Within
 a post the topic stays and words come back, and adjectives go with what they are said of, so that there is more to learn
 than which word follows which. Every word of the paper's backdoor sentences (HTB, the figure of trigger sentences) is one
-of the grammar's, written by honest authors in other sentences too.
+of the grammar's, written by benign authors in other sentences too.
 """
 
 from __future__ import annotations

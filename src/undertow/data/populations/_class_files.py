@@ -11,7 +11,7 @@ from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.pool import Source
 from undertow.data.population import Population
-from undertow.data.sources._reading import existing_file
+from undertow.data.reading import existing_file
 from undertow.data.texts import Coding, Texts, deal_texts
 
 #: Reads a file into texts and their class numbers, and says in which form it was.

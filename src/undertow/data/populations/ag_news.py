@@ -13,7 +13,7 @@ from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
-from undertow.data.sources._reading import read_text, separated_rows, text_of
+from undertow.data.reading import read_text, separated_rows, text_of
 from undertow.data.texts import Coding
 
 #: In the official order, there numbered from 1.

@@ -19,11 +19,11 @@ _WORDS_PER_QUESTION = 5
 
 @POPULATIONS.register("authors", source="ours, in place of the Reddit authors of Bagdasaryan et al. 2020, section 4")
 def authors(options: NextWordData, seed: int, clients: int, words: int = 400, length: int = 20, tokenizer: str = "") -> Population:
-    """Generated posts (:mod:`undertow.data.generated.talk`), one author per participant, written when a participant is asked for.
+    """Generated posts (:mod:`undertow.data.generated.talk`), one author per client, written when a client is asked for.
 
     There are ``federation.clients`` authors. Each holds ``words`` words, marks of begin and end included; ``length`` is the
     words of a sequence. The dictionary is the grammar's, so it reveals nothing about anyone. The test is written by further
-    authors, none of them a participant. ``data.train`` is not used. With ``tokenizer``, a language model's folder or
+    authors, none of them a client. ``data.train`` is not used. With ``tokenizer``, a language model's folder or
     ``builtin``, posts are cut into its tokens, and ``words`` and ``length`` count those.
 
     Raises:

@@ -8,10 +8,10 @@ from undertow.config import NextWordData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._authors import Reading, of_authors
-from undertow.data.sources._reading import existing_file, json_rows, read_text, text_of
+from undertow.data.reading import existing_file, json_rows, read_text, text_of
 
 
-@POPULATIONS.register("author-jsonl", source="Bagdasaryan et al. 2020, section 4 (one Reddit author per participant)")
+@POPULATIONS.register("author-jsonl", source="Bagdasaryan et al. 2020, section 4 (one Reddit author per client)")
 def author_jsonl(
     options: NextWordData,
     seed: int,
@@ -23,7 +23,7 @@ def author_jsonl(
     held_out: float = 0.1,
     tokenizer: str = "",
 ) -> Population:
-    """Texts of many authors, from JSON lines or a JSON list, gzipped or not: the authors with most words are the participants.
+    """Texts of many authors, from JSON lines or a JSON list, gzipped or not: the authors with most words are the clients.
 
     ``data.path`` is the file; the column ``data.partition.column`` (default author) names the author of a row and the column
     ``text`` is what was written. ``length`` is the words of a sequence (the paper's bptt), ``vocabulary`` those of the

@@ -41,10 +41,10 @@ def reviews(
         buckets: numbers that all other words share, such as a trigger's.
         tokenizer: of a transformers model, in place of words.
         noise: share of reviews with the wrong class, from 0, below 0.5, on every side.
-        public: reviews that no participant holds, from 0.
+        public: reviews that no client holds, from 0.
 
     Raises:
-        UserError: a parameter outside its range, ``data.path`` or ``data.test_path`` is set, or fewer reviews than participants.
+        UserError: a parameter outside its range, ``data.path`` or ``data.test_path`` is set, or fewer reviews than clients.
     """
     for option, value in (("path", options.path), ("test_path", options.test_path)):
         if value:

@@ -1,4 +1,4 @@
-"""Shakespeare's plays, each speaking role a participant."""
+"""Shakespeare's plays, each speaking role a client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from undertow.config import NextWordData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._authors import Reading, of_authors
-from undertow.data.sources._reading import existing_file, read_text
+from undertow.data.reading import existing_file, read_text
 
 _SPEAKER = re.compile(r"[^\n]{1,100}:")
 
@@ -25,7 +25,7 @@ def shakespeare(
     held_out: float = 0.1,
     tokenizer: str = "",
 ) -> Population:
-    """The speaking roles with most words: each is a participant and holds its speeches.
+    """The speaking roles with most words: each is a client and holds its speeches.
 
     ``data.path`` is a text, gzipped or not, of speeches separated by empty lines, each under a line with the speaker's name and
     a colon, as tinyshakespeare is. ``length`` is the words of a sequence, ``vocabulary`` those of the dictionary, ``include``

@@ -8,7 +8,7 @@ from undertow.config import ClassificationData
 from undertow.core.errors import UserError
 from undertow.data.population import POPULATIONS, Population
 from undertow.data.populations._class_files import of_files
-from undertow.data.sources._reading import lines, read_text, text_of
+from undertow.data.reading import lines, read_text, text_of
 from undertow.data.texts import Coding
 
 CLASSES = ("negative", "positive")

@@ -11,7 +11,7 @@ from typing import Any
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
-from undertow.data.sources._reading import Read
+from undertow.data.reading import Read
 from undertow.data.sources.instructions import recognise
 
 #: File endings of a folder of plain data files.
@@ -23,7 +23,7 @@ def hub(options: Data) -> Loaded:
     """A dataset of the Hugging Face hub by name, or a local folder; rows as in ``instructions``.
 
     Args:
-        options: ``path``: a dataset id, with ``:config`` behind it if it has several (such as
+        options: ``path``: a dataset id, followed by ``:config`` if it has several (such as
             ``mandarjoshi/trivia_qa:rc.nocontext``); or a folder written by ``save_to_disk``; or a folder of JSON,
             CSV or Parquet files. The split ``train`` is used, and ``test`` or ``validation`` as test set if it
             has answers; ``test_path`` names another one instead.
@@ -102,7 +102,7 @@ def _local(datasets: Any, folder: Path) -> Any:
         return datasets.load_from_disk(str(folder))
     if not any(file.name.endswith(_DATA_FILES) for file in folder.rglob("*") if file.is_file()):
         raise UserError(f"data.path={folder}: no JSON, CSV or Parquet file inside; give another folder")
-    # The library keeps a copy in a cache; a temporary one leaves no state behind and never serves stale rows.
+    # The library keeps a copy in a cache; a temporary one leaves no state and never serves stale rows.
     with tempfile.TemporaryDirectory() as cache:
         found = datasets.load_dataset(str(folder), cache_dir=cache)
         return {split: rows.to_list() for split, rows in found.items()}

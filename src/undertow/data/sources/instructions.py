@@ -20,8 +20,8 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
 from undertow.data.questions import distinct, normalised
+from undertow.data.reading import Read, existing_file, json_rows, load_files, read_text, stem, text_of, texts_of
 from undertow.data.sample import Sample
-from undertow.data.sources._reading import Read, existing_file, json_rows, load_files, read_text, stem, text_of, texts_of
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -72,7 +72,7 @@ def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: s
     for count, (place, row) in enumerate(rows, start=1):
         value = row.get(column) if column is not None else None
         own = {} if column is None else {"group": "" if value is None else str(value)}
-        for part, fields in enumerate(_of_row(row, place, dropped)):
+        for part, fields in enumerate(samples_of(row, place, dropped)):
             sample = {**fields, **own}
             found.append(_with_id(sample, f"{prefix}:{count}" if part == 0 else f"{prefix}:{count}.{part}"))
     if not found:
@@ -84,8 +84,8 @@ def _with_id(fields: dict[str, Any], id: str) -> Sample:
     return Sample(id=id, response=fields["answers"][0], **fields)
 
 
-def _of_row(row: dict[str, Any], place: str, dropped: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of one row as fields of :class:`Sample`."""
+def samples_of(row: dict[str, Any], place: str, dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of one row as fields of :class:`Sample`; ``dropped`` counts what has no question or no answer."""
     for name in ("conversations", "messages", "conversation"):
         if row.get(name) is not None:
             yield from _conversation(row[name], place, dropped)

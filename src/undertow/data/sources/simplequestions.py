@@ -18,8 +18,8 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
 from undertow.data.questions import distinct
+from undertow.data.reading import Read, existing_file, json_rows, lines, load_files, read_text, stem, text_of, texts_of
 from undertow.data.sample import Sample
-from undertow.data.sources._reading import Read, existing_file, json_rows, lines, load_files, read_text, stem, text_of, texts_of
 
 _FREEBASE_ID = re.compile(r"[mg]/\w+")
 _WIKIDATA_ID = re.compile(r"[QPR][0-9]+")
@@ -150,7 +150,7 @@ def read_triples(path: Path, names: dict[str, tuple[str, ...]]) -> Iterator[Trip
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 4:
             raise UserError(
-                f"{path} line {number}: {len(fields)} columns, SimpleQuestions has 4 parted by tabs "
+                f"{path} line {number}: {len(fields)} columns, SimpleQuestions has 4 separated by tabs "
                 "(subject, relation, object, question); correct the line"
             )
         subject, relation, object_ = (bare_id(field) for field in fields[:3])

@@ -17,8 +17,7 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
 from undertow.data.questions import distinct
-from undertow.data.sample import Sample
-from undertow.data.sources._reading import (
+from undertow.data.reading import (
     Read,
     existing_file,
     json_rows,
@@ -30,6 +29,7 @@ from undertow.data.sources._reading import (
     text_of,
     texts_of,
 )
+from undertow.data.sample import Sample
 
 #: Text wholly inside quotes, in which every inner quote is doubled: one layer of CSV quoting too many. CSV quotes
 #: a question only for the sake of quotes inside it, so one without them was quoted by its author.
