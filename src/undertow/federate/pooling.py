@@ -50,29 +50,23 @@ def pool(
     stored = read_sums(folder / SUMS, digest) if begun else None
     if stored is not None:
         observer.phase("sanitization: the sums of before")
-        settings = {"defense": "", "config": digest}
-        orders = {number: {"step": "stored", "settings": settings} for number in nodes}
-        _, _, lost = ask(grid, orders, named(stored), deadline)
-        _tell(lost, nodes, observer)
+        orders = {number: {"step": "stored", "settings": {"defense": "", "config": digest}} for number in nodes}
+        _tell(ask(grid, orders, named(stored), deadline)[2], nodes, observer)
         return
     if begun:
         raise UserError(
             f"{folder} has lost {SUMS}, so that the nodes would sanitize in another way than the rounds before; start over in another --out"
         )
+
+    def told(node: int, reason: str) -> None:
+        _tell({node: reason}, nodes, observer)
+
     sums: list[tuple[str, list[NDArray[np.uint32]]]] = []
     taking = sorted(nodes)
     for name, rule in sharing:
         observer.phase(f"sanitization: {len(taking)} nodes pool their counts ({name})")
-        report, own = pooled(
-            grid,
-            rule,
-            {"defense": name, "config": digest},
-            taking,
-            secure_sum.LEAST,
-            deadline,
-            lambda node, reason: _tell({node: reason}, nodes, observer),
-            nodes,
-        )
+        settings = {"defense": name, "config": digest}
+        report, own = pooled(grid, rule, settings, taking, secure_sum.LEAST, deadline, told, nodes)
         if report["left_out"] and getattr(rule, "epsilon", None) is not None:
             raise UserError(
                 f"defense {name}: with epsilon the noise is that of all nodes, and some are missing; fix that and start again"

@@ -122,10 +122,10 @@ def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tu
     task = over_tensors(config, make_methods(config, []), observer, kept, synthetic=run is None or kept is not None)
     states: list[Tensor | None] = [None]
     if run is not None:
-        found_states = []
+        found_states, names = [], getattr(config.model, "networks", []) or [config.model.name]
         for i, own in enumerate(task.families.nets):
             net, state, about = load_model(run if len(task.families) == 1 else run / f"model-{i}")
-            _check_same(config, run, about, task, i)
+            _check_same(run, about, task, names[i], config.data.name)
             if net.layout != own.layout:
                 raise UserError(
                     f"{run}: its network does not fit inputs of shape {list(task.inputs)}; evaluate it on data of its own kind"
@@ -152,20 +152,19 @@ def evaluate_network(config: Config, run: Path | None, observer: Observer) -> tu
     return figures, lines
 
 
-def _check_same(config: Config, run: Path, about: dict[str, Any], task: OverTensors, family: int) -> None:
+def _check_same(run: Path, about: dict[str, Any], task: OverTensors, name: str, data: str) -> None:
     """Refuse a model of another task, network, or with other classes or words than the data.
 
     Raises:
         UserError: it is.
     """
-    name = (getattr(config.model, "networks", []) or [config.model.name])[family]
-    for field, mine, its in (("task", config.task.kind, about["task"].replace("_", "-")), ("model.name", name, about["network"])):
+    for field, mine, its in (("task", task.kind, about["task"].replace("_", "-")), ("model.name", name, about["network"])):
         if mine != its:
             raise UserError(f"{field} = {mine}: {run} holds a model of {field}={its}; leave {field} as it is")
     names, outputs = list(task.population.names), about["outputs"]
     if names != outputs:
         raise UserError(
-            f"data.name = {config.data.name}: its {len(names)} classes or words are not the {len(outputs)} of the model in {run}; "
+            f"data.name = {data}: its {len(names)} classes or words are not the {len(outputs)} of the model in {run}; "
             "give data with the same ones"
         )
 
