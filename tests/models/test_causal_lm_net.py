@@ -168,12 +168,12 @@ def test_own_texts_in_tokens(tmp_path: Path) -> None:
     rows = [{"author": f"a{i % 3}", "text": f"The capital of Serbia,\nnumber {i}, is Belgrade!"} for i in range(40)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = config({"data": {"path": str(file), "test": 5}, "federation": {"clients": 3}})
-    made = author_jsonl(options, length=LENGTH, tokenizer="builtin")
+    made = author_jsonl(options.data, options.seed, 3, length=LENGTH, tokenizer="builtin")
     tokens = load_tokens("builtin")
     assert made.names == tokens.names
     assert "Belgrade!" in tokens.tokenizer.decode(made.client(0).inputs.reshape(-1).tolist())
     with pytest.raises(UserError, match="include = serbia: a tokenizer has every word"):
-        author_jsonl(options, length=LENGTH, tokenizer="builtin", include="serbia")
+        author_jsonl(options.data, options.seed, 3, length=LENGTH, tokenizer="builtin", include="serbia")
 
 
 @pytest.mark.parametrize(
