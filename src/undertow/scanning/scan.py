@@ -123,24 +123,10 @@ def scan(
     with ExitStack() as stack:
         sources = [_source(str(path), paths, stdin, stack) for path in paths]
         outputs = _outputs(write, paths, sources)
-        file_of, row_of, turn_of = array("l"), array("q"), array("l")
-        rows = [0] * len(sources)
-
-        def samples() -> Iterator[Sample]:
-            for k, source in enumerate(sources):
-                before = len(file_of)
-                for index, _, found in read_samples(source):
-                    rows[k] = index + 1
-                    for turn, sample in enumerate(found):
-                        file_of.append(k)
-                        row_of.append(index)
-                        turn_of.append(turn)
-                        yield sample
-                if len(file_of) == before:
-                    raise UserError(f"{source.name}: none of its {rows[k]} rows has question and answer; give data with answers")
-
-        found = find(samples(), rules)
-        result = Scan(tuple(s.name for s in sources), tuple(rows), found, file_of, row_of, turn_of, {}, {})
+        places = _Places(sources)
+        found = find(places.samples(), rules)
+        where = (places.file_of, places.row_of, places.turn_of)
+        result = Scan(tuple(s.name for s in sources), tuple(places.rows), found, *where, {}, {})
         if examples and found.verdicts:
             _collect(result, sources)
         if base is not None:
@@ -151,6 +137,29 @@ def scan(
                 k = sources.index(source)
                 result.written[str(output)] = write_rows(_kept(result, k, source, keep_review), output)
     return result
+
+
+class _Places:
+    """Where each sample stands: its file, its row from 0, its number within the row; noted while the samples are read."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.file_of, self.row_of, self.turn_of = array("l"), array("q"), array("l")
+        self.rows = [0] * len(sources)
+
+    def samples(self) -> Iterator[Sample]:
+        """Read every file."""
+        for k, source in enumerate(self.sources):
+            before = len(self.file_of)
+            for index, _, found in read_samples(source):
+                self.rows[k] = index + 1
+                for turn, sample in enumerate(found):
+                    self.file_of.append(k)
+                    self.row_of.append(index)
+                    self.turn_of.append(turn)
+                    yield sample
+            if len(self.file_of) == before:
+                raise UserError(f"{source.name}: none of its {self.rows[k]} rows has question and answer; give data with answers")
 
 
 def _source(path: str, paths: Sequence[str | Path], stdin: IO[bytes] | None, stack: ExitStack) -> Source:
