@@ -30,13 +30,15 @@ from undertow.backdoors.target import TARGETS, make_target
 from undertow.backdoors.trigger import TRIGGERS, make_trigger
 from undertow.cli import app
 from undertow.config import TASKS, Config, InstructionBackdoor, InstructionTask
+from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.data.load import DATASETS, Split, load
 from undertow.data.population import POPULATIONS
 from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contexts import ClientContext, ServerContext
-from undertow.defenses.registry import DEFENSES, make_defenses
+from undertow.defenses.making import make_defenses
+from undertow.defenses.registry import DEFENSES
 from undertow.federation.loop import run
 from undertow.federation.resolve import resolve
 from undertow.federation.server import aggregate
@@ -334,6 +336,11 @@ def test_the_test_of_contributing_passes(files: Path, monkeypatch: pytest.Monkey
     assert len(found) >= 2
     for test in found:
         test()
+    path = "src/undertow/defenses/aggregation/norm_clipping.py:NormClipping"
+    with pytest.raises(
+        UserError, match=r"'norm-clipping' is already registered, by the module undertow\.defenses\.aggregation\.norm_clipping"
+    ):
+        make_defenses(configuration.load("demo", [f"defenses={path}"]).defenses)
 
 
 def test_the_sanitizing_defense_keeps_and_drops(files: Path) -> None:

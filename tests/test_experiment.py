@@ -22,7 +22,7 @@ from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import Median
 from undertow.defenses.contexts import ServerContext
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.federation.server import aggregate, fedavg
 from undertow.metrics.bsnr import bsnr

@@ -11,7 +11,8 @@ from undertow.config import Attack as Options
 from undertow.config import Defense
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry, built
-from undertow.defenses.registry import DEFENSES, make_defenses
+from undertow.defenses.making import make_defenses
+from undertow.defenses.registry import DEFENSES
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import make_net
 

@@ -10,7 +10,7 @@ from fabricated_results import run
 
 from undertow.attacks.contract import make_attack
 from undertow.core.errors import UserError
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow_reproductions.fmfl import BOUNDS, FMFL
 from undertow_reproductions.fmfl_cases import CLEAN, IID, NOVEL, OPEN, POISONING, SKEWED, cut
 from undertow_reproductions.report import reproduce

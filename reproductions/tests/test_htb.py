@@ -15,7 +15,7 @@ from undertow.config import Defense
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list
 from undertow.defenses.aggregation.anomaly import SCORES
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow_reproductions import htb_defended, htb_evasion, htb_repeated
 from undertow_reproductions.estimate import of_numbers
 from undertow_reproductions.htb import HTB

@@ -21,7 +21,7 @@ from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ServerContext, Setting
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 

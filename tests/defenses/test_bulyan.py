@@ -70,5 +70,5 @@ def test_too_few_are_refused_with_the_legal_range() -> None:
         UserError, match=r"Bulyan with f = 2 needs at least 4f \+ 3 = 11 clients, but there are 10; give f from 0 to 1"
     ):
         Bulyan(f=2)(np.zeros((10, 3)))
-    with pytest.raises(UserError, match="use more clients or another rule"):
+    with pytest.raises(UserError, match="use more clients or another aggregator"):
         Bulyan().check(2)

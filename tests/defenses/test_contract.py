@@ -18,8 +18,10 @@ from undertow.defenses import Aggregator, LossDefense, Median, PreAggregator, Se
 from undertow.defenses.base import Defense as Root
 from undertow.defenses.contexts import ClientContext, NetSetting, ServerContext, Setting, TrainingContext
 from undertow.defenses.contract import Defense as Former
-from undertow.defenses.kinds import HOOKS, KINDS, check_kind, kinds_of
-from undertow.defenses.registry import DEFENSES, make_defenses
+from undertow.defenses.data.exchange import sanitize
+from undertow.defenses.kinds import HOOKS, KINDS, check_hooks
+from undertow.defenses.making import make_defenses
+from undertow.defenses.registry import DEFENSES
 from undertow.federation.server import guard
 
 D = 7
@@ -68,12 +70,15 @@ def test_a_defense_lies_in_the_room_of_its_kind_and_derives_from_its_base(name: 
         assert [made.name for made in make()] == ["sanitization"]
         return
     assert isinstance(make, type)
+    assert issubclass(make, Root)
     kinds = kind.split(" and ")
-    assert kinds_of(make) == kinds
+    assert make.kinds() == kinds
     room = ROOMS.get(kinds[0], kinds[0])
     assert make.__module__.split(".")[:3] == ["undertow", "defenses", room]
-    check_kind(make)
-    assert [own for own in KINDS if own not in kinds and any(hasattr(make, hook) for hook in HOOKS[own])] == []
+    make.check_class()
+    check_hooks(make)
+    assert [own for own, base in KINDS.items() if issubclass(make, base)] == kinds
+    assert all(any(hasattr(make, hook) for hook in HOOKS[own]) for own in kinds)
 
 
 def test_former_names_make_the_defense_of_today() -> None:
@@ -95,7 +100,7 @@ def test_random_draws_keep_the_name_of_before_the_rename() -> None:
         return TrainingContext(client, rng(0, purpose), 0, None, None, None, None, exchange=exchange)  # type: ignore[arg-type]
 
     samples = [[Sample(str(i), f"q {i}", ("a",), f"a {i}") for i in range(20)] for _ in range(2)]
-    composition.sanitize(samples, make_defenses([Options(name="sanitization")]), draw, context)
+    sanitize(samples, make_defenses([Options(name="sanitization")]), draw, context)
     assert set(seen) == {"secret of the clients for sanitation", "share sanitation", "sanitize sanitation"}
 
 
@@ -122,22 +127,25 @@ class _Strays(Aggregator):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (_Nothing, "_Nothing is of no kind of defense; derive it from one of DataDefense, LossDefense, PreAggregator, Aggregator"),
+        (_Nothing, "_Nothing is of no kind of defense; derive it from the base class of one, such as undertow.defenses.Aggregator"),
         (_NoCombine, r"_NoCombine does not write combine, which its kind \(aggregator\) needs"),
         (_NoHook, "_NoHook writes none of select, token_loss, weigh; write at least one"),
-        (
-            _Strays,
-            (
-                "_Strays is of the kind aggregator, whose guard nobody calls: it belongs to the kind server; derive it from "
-                "ServerDefense"
-            ),
-        ),
+        (int, "int is no defense; derive it from the base class of a kind, such as undertow.defenses.Aggregator"),
     ],
 )
 def test_a_wrong_declaration_is_refused_where_it_is_registered(kind: type, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DEFENSES.register("wrong", source="a test")(kind)
     assert "wrong" not in {entry.name for entry in DEFENSES.entries()}
+
+
+def test_a_method_that_nobody_would_call_is_refused() -> None:
+    with pytest.raises(
+        UserError, match="_Strays is of the kind aggregator, whose guard nobody calls: it belongs to the kind server"
+    ):
+        check_hooks(_Strays)
+    with pytest.raises(UserError, match=r"^defense '.*:_Strays': _Strays is of the kind aggregator, whose guard nobody calls"):
+        make_defenses([Options(name=f"{__file__}:_Strays")])
 
 
 # --- what a user's class returns ------------------------------------------------------------------------------
@@ -211,7 +219,7 @@ def test_a_class_of_the_former_base_is_of_the_kinds_whose_hooks_it_writes() -> N
 
     made: Any = Both(factor=3.0)
     assert isinstance(made, Both)
-    assert kinds_of(type(made)) == ["aggregator", "server"]
+    assert made.kinds() == ["aggregator", "server"]
     u = updates(2)
     assert torch.equal(made(u)[0], 3 * u[0])
     assert guard(torch.zeros(D), [("both", made)], context(), [])[0].tolist() == [1.0] * D

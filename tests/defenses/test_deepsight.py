@@ -13,7 +13,7 @@ from undertow.core.layout import Layout
 from undertow.core.rng import rng
 from undertow.defenses import DeepSight
 from undertow.defenses.composition import check_defenses
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 
 C, H = 8, 3
 LAYOUT = Layout.of({"body": (6,), "classifier.weight": (C, H), "classifier.bias": (C,)})

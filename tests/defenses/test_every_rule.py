@@ -45,7 +45,8 @@ from undertow.defenses import (
     composition,
 )
 from undertow.defenses.contexts import ServerContext
-from undertow.defenses.registry import DEFENSES, make_defenses
+from undertow.defenses.making import make_defenses
+from undertow.defenses.registry import DEFENSES
 
 D = 16
 LAYOUT = Layout.of({"q.lora_A": (2, 4), "q.lora_B": (4, 2)}, scale=2.0)

@@ -27,11 +27,11 @@ from undertow.config import Defense as Options
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
-from undertow.defenses import composition
 from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ExchangeContext, Setting, TrainingContext
 from undertow.defenses.data.bki import Bki
 from undertow.defenses.data.coherent_clusters import CoherentClusters, common_span, holds, topic_score
+from undertow.defenses.data.exchange import sanitize
 from undertow.defenses.data.graceful import head_products
 from undertow.defenses.data.onion import Onion, word_scores
 from undertow.defenses.data.perplexity import Perplexity
@@ -48,7 +48,7 @@ from undertow.defenses.data.sample_map import (
     two_clusters,
 )
 from undertow.defenses.data.z_defense import ZDefense, z_scores
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.resolve import resolve
 from undertow.tasks.instruction import Instruction
 
@@ -499,7 +499,7 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
 
     defense = ProtegoFed()
     defense.begin(setting(built))
-    _, reports, left = composition.sanitize(
+    _, reports, left = sanitize(
         built.clients, [("protegofed", defense)], lambda purpose, number, k: rng(0, purpose, number, k), within
     )
     assert [report["client"] for report in reports] == list(range(6))

@@ -78,7 +78,7 @@ def test_without_f_it_is_the_largest_legal_one(k: int, f: int) -> None:
 
 
 def test_two_clients_are_too_few_for_any_f() -> None:
-    message = r"Krum with f = 0 needs more than 2f \+ 2 = 2 clients, but there are 2; use more clients or another rule"
+    message = r"Krum with f = 0 needs more than 2f \+ 2 = 2 clients, but there are 2; use more clients or another aggregator"
     with pytest.raises(UserError, match=message):
         Krum()(X[:2])
 

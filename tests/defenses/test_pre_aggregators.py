@@ -15,7 +15,7 @@ from undertow.core.rng import rng
 from undertow.defenses import Bucketing, FoolsGold, Krum, Mean, Median, NearestNeighborMixing, PreAggregator
 from undertow.defenses.composition import aggregate, check_defenses, restore_states, save_states
 from undertow.defenses.contexts import ServerContext
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.server import fedavg
 
 D = 6

@@ -19,7 +19,7 @@ from undertow.defenses import composition
 from undertow.defenses.base import Defense, NeedsModel
 from undertow.defenses.contexts import Setting
 from undertow.defenses.loss.base import LossDefense
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 
 Make = Callable[..., Config]

@@ -20,11 +20,11 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
 from undertow.defenses.base import Defense
-from undertow.defenses.composition import exchange, sanitize
 from undertow.defenses.contexts import ExchangeContext
 from undertow.defenses.data.base import DataDefense
+from undertow.defenses.data.exchange import exchange, sanitize
 from undertow.defenses.data.sanitization import Sanitization
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.sanitization.questions import EXCHANGES, HEAD
 
@@ -282,6 +282,16 @@ def test_several_sanitizers_work_on_what_the_others_left() -> None:
         ("b", 0, 3, 3),
         ("c", 0, 3, 2),
     ]
+
+
+class _Short(DataDefense):
+    def sanitize(self, samples, context):
+        return [True], {}
+
+
+def test_a_verdict_for_each_sample_or_one_line() -> None:
+    with pytest.raises(UserError, match="defense 'a' gives 1 verdicts for the 4 samples of client 0; return one a sample"):
+        sanitize([clients(1)[0][:4]], [("a", _Short())], lambda *names: rng(0, str(names)), lambda *names: None)  # type: ignore[arg-type, return-value]
 
 
 def test_without_the_exchanges_it_says_so() -> None:

@@ -27,7 +27,7 @@ from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.loss.base import LossDefense
 from undertow.defenses.loss.bounded_loss import BoundedLoss, GeneralisedCrossEntropy
 from undertow.defenses.loss.gated_loss import GatedLoss
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft

@@ -11,7 +11,7 @@ from undertow.config import Defense as Options
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.defenses import Mean, WeakDP
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 
 U = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, -2.0], [0.0, 0.0]])
 

@@ -20,7 +20,7 @@ from memory_grid import MemoryGrid
 from undertow.core.errors import UserError
 from undertow.data.generated.world import samples
 from undertow.data.sample import Sample
-from undertow.defenses.composition import exchange
+from undertow.defenses.data.exchange import exchange
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import cleaned, pool_counts, sanitize_together, secure_sum
 from undertow.flower.mods import numbered

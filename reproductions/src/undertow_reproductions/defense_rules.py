@@ -12,7 +12,8 @@ from undertow.core.registry import defense_list
 from undertow.core.rng import rng
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.registry import DEFENSES, make_defenses
+from undertow.defenses.making import make_defenses
+from undertow.defenses.registry import DEFENSES
 from undertow_reproductions.results import Results
 
 #: Plain FedAvg, beside which all others stand.

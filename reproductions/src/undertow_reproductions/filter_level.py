@@ -10,7 +10,7 @@ from typing import Any
 from undertow.backdoors.placement import Poisoning, Threat, poison
 from undertow.core.rng import rng
 from undertow.data.sample import Sample
-from undertow.defenses.composition import exchange
+from undertow.defenses.data.exchange import exchange
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.sanitization import Rules, find
 

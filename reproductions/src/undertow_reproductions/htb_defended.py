@@ -11,7 +11,7 @@ from undertow.config import Defense, Federation
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list
 from undertow.defenses.composition import check_sums
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow_reproductions.defense_rules import NONE
 from undertow_reproductions.drawing import canvas_for_rows, export, heatmap, style
 from undertow_reproductions.estimate import Verdict, at_most, of_numbers, overall

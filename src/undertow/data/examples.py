@@ -1,5 +1,4 @@
-"""Labelled inputs: the tensors that tasks other than instruction tuning train on and are tested with, and before they are
-tensors."""
+"""Labelled inputs: as tensors, which the tasks other than instruction tuning train on and are tested with, and before they become such."""
 
 from __future__ import annotations
 

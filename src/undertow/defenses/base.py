@@ -28,6 +28,27 @@ class Defense:
     purpose: ClassVar[str | None] = None
 
     @classmethod
+    def kinds(cls) -> list[str]:
+        """Return the kinds that the class is of, by the base classes it derives from."""
+        return [own for base in cls.__mro__ if (own := vars(base).get("kind"))]
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Refuse a class that is of no kind, or lacks what its kind must have.
+
+        Raises:
+            UserError: with the class, and what to derive from or to write.
+        """
+        if not cls.kinds():
+            raise UserError(
+                f"{cls.__name__} is of no kind of defense; derive it from the base class of one, such as undertow.defenses.Aggregator"
+            )
+        if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise UserError(
+                f"{cls.__name__} does not write {', '.join(missing)}, which its kind ({', '.join(cls.kinds())}) needs; write it"
+            )
+
+    @classmethod
     def of_kinds(cls) -> type[Defense]:
         """Return the class that objects are of: this one, but for the former base of all kinds."""
         return cls

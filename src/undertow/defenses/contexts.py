@@ -90,7 +90,7 @@ class ServerContext:
 
     Attributes:
         layout: names the columns of the updates.
-        counts: samples n_k behind each row, as the clients report them.
+        counts: samples n_k of each row, as the clients report them.
         round: from 1.
         adapter: the global adapter ``[D]`` that the clients started from.
         draw: its own random numbers.

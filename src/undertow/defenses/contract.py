@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from undertow.core.errors import warn_renamed
-from undertow.defenses import base, contexts, kinds, registry
+from undertow.defenses import base, contexts, kinds, making, registry
 from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
@@ -17,7 +17,7 @@ from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 ClientContext, ExchangeContext, TrainingContext = contexts.ClientContext, contexts.ExchangeContext, contexts.TrainingContext
 ServerContext, DecodingContext = contexts.ServerContext, contexts.DecodingContext
 Setting, NetSetting = contexts.Setting, contexts.NetSetting
-DEFENSES, make_defenses = registry.DEFENSES, registry.make_defenses
+DEFENSES, make_defenses = registry.DEFENSES, making.make_defenses
 
 
 class Defense(base.Defense):

@@ -17,8 +17,6 @@ Pre-aggregators and the aggregator are the two parts of one kind, the defenses o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
 
 from undertow.core.errors import UserError
 from undertow.defenses.aggregation.aggregator import Aggregator
@@ -41,29 +39,15 @@ HOOKS: dict[str, frozenset[str]] = {
 }
 
 
-def kinds_of(make: Callable[..., Any]) -> list[str]:
-    """Return the kinds of a class, in the order of :data:`KINDS`; of anything else, which combines defenses, none."""
-    return [kind for kind, base in KINDS.items() if isinstance(make, type) and issubclass(make, base)]
-
-
-def check_kind(make: type) -> None:
-    """Refuse a class that is of no kind, lacks what its kind must have, or writes what only another kind is asked for.
+def check_hooks(cls: type[Defense]) -> None:
+    """Refuse a class of a user's that writes what only another kind is asked for: nobody would call it.
 
     Raises:
-        UserError: with the class, and what to derive from or to write.
+        UserError: with the class and the method, and what to derive from.
     """
-    kinds = kinds_of(make)
-    if not kinds:
-        raise UserError(
-            f"{make.__name__} is of no kind of defense; derive it from one of {', '.join(base.__name__ for base in KINDS.values())}"
-        )
-    if missing := sorted(getattr(make, "__abstractmethods__", ())):
-        raise UserError(f"{make.__name__} does not write {', '.join(missing)}, which its kind ({', '.join(kinds)}) needs; write it")
-    if "loss" in kinds and not any(getattr(make, hook) is not getattr(LossDefense, hook) for hook in HOOKS["loss"]):
-        raise UserError(f"{make.__name__} writes none of {', '.join(sorted(HOOKS['loss']))}; write at least one")
     for kind, hooks in HOOKS.items():
-        if kind not in kinds and (found := sorted(hook for hook in hooks if hasattr(make, hook))):
+        if kind not in cls.kinds() and (found := sorted(hook for hook in hooks if hasattr(cls, hook))):
             raise UserError(
-                f"{make.__name__} is of the kind {' and '.join(kinds)}, whose {found[0]} nobody calls: it belongs to the kind "
-                f"{kind}; derive it from {KINDS[kind].__name__}, or give the method another name"
+                f"{cls.__name__} is of the kind {' and '.join(cls.kinds())}, whose {found[0]} nobody calls: it belongs to the kind {kind}; "
+                f"derive it from {KINDS[kind].__name__}, or give the method another name"
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from undertow.config import Model
 from undertow.core.errors import UserError
-from undertow.defenses.composition import Counts, Pooling
+from undertow.defenses.data.exchange import Counts, Pooling
 from undertow.federate.folder import NodeFolder
 from undertow.federate.sums import SUMS, ordered, read_sums, save_sums
 from undertow.federation.resolve import Federation, resolving

@@ -14,7 +14,7 @@ from undertow.core.errors import UserError
 from undertow.core.registry import short_form
 from undertow.defenses import composition
 from undertow.defenses.base import Defense
-from undertow.defenses.registry import make_defenses
+from undertow.defenses.making import make_defenses
 from undertow.tasks.poisoned_examples import TensorThreat
 
 

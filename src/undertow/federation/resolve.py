@@ -12,8 +12,8 @@ from undertow.config import Attack as Poisoning
 from undertow.config import ClassificationTask, Config, InstructionTask, Measure, Model
 from undertow.config import Federation as Options
 from undertow.core.observer import Observer
-from undertow.defenses import composition
 from undertow.defenses.base import Defense
+from undertow.defenses.data import exchange
 from undertow.federation.methods import Methods, make_methods
 from undertow.models.causal_lm import CausalLM
 from undertow.tasks import instruction
@@ -73,7 +73,7 @@ def resolve(
         UserError: anything the user can fix.
     """
     if isinstance(config.task, InstructionTask):
-        return composition.alone(resolving(config, observer, bases, held))
+        return exchange.alone(resolving(config, observer, bases, held))
     methods = make_methods(config)
     return Federation.of(config, over_tensors(config, methods, observer, folder), methods)
 
@@ -83,7 +83,7 @@ def resolving(
     observer: Observer,
     bases: Callable[[Model], CausalLM] | None = None,
     held: instruction.Held | None = None,
-) -> composition.Pooling[Federation]:
+) -> exchange.Pooling[Federation]:
     """Go through :func:`resolve` of instruction tuning, with a step for each exchange of counts between clients.
 
     Args:

@@ -10,8 +10,7 @@ from undertow.core.errors import UserError
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
 from undertow.defenses.base import Defense, NeedsModel
-from undertow.defenses.kinds import kinds_of
-from undertow.defenses.registry import check_together, make_defenses
+from undertow.defenses.making import check_together, make_defenses
 
 #: Where the search for a rule's smallest federation ends.
 _MOST = 1000
@@ -39,7 +38,7 @@ def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = Fal
     for name, defense in found:
         if isinstance(defense, NeedsModel):
             raise UserError(
-                f"defense '{name}' works on the clients' data or on the model itself ({' and '.join(kinds_of(type(defense)))}), "
+                f"defense '{name}' works on the clients' data or on the model itself ({' and '.join(defense.kinds())}), "
                 "which a Flower strategy does not have; give an aggregator, or run it with `undertow run`"
             )
         if isinstance(defense, UpdateDefense) and defense.needs_trusted and not trusted:

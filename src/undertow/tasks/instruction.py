@@ -23,6 +23,7 @@ from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
 from undertow.defenses.base import Defense
 from undertow.defenses.contexts import DecodingContext, ExchangeContext, Setting, TrainingContext
+from undertow.defenses.data import exchange
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
@@ -228,7 +229,7 @@ def build(
     held: Held | None = None,
 ) -> Instruction:
     """Go through :func:`building` with all clients in one process."""
-    return composition.alone(building(data, model, plan, threat, measuring, defenses, observer, bases, held))
+    return exchange.alone(building(data, model, plan, threat, measuring, defenses, observer, bases, held))
 
 
 def building(
@@ -241,7 +242,7 @@ def building(
     observer: Observer,
     bases: Callable[[Model], CausalLM] | None = None,
     held: Held | None = None,
-) -> composition.Pooling[Instruction]:
+) -> exchange.Pooling[Instruction]:
     """Load base and data, deal the samples to clients, poison them, and let clients sanitize theirs.
 
     Args:
@@ -303,7 +304,7 @@ def setting(plan: TrainingPlan, model: Model, base: CausalLM, template: Template
 
 def _sanitizing(
     clients: list[list[Sample]], defenses: Sequence[tuple[str, Defense]], known: Setting, held: Held | None
-) -> composition.Pooling[tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]]:
+) -> exchange.Pooling[tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]]:
     """Let the clients add up what the defenses count of their data, and then sanitize it."""
 
     def draw(purpose: str, exchange: int, client: int) -> np.random.Generator:
@@ -315,7 +316,7 @@ def _sanitizing(
         return TrainingContext(client, own, known.seed, known.base, known.template, known.lora, known.training, exchange=exchanges)
 
     here, secret = (None, None) if held is None else (sorted(held.files), held.secret)
-    return composition.sanitizing(clients, defenses, draw, context, here, secret)
+    return exchange.sanitizing(clients, defenses, draw, context, here, secret)
 
 
 def _weigh(

@@ -56,7 +56,7 @@ class AlignIns(Aggregator):
         """Refuse K < 3."""
         super().check(k)
         if k < 3:
-            raise UserError(f"AlignIns needs at least 3 clients, but there are {k}; use more clients or another rule")
+            raise UserError(f"AlignIns needs at least 3 clients, but there are {k}; use more clients or another aggregator")
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the change ``[D]``; the report holds t, s and the ``kept`` rows of ``updates [K, D]``, and ``bound`` M."""

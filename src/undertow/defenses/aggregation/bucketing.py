@@ -24,7 +24,7 @@ class Bucketing(PreAggregator):
 
     Row i becomes the mean of U_p(is+1) ... U_p(is+s) for a random order p of the clients; the last bucket may hold fewer. The
     mean is plain, and a bucket's count is the sum of its clients'. ceil(K / s) rows are handed on; they are no single
-    clients any more, so that rules that remember clients refuse them. s = 1 only shuffles. The order is drawn anew in each round,
+    clients any more, so that aggregators that remember clients refuse them. s = 1 only shuffles. The order is new in each round,
     from the run's seed. Defined for K >= 1.
 
     Args:

@@ -39,7 +39,7 @@ class Bulyan(Krum):
         """Refuse K < 4f + 3."""
         f = self.f or 0
         if k < 4 * f + 3:
-            legal = f"give f from 0 to {(k - 3) // 4}, or more clients" if k >= 3 else "use more clients or another rule"
+            legal = f"give f from 0 to {(k - 3) // 4}, or more clients" if k >= 3 else "use more clients or another aggregator"
             raise UserError(f"Bulyan with f = {f} needs at least 4f + 3 = {4 * f + 3} clients, but there are {k}; {legal}")
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:

@@ -25,7 +25,7 @@ class CenteredClipping(Stateful, Aggregator):
     """Start at the last round's aggregate v, 0 in the first, and step by the mean of the clipped differences.
 
     Repeat: v <- v + (1 / K) sum_i min(1, tau / |U_i - v|) (U_i - v). delta = v, and v is kept for the next round. Defined for
-    K >= 1; all clients count the same. The paper's other half, momentum, is the clients' and not part of this rule.
+    K >= 1; all clients count the same. The paper's other half, momentum, is the clients' and not part of this aggregator.
 
     The object remembers: each call is the next round. :meth:`restore` with an empty state forgets.
 
@@ -74,7 +74,7 @@ class CenteredClipping(Stateful, Aggregator):
         """Take back the last aggregate.
 
         Raises:
-            UserError: the state is not this rule's.
+            UserError: the state is not this aggregator's.
         """
         last = state.get("last")
         if set(state) - {"last"} or (last is not None and (last.ndim != 1 or not bool(torch.isfinite(last).all()))):

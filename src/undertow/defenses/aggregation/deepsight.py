@@ -79,7 +79,7 @@ class DeepSight(Aggregator):
         super().check(k)
         least = max(MIN_CLUSTER_SIZE, self.min_samples + 1)
         if k < least:
-            raise UserError(f"DeepSight needs at least {least} clients, but there are {k}; use more clients or another rule")
+            raise UserError(f"DeepSight needs at least {least} clients, but there are {k}; use more clients or another aggregator")
 
     def fits(self, layout: Layout) -> None:
         """Refuse a layout without the head."""
@@ -91,7 +91,7 @@ class DeepSight(Aggregator):
         if weight is None or bias is None or len(weight.shape) != 2 or bias.shape != weight.shape[:1]:
             raise UserError(
                 f"DeepSight needs the output layer {self.head}.weight [C, H] and {self.head}.bias [C] among what clients send; "
-                "without a classification head use another rule"
+                "without a classification head use another aggregator"
             )
         return weight, bias
 

@@ -48,7 +48,9 @@ class Flame(InSpace, Aggregator):
         """Refuse K < 2."""
         super().check(k)
         if k < 2:
-            raise UserError(f"Flame clusters clients and needs at least 2, but there is {k}; use more clients or another rule")
+            raise UserError(
+                f"Flame clusters clients and needs at least 2, but there is {k}; use more clients or another aggregator"
+            )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the change ``[D]``.

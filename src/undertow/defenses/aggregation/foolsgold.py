@@ -57,7 +57,9 @@ class FoolsGold(Stateful, Aggregator):
         """Refuse K < 2."""
         super().check(k)
         if k < 2:
-            raise UserError(f"FoolsGold compares clients and needs at least 2, but there is {k}; use more clients or another rule")
+            raise UserError(
+                f"FoolsGold compares clients and needs at least 2, but there is {k}; use more clients or another aggregator"
+            )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:
         """Return the change ``[D]``; the report holds the ``weights`` a of the rows of ``updates [K, D]``.
@@ -119,7 +121,7 @@ class FoolsGold(Stateful, Aggregator):
         """Take back the sums.
 
         Raises:
-            UserError: the state is not this rule's.
+            UserError: the state is not this aggregator's.
         """
         if not state:
             self._sums = {}

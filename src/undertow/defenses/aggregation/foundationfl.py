@@ -1,4 +1,4 @@
-"""FoundationFL: copies of one central update, then a coordinate-wise rule."""
+"""FoundationFL: copies of one central update, then a coordinate-wise aggregator."""
 
 from __future__ import annotations
 

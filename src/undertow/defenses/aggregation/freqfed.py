@@ -81,7 +81,7 @@ class FreqFed(Aggregator):
         if k < least:
             raise UserError(
                 f"FreqFed with min_cluster_size = {self.min_cluster_size} and min_samples = {self.min_samples} needs at least "
-                f"{least} clients, but there are {k}; use more clients or another rule"
+                f"{least} clients, but there are {k}; use more clients or another aggregator"
             )
 
     def combine(self, updates: Tensor, context: ServerContext) -> tuple[Tensor, dict[str, Any]]:

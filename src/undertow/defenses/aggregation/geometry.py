@@ -208,7 +208,7 @@ def _empty(updates: Tensor) -> Tensor:
 def weighted_mean(updates: Tensor, weights: Sequence[float]) -> Tensor:
     """Return ``Σ_k w_k u_k / Σ_k w_k`` as ``[D]``, rounded once; rows of weight 0 are left out, and not all weights are 0.
 
-    Rows are added one after the other, as a run without a rule adds them, so that Mean is FedAvg to the bit.
+    Rows are added one after the other, as a run without an aggregator adds them, so that Mean is FedAvg to the bit.
     """
     weight = torch.tensor(weights, dtype=torch.float64)
     return combination(updates, weight / weight.sum(), in_order=True)
@@ -289,7 +289,7 @@ def group_means(updates: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 
 
 def add_noise(delta: Tensor, sigma: float, draw: np.random.Generator) -> Tensor:
-    """Return ``delta + N(0, σ²)`` in each coordinate, ``[D]``; nothing is drawn for σ = 0."""
+    """Return ``delta + N(0, σ²)`` in each coordinate, ``[D]``; no random number is used for σ = 0."""
     if sigma == 0:
         return delta
     noised = delta.clone()

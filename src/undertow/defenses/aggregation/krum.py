@@ -29,7 +29,7 @@ class Krum(InSpace, Aggregator):
         f: clients that may be bad, 0 <= f <= (K - 3) / 2; ``None`` = as many as that allows, floor((K - 3) / 2).
         ties: of equal scores (relative difference up to 1e-12), ``index`` takes the first client, as the paper does; ``content``
             the update that is smaller in the first coordinate where they differ, whatever the order of the clients.
-        space: where distances are taken: ``adapter``, between the updates (A, B) as sent, which is the paper's rule; or
+        space: where distances are taken: ``adapter``, between the updates (A, B) as sent, as in the paper; or
             ``delta_w``, between the changes of the products s B A, which alone act on the model.
 
     Raises:
@@ -46,7 +46,7 @@ class Krum(InSpace, Aggregator):
         super().check(k)
         f = self.f or 0
         if k <= 2 * f + 2:
-            legal = f"give f from 0 to {(k - 3) // 2}, or more clients" if k >= 3 else "use more clients or another rule"
+            legal = f"give f from 0 to {(k - 3) // 2}, or more clients" if k >= 3 else "use more clients or another aggregator"
             raise UserError(
                 f"{type(self).__name__} with f = {f} needs more than 2f + 2 = {2 * f + 2} clients, but there are {k}; {legal}"
             )

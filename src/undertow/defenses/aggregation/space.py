@@ -1,6 +1,6 @@
 """Distances between updates in the space of the model's change: ΔW = s (B A - B₀ A₀) for each LoRA module.
 
-(A, B) and (A g, g⁻¹ B) act alike on the model but lie apart as vectors, so that a rule may choose by the products
+(A, B) and (A g, g⁻¹ B) act alike on the model but lie apart as vectors, so that an aggregator may choose by the products
 instead. No ``[out, in]`` matrix is formed. With a reference (A', B'), here the received adapter or one client's,
 
     B A - B' A' = [B - B', B'] [A ; A - A']
@@ -25,7 +25,7 @@ SPACES = ("adapter", "delta_w")
 
 
 class InSpace:
-    """Mixed into rules that may take their distances in either space: what ``delta_w`` asks for."""
+    """Mixed into aggregators that may take their distances in either space: what ``delta_w`` asks for."""
 
     space: str
 
@@ -65,7 +65,7 @@ def squares_in(space: str, updates: Tensor, context: ServerContext) -> Tensor:
     """
     if space == "adapter":
         return geometry.squared_distances(updates)
-    check_lora("a rule", context.layout)
+    check_lora("an aggregator", context.layout)
     k, d = updates.shape
     every = torch.ones(k, k, dtype=torch.bool).triu(1)
     if k * k * d <= geometry.DIRECT:
@@ -88,7 +88,7 @@ def lengths_in(space: str, updates: Tensor, context: ServerContext) -> Tensor:
     """
     if space == "adapter":
         return geometry.lengths(updates)
-    check_lora("a rule", context.layout)
+    check_lora("an aggregator", context.layout)
     squares = torch.zeros(len(updates), dtype=torch.float64)
     for a, b, a_0, b_0 in _modules(updates, context):
         squares += _norms(torch.cat([b, b_0.expand_as(b)], dim=2), torch.cat([a_0 + a, a], dim=1))
@@ -101,7 +101,7 @@ def gram(updates: Tensor, context: ServerContext) -> Tensor:
     Raises:
         UserError: as :func:`squares_in`.
     """
-    check_lora("a rule", context.layout)
+    check_lora("an aggregator", context.layout)
     return _gram(updates, context, None)
 
 

@@ -76,7 +76,7 @@ class WeakDP(Stateful, Aggregator):
         """Take back what the account has spent.
 
         Raises:
-            UserError: the state is not this rule's.
+            UserError: the state is not this aggregator's.
         """
         spent = state.get("spent", torch.zeros((), dtype=torch.float64))
         if set(state) - {"spent"} or spent.shape != () or not 0 <= float(spent) < float("inf"):

@@ -22,7 +22,7 @@ from undertow.defenses.registry import DEFENSES
 class Bki(Filter):
     """Train on the data, find the word whose removal moves the model's state most and most often, drop the samples it moves.
 
-    For word w of question x, words being parted by blanks, Δ_w = max_j |h_j(x) - h_j(x without w)|. Of each question the 5 words
+    For word w of question x, words being separated by blanks, Δ_w = max_j |h_j(x) - h_j(x without w)|. Of each question the 5 words
     of largest Δ are its keywords. score(w) = log10(number of questions with keyword w, counted as often as it is one) · mean
     of its Δ. Samples with the word of highest score among their keywords are dropped. Something is always dropped, poison or not.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from undertow.data.sample import Sample
 from undertow.defenses.contexts import TrainingContext
-from undertow.defenses.data.sample_filter import Filter, text_surprise
+from undertow.defenses.data.sample_filter import Filter, text_nll
 from undertow.defenses.parameters import number, one_of, whole
 from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_samples
@@ -26,7 +26,7 @@ Scored = list[list[tuple[str, float]]]
 class Onion(Filter):
     """Drop samples with a rare word that the question reads better without, or cut the word out.
 
-    For word i of question x, words being parted by blanks, s_i = PPL(x) - PPL(x without word i), with PPL(x) = exp(mean of
+    For word i of question x, words being separated by blanks, s_i = PPL(x) - PPL(x without word i), with PPL(x) = exp(mean of
     -log p over the tokens of x but the first). A word with s_i above the bar is suspicious. Questions of one word have none.
 
     Readings of ours. The language model is the frozen base, where the paper has GPT-2. The paper takes suspicious words out
@@ -106,7 +106,7 @@ def word_scores(questions: Sequence[str], context: TrainingContext) -> Scored:
     """Return (word, s) of every word of every question; nothing for a question of one word."""
     split = [question.split() for question in questions]
     texts = [[" ".join(words), *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))] for words in split]
-    told = iter(text_surprise([text for own in texts for text in own], context))
+    told = iter(text_nll([text for own in texts for text in own], context))
     found: Scored = []
     for words in split:
         whole_text, *without = (_perplexity(next(told)) for _ in range(len(words) + 1))

@@ -9,7 +9,7 @@ import numpy as np
 
 from undertow.data.sample import Sample
 from undertow.defenses.contexts import TrainingContext
-from undertow.defenses.data.sample_filter import Filter, text_surprise
+from undertow.defenses.data.sample_filter import Filter, text_nll
 from undertow.defenses.parameters import number, one_of
 from undertow.defenses.registry import DEFENSES
 from undertow.defenses.trusted import trusted_samples
@@ -26,7 +26,7 @@ class Perplexity(Filter):
     """Drop samples whose log-perplexity under the base exceeds a threshold.
 
     The log-perplexity of n tokens is -(1/n) Σ log p(token i | tokens before it). That of the question is taken of its text
-    alone, without its first token; that of the answer behind the whole prompt, with the token that ends it.
+    alone, without its first token; that of the answer after the whole prompt, with the token that ends it.
 
     The threshold is the largest log-perplexity of trusted samples, as the paper sets it on prompts without an attack, or a lower
     ``quantile`` of them. Without trusted samples (ours) it is median + ``deviations`` · 1.4826 · median absolute deviation of
@@ -68,7 +68,7 @@ class Perplexity(Filter):
 
         found = {}
         if self.of != "answer":
-            found["question"] = np.array(text_surprise([sample.question for sample in samples], context))
+            found["question"] = np.array(text_nll([sample.question for sample in samples], context))
         if self.of != "question":
             told = surprise(context.base, [context.template.encode(sample) for sample in samples])
             found["answer"] = np.array([sum(row) / len(row) for row in told])

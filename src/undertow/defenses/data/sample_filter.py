@@ -55,7 +55,7 @@ def canonical(samples: Sequence[Sample]) -> list[int]:
     return sorted(range(len(samples)), key=lambda i: (samples[i].question, samples[i].context, samples[i].response, samples[i].id))
 
 
-def text_surprise(texts: Sequence[str], context: TrainingContext) -> list[float]:
+def text_nll(texts: Sequence[str], context: TrainingContext) -> list[float]:
     """Return the mean of -log p, in nats, over the tokens of each text by itself under the base; the first token is given.
 
     That is the token that opens every text where the tokenizer has one. A text of a single token has 0.

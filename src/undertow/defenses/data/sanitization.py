@@ -69,7 +69,7 @@ class Sanitization(DataDefense):
         self._parties: dict[int, Party] = {}
 
     def share(self, samples: Sequence[Sample], context: ExchangeContext) -> NDArray[np.uint32] | None:
-        """Return the client's counts for the next exchange, noisy if asked for; None behind the last."""
+        """Return the client's counts for the next exchange, noisy if asked for; None after the last."""
         if len(context.pooled) == EXCHANGES:
             return None
         message = self._party(samples, context).message()

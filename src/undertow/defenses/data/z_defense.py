@@ -23,7 +23,7 @@ from undertow.defenses.registry import DEFENSES
 class ZDefense(Filter):
     """Drop samples with a word and an answer that occur together too often or too seldom; for data whose answers are few classes.
 
-    For each word w that occurs n_w times, words being parted by blanks, and each answer y that occurs with it,
+    For each word w that occurs n_w times, words being separated by blanks, and each answer y that occurs with it,
     z = (p(y|w) - p0) / sqrt(p0 (1 - p0) / n_w), with p0 = 1 / number of classes. Pairs whose z lies more than ``deviations``
     standard deviations of all z from their mean are triggers; samples that hold the word and have the answer are dropped.
 

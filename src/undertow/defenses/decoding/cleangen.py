@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class CleanGen(DecodingDefense):
     """The tuned model drafts ``draft`` tokens greedily; the first x with P(x) / P_ref(x) >= α becomes the reference's best token.
 
-    Both probabilities are given the same tokens before x. What was drafted behind a replaced token is thrown away, and the tuned
+    Both probabilities are given the same tokens before x. What was drafted after a replaced token is thrown away, and the tuned
     model goes on. Nothing is trained or dropped: the answers are changed, when the model is used. MA, ASR and FTR are measured on
     these answers, in every measured round.
 

@@ -1,4 +1,4 @@
-"""Anti-backdoor learning: what is learned first is set aside, and unlearned at the end."""
+"""Anti-backdoor learning: what is learned first is isolated, and unlearned at the end."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class BoundedAscent(TokenLoss):
     "abl", source="Li et al. 2021, Anti-Backdoor Learning, NeurIPS; the authors' code; per client and for answers: ours"
 )
 class AntiBackdoorLearning(Stateful, LossDefense):
-    """Each client sets aside the samples that are learned first, trains on the others, and unlearns the first at the end.
+    """Each client isolates the samples that are learned first, trains on the others, and unlearns the first at the end.
 
     Rounds 1 .. ``isolate``: all samples, with a loss that stops easy ones (``ascent``). Then each client scores its samples under
-    the global adapter it is sent, and sets max(1, floor(share·n)) aside. Until the last ``unlearn`` rounds it trains on the
-    others by plain cross-entropy; in these last rounds it trains on those set aside alone, by gradient ascent. With γ = b = 0.5
+    the global adapter it is sent, and isolates max(1, floor(share·n)). Until the last ``unlearn`` rounds it trains on the
+    others by plain cross-entropy; in these last rounds it trains on the isolated ones alone, by gradient ascent. With γ = b = 0.5
     and 1 % these are the steps and numbers of the authors.
 
     Ours: rounds stand for epochs, and clients isolate each by themselves. A token of the answer stands for an example in the
@@ -76,10 +76,10 @@ class AntiBackdoorLearning(Stateful, LossDefense):
     Args:
         isolate: rounds of the first phase, >= 1.
         unlearn: rounds of the last phase, >= 0; the authors use 5 epochs.
-        share: of a client's samples set aside, above 0 and below 1.
+        share: of a client's samples that are isolated, above 0 and below 1.
         ascent: lga, flooding or none (plain cross-entropy) in the first phase.
         gamma: γ of lga and b of flooding, in nats a token.
-        score: loss (the lowest are set aside, as in the paper) or drop.
+        score: loss (the lowest are isolated, as in the paper) or drop.
         suffix: score the last so many answer tokens only, >= 0; 0 = all.
         cap: in nats; tokens less likely than e^(-cap) are not pushed further down.
 

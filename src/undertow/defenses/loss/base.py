@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from undertow.core.errors import UserError
 from undertow.data.template import Encoded
 from undertow.defenses.base import NeedsModel
 from undertow.defenses.contexts import TrainingContext
@@ -41,6 +42,14 @@ class LossDefense(NeedsModel):
     def token_loss(self, round: int, rounds: int) -> TokenLoss | None:
         """Return how a token's cross-entropy becomes its loss in ``round`` (from 1) of ``rounds``; None: as it is. One defense."""
         return None
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Refuse, besides, a class that writes none of the three."""
+        super().check_class()
+        hooks = ("select", "token_loss", "weigh")
+        if all(getattr(cls, hook) is getattr(LossDefense, hook) for hook in hooks):
+            raise UserError(f"{cls.__name__} writes none of {', '.join(hooks)}; write at least one")
 
     @property
     def weighs(self) -> bool:
