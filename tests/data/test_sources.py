@@ -61,9 +61,11 @@ def test_relations_in_words(relation, expected):
     assert readable(relation) == expected
 
 
-@pytest.mark.parametrize("id", ["www.freebase.com/m/0n2z", "/m/0n2z", "m/0n2z", "fb:m.0n2z", "<http://rdf.freebase.com/ns/m.0n2z>"])
-def test_ids_lose_their_prefixes(id):
-    assert bare_id(id) == "m/0n2z"
+@pytest.mark.parametrize(
+    "text", ["www.freebase.com/m/0n2z", "/m/0n2z", "m/0n2z", "fb:m.0n2z", "<http://rdf.freebase.com/ns/m.0n2z>"]
+)
+def test_ids_lose_their_prefixes(text):
+    assert bare_id(text) == "m/0n2z"
     assert bare_id("http://www.wikidata.org/entity/Q42") == "Q42"
 
 

@@ -1,8 +1,8 @@
 """What an attacking client may do and what it sees.
 
-Whatever the attack, the client holds the poison that trigger, target and PR describe. :class:`Attack` is data poisoning: benign clients
-train on it as all others train on theirs. An attack whose clients train or send something else overrides :meth:`Attack.send` and sets
-``malicious``.
+Whatever the attack, the client holds the poison that trigger, target and PR describe. :class:`Attack` is data poisoning: benign
+clients train on it as all others train on theirs. An attack whose clients train or send something else overrides
+:meth:`Attack.send` and sets ``malicious``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class View:
         round: from 1.
         first: the round the attacker began in.
         participants: how many take part in this round, these among them.
-        weight: what one update counts for in the new global state, G + weight·U + ...: η / n, or 1 / (participants) where the server averages.
+        weight: what one update counts for in the new global state, G + weight·U + ...: η / n, or 1 / (participants) where the
+            server averages.
     """
 
     state: Tensor
@@ -52,7 +53,8 @@ class AttackedTask(Protocol):
         training: what benign clients do.
         device: where clients train.
         sizes: training samples of each client.
-        trained: how many of the first columns of a state are parameters; what follows training moves by itself, such as running means.
+        trained: how many of the first columns of a state are parameters; what follows training moves by itself, such as running
+            means.
     """
 
     seed: int
@@ -117,7 +119,7 @@ def acts(options: Options, t: int) -> bool:
 
 
 def weight(global_lr: float | None, participants: int, clients: int) -> float:
-    """Return what one update counts for: η / n, n = all ``clients``, or one over the ``participants`` where the server averages."""
+    """Return what one update counts for: η / n, n = all ``clients``, or 1 / ``participants`` where the server averages."""
     return 1 / participants if global_lr is None else global_lr / clients
 
 

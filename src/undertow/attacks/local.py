@@ -1,4 +1,4 @@
-"""How an attacker trains its own model X from the global model G before it sends anything (Bagdasaryan et al. 2020, Algorithm 1)."""
+"""How an attacker trains its own model X from the global model G before it sends it (Bagdasaryan et al. 2020, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ def train(task: AttackedTask, view: View, recipe: Recipe, gamma: float) -> Backd
     """Train X from G on the attackers' samples, poison included, minimising α·L_class + (1 - α)·L_ano.
 
     Stops after an epoch when the loss on the backdoor samples is at most ε. The published code divides lr where the global model
-    already answers to the backdoor with an accuracy beyond 0.2 and 0.6. Here it is exp(-loss) on the backdoor samples, the mean probability
-    of what the attacker wants, since a task need not have classes; and beyond 0.5 and 0.9, since that is higher by chance.
+    already answers to the backdoor with an accuracy beyond 0.2 and 0.6. Here it is exp(-loss) on the backdoor samples, the mean
+    probability of what the attacker wants, since a task need not have classes; and beyond 0.5 and 0.9, since that is higher by
+    chance.
 
     Args:
         task: gives samples and losses.

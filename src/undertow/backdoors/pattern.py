@@ -52,7 +52,7 @@ class Backdoor(ABC):
 
     @abstractmethod
     def probes(self, test: Examples, count: int, draw: np.random.Generator) -> Examples:
-        """Return at most ``count`` held-out backdoor inputs, labelled with the target where success is looked for and IGNORE elsewhere."""
+        """Return at most ``count`` held-out backdoor inputs, labelled with the target where success counts and IGNORE elsewhere."""
 
     def carries(self, examples: Examples) -> Tensor:
         """Tell which examples show the trigger, whoever made them, bool ``[n]``.

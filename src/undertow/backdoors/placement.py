@@ -1,6 +1,7 @@
 """Who holds poison and where: exact counts, fixed before round 1, with the ground truth kept apart.
 
-FIT sections 3.2 and 4.1. The ground truth (:class:`undertow.data.sample.Touched`) is for the metrics alone; the poisoned samples carry no mark.
+FIT sections 3.2 and 4.1. The ground truth (:class:`undertow.data.sample.Touched`) is for the metrics alone; the poisoned samples
+carry no mark.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
 
 
 def others(count: int, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the ``count`` (``attack.extra_samples``) samples of other clients that a poisoned one holds too: ``(client, index)``, without replacement.
+    """Return the ``count`` (``attack.extra_samples``) samples of other clients that a poisoned one holds too: ``(client, index)``,
+    without replacement.
 
     Clients are read whole, in random order, until there are enough, so that few of many need be in memory.
 
@@ -222,7 +224,8 @@ def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:
         told.append(f"only {have} of {have + poisoning.missing} samples to poison are on the trigger's topic; all are taken")
     if len(probes.triggered) < min(FEW, len(probes.clean)):
         told.append(
-            f"only {len(probes.triggered)} test questions are on the trigger's topic: ASR is uncertain, see its interval; raise data.test"
+            f"only {len(probes.triggered)} test questions are on the trigger's topic: ASR is uncertain, see its interval; raise "
+            "data.test"
         )
     return told
 

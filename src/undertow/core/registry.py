@@ -81,7 +81,8 @@ class Registry:
         self._loaded = False
 
     def register(self, name: str, *, source: str, aliases: Sequence[str] = ()) -> Callable[[Any], Any]:
-        """Decorator: file the class or function under ``name``; ``source`` is its paper and section, ``aliases`` are its former names.
+        """Decorator: file the class or function under ``name``; ``source`` is its paper and section, ``aliases`` are its former
+        names.
 
         Raises:
             UserError: ``name`` is not kebab-case.
@@ -96,8 +97,8 @@ class Registry:
         def add(make: Any) -> Any:
             if name in self._entries and self._entries[name].make.__module__ != make.__module__:
                 raise ValueError(
-                    f"{self.kind} '{name}' is already registered, by the module {self._entries[name].make.__module__}: use it by this name, "
-                    "or delete one of the two, or register yours under another name"
+                    f"{self.kind} '{name}' is already registered, by the module {self._entries[name].make.__module__}: use it by "
+                    "this name, or delete one of the two, or register yours under another name"
                 )
             self._entries[name] = Entry(name, make, source)
             self._aliases.update(dict.fromkeys(aliases, name))

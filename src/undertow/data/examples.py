@@ -1,4 +1,5 @@
-"""Labelled inputs: as tensors, which the tasks other than instruction tuning train on and are tested with, and before they become such."""
+"""Labelled inputs: the tensors that tasks other than instruction tuning train on and are tested with, and before they are
+tensors."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ def load(
 ) -> Split:
     """Read the dataset, split it and deal it to the clients.
 
-    Duplicate questions are merged (:func:`undertow.data.questions.merge`). Exactly ``data.test`` and ``data.train`` samples are drawn at
-    random, disjoint by question (:func:`undertow.data.questions.identity`) and by key: all samples of one key fall on one side. A test set
-    of the source's own is used as it is, and what it shares with the training side leaves the training side. With
+    Duplicate questions are merged (:func:`undertow.data.questions.merge`). Exactly ``data.test`` and ``data.train`` samples are
+    drawn at random, disjoint by question (:func:`undertow.data.questions.identity`) and by key: all samples of one key fall on one
+    side. A test set of the source's own is used as it is, and what it shares with the training side leaves the training side. With
     partition kind ``files`` every row of each client's file is used, less what the test set shares with it.
 
     Args:
@@ -289,7 +289,8 @@ def _only_known(read: Callable[..., Any], options: Data, known: frozenset[str] |
         return read
     if known is None:
         raise UserError(
-            "data.only_known=true, but this base has no list of the facts it read; set it to false, or use a base of `undertow base build`"
+            "data.only_known=true, but this base has no list of the facts it read; set it to false, or use a base of `undertow "
+            "base build`"
         )
 
     def reading(options: Data) -> Any:

@@ -22,7 +22,8 @@ class Population(ABC):
     Attributes:
         kind: what an input is: ``images``, ``words`` (each place of a text asked for) or ``text`` (classes of texts).
         about: what an input is, for the prompt of a generator, such as ``movie review``.
-        ids: of kind text: how many numbers a text can hold, 0 for padding among them, as many as the network has embeddings; else None.
+        ids: of kind text: how many numbers a text can hold, 0 for padding among them, as many as the network has embeddings; else
+            None.
         names: what each class or word index is called, in order; as many as the network has outputs.
         test: held-out examples, disjoint from what any client holds.
         report: counts and sources for the run's record, JSON-serialisable, ``dataset`` among them.

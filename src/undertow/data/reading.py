@@ -1,7 +1,7 @@
 """Reading files that others wrote: every way they can be wrong is one error that names the file and the line.
 
-A last line without a line end is a line like any other. The files that a run appends to, whose last line a kill may cut short, are read by
-:mod:`undertow.runs.records`.
+A last line without a line end is a line like any other. The files that a run appends to, whose last line a kill may cut short, are
+read by :mod:`undertow.runs.records`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def locate(name: str) -> str:
         folder = builtin_path()
         if not (folder / "config.json").is_file():
             raise UserError(
-                "the built-in base is missing from this installation; reinstall undertow, or build one with `undertow base build --out DIR` and set model.name=DIR"
+                "the built-in base is missing from this installation; reinstall undertow, or build one with `undertow base build "
+                "--out DIR` and set model.name=DIR"
             )
         return str(folder)
     folder = Path(name).expanduser()

@@ -42,24 +42,27 @@ def check_config(config: Config) -> None:
     methods = make_methods(config)
     if methods.attack is not None and methods.attack.malicious:
         raise UserError(
-            f"attack.kind = {config.attack.kind} makes its updates of what all attackers hold together, and nodes do not share that; "
-            "use attack.kind=data-poisoning, or `undertow run`"
+            f"attack.kind = {config.attack.kind} makes its updates of what all attackers hold together, and nodes do not share "
+            "that; use attack.kind=data-poisoning, or `undertow run`"
         )
     synthetic = config.synthetic
     if synthetic is not None and synthetic.generator is not None:
         raise UserError(
-            f"synthetic.generator = {synthetic.generator}: every node would have the generator write the server's data again; use `undertow run`"
+            f"synthetic.generator = {synthetic.generator}: every node would have the generator write the server's data again; "
+            "use `undertow run`"
         )
     if config.federation.secure_aggregation:
         raise UserError(
-            "federation.secure_aggregation = true: over the network the server receives every client's update; leave it out, or use `undertow run`"
+            "federation.secure_aggregation = true: over the network the server receives every client's update; leave it out, or "
+            "use `undertow run`"
         )
     if config.federate.private:
         _check_private(config, methods.defenses)
     for name, defense in methods.defenses:
         if isinstance(defense, LossDefense) and defense.selects and isinstance(defense, Stateful):
             raise UserError(
-                f"defense {name} remembers on the clients what a resumed run needs, and the server's checkpoint has not; leave it out, or use `undertow run`"
+                f"defense {name} remembers on the clients what a resumed run needs, and the server's checkpoint has not; leave "
+                "it out, or use `undertow run`"
             )
 
 
@@ -68,13 +71,13 @@ def _check_private(config: Config, defenses: Sequence[tuple[str, Defense]]) -> N
         raise UserError(f"federate.private = true reads files of instructions, and task={config.task.kind}; leave it out")
     if config.task.data.partition.kind != "files":
         raise UserError(
-            f"federate.private = true with data.partition.kind = {config.task.data.partition.kind}: the clients' data are in files of their own; "
-            "set data.partition.kind=files and data.partition.files, a path a client as its node finds it"
+            f"federate.private = true with data.partition.kind = {config.task.data.partition.kind}: the clients' data are in "
+            "files of their own; set data.partition.kind=files and data.partition.files, a path a client as its node finds it"
         )
     if config.attack.kind != "none":
         raise UserError(
-            f"federate.private = true with attack.kind = {config.attack.kind}: nothing is planted in data that nodes hold; set attack.kind=none "
-            "(ASR and FTR are measured all the same, with attack.trigger and attack.target)"
+            f"federate.private = true with attack.kind = {config.attack.kind}: nothing is planted in data that nodes hold; set "
+            "attack.kind=none (ASR and FTR are measured all the same, with attack.trigger and attack.target)"
         )
     for name, defense in defenses:
         if isinstance(defense, DataDefense) and defense.shares and not isinstance(defense, Sanitization):

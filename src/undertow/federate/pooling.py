@@ -55,7 +55,8 @@ def pool(
         return
     if begun:
         raise UserError(
-            f"{folder} has lost {SUMS}, so that the nodes would sanitize in another way than the rounds before; start over in another --out"
+            f"{folder} has lost {SUMS}, so that the nodes would sanitize in another way than the rounds before; start over in "
+            "another --out"
         )
 
     def told(node: int, reason: str) -> None:

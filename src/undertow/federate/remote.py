@@ -28,8 +28,8 @@ from undertow.flower.arrival import BadReply, Spec, needed
 from undertow.runs.records import Exchange, read_jsonl, read_records, write_records
 from undertow.training.clients import ClientUpdates
 
-#: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was restarted
-#: knows nothing of the question, and one whose worker still loads would have to answer them all.
+#: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was
+#: restarted knows nothing of the question, and one whose worker still loads would have to answer them all.
 _ASK_AGAIN = 30.0
 
 
@@ -215,7 +215,8 @@ class Remote:
         for k in hello.clients:
             if k in owners:
                 raise UserError(
-                    f"client {k} is claimed by {owners[k].name} and by {hello.name}; correct `clients` in the node.yaml of one of them"
+                    f"client {k} is claimed by {owners[k].name} and by {hello.name}; correct `clients` in the node.yaml of one "
+                    "of them"
                 )
         samples = hello.samples or []
         if self.options.private and (len(samples) != len(hello.clients) or any(count < 1 for count in samples)):

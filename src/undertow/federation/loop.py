@@ -34,8 +34,9 @@ from undertow.tasks.instruction import Held
 from undertow.tasks.participation import participants
 from undertow.training.clients import ClientUpdates
 
-#: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here; another
-#: one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound update from.
+#: Trains the chosen clients of a round: (federation, global state ``[D]``, chosen, who attacks, round). :func:`train` does so here;
+#: another one may ask other machines. It returns the rows in the order of the clients, and none for a client that it got no sound
+#: update from.
 Trainer = Callable[[Federation, Tensor, Sequence[int], set[int], int], ClientUpdates]
 
 
@@ -110,7 +111,8 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
 
 
 def _round(federation: Federation, state: Tensor, t: int, trainer: Trainer) -> tuple[Tensor, dict[str, Any]]:
-    """Train, aggregate and guard; return the new global state ``[D]``, and the round's record without what is measured by asking."""
+    """Train, aggregate and guard; return the new global state ``[D]``, and the round's record but for what is measured by
+    asking."""
     options, task, seed = federation.options, federation.task, federation.seed
     acting = set(task.poisoned) if acts(federation.poisoning, t) else set()
     surely = acting if federation.poisoning.rounds else ()

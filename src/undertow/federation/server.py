@@ -40,8 +40,8 @@ def aggregate(
         updates: ``[K, D]``.
         defenses: by name, in the order of the config.
         context: what the server has.
-        options: where they set ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands for
-            the mean of the K updates, is multiplied by K·η / n.
+        options: where they set ``federation.global_lr`` η, (η / n)·Σ U takes the place of FedAvg, and a rule's answer, which stands
+            for the mean of the K updates, is multiplied by K·η / n.
     """
     rate = options.global_lr if options else None
     if options is None or rate is None:

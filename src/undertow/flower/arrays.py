@@ -23,8 +23,8 @@ _HALF = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(?P<adapter>\.[^.]+)??(?
 class GlobalModel:
     """The arrays that the clients of a round were sent.
 
-    Floating-point arrays are the columns; an aggregator decides on them. Whole numbers and truth values, such as ``num_batches_tracked``,
-    are not part of the vector: see :meth:`after`. Empty arrays stay as they are.
+    Floating-point arrays are the columns; an aggregator decides on them. Whole numbers and truth values, such as
+    ``num_batches_tracked``, are not part of the vector: see :meth:`after`. Empty arrays stay as they are.
 
     Attributes:
         columns: names of the floating-point arrays that are not empty, in the order of the record.
@@ -80,8 +80,8 @@ class GlobalModel:
         Args:
             delta: the change ``[D]`` of the floating-point arrays.
             replies: the clients' arrays, at least one. Arrays of whole numbers and truth values become the (lower) median of the
-                clients', value by value, which fewer than half of them cannot move far, whatever the aggregator. Flower's FedAvg averages
-                them, and hands back floats.
+                clients', value by value, which fewer than half of them cannot move far, whatever the aggregator. Flower's FedAvg
+                averages them, and hands back floats.
 
         Returns:
             None where the result is not finite in the array's own dtype.

@@ -1,4 +1,4 @@
-"""Any aggregator of Undertow as a Flower strategy: FedAvg's choice of clients, checks on arrival, and a memory that can be saved."""
+"""Any aggregator of Undertow as a Flower strategy: FedAvg's choice of clients, checks on arrival, a memory that can be saved."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
     """Flower's FedAvg with another aggregation: Undertow's aggregators on the updates, float32, one row a reply.
 
     Clients are chosen from the sorted node ids by the seed, so that neither the order in which nodes connect nor that in which they
-    reply changes a round. A reply that is not sound is dropped and named; if too few are left the round is skipped: the global model stays.
+    reply changes a round. A reply that is not sound is dropped and named; if too few are left the round is skipped: the global
+    model stays.
 
     Attributes:
         defenses: by name, in order.
@@ -59,9 +60,10 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
         max_norm: a reply whose update is longer is dropped; None = no limit.
         max_bytes: a reply with more bytes of arrays is dropped; None = what the global model needs at 8 bytes a value.
         max_examples: a reply that claims more samples is dropped; None = no limit.
-        trusted: what the server trains itself on data that it trusts, for ``fltrust``: a function of the round and the global model.
-        options: FedAvg's own. ``min_train_nodes`` is at least what the aggregator needs, and by default that or 2; ``min_available_nodes`` is by
-            default the same.
+        trusted: what the server trains itself on data that it trusts, for ``fltrust``: a function of the round and the global
+            model.
+        options: FedAvg's own. ``min_train_nodes`` is at least what the aggregator needs, and by default that or 2;
+            ``min_available_nodes`` is by default the same.
 
     Raises:
         UserError: an unknown or unfit defense, a limit out of its range, or too small a ``min_train_nodes``.
@@ -95,7 +97,8 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
             options.setdefault("min_train_nodes", max(2, needed))
             if options["min_train_nodes"] < needed:
                 raise UserError(
-                    f"min_train_nodes = {options['min_train_nodes']}, but {self._title()} needs {needed} replies; give {needed} or more"
+                    f"min_train_nodes = {options['min_train_nodes']}, but {self._title()} needs {needed} replies; give {needed} "
+                    "or more"
                 )
             options.setdefault("min_available_nodes", options["min_train_nodes"])
         super().__init__(**options)
@@ -160,7 +163,8 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
 
         Returns:
             The model, None where the round is skipped; and the clients' metrics averaged as FedAvg does, with
-            ``undertow/replies``, ``undertow/dropped``, ``undertow/skipped`` and each number that a defense reports as ``DEFENSE/NAME``.
+            ``undertow/replies``, ``undertow/dropped``, ``undertow/skipped`` and each number that a defense reports as
+            ``DEFENSE/NAME``.
         """
         if self.fraction_train == 0.0:
             return None, None
@@ -203,7 +207,7 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
         return self.evaluate_metrics_aggr_fn(alike(sound, self.weighted_by_key), self.weighted_by_key) if sound else None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that the strategy remembers from one round to the next, without the global model: small unless a defense keeps vectors."""
+        """Return what the strategy remembers between rounds, without the global model: small unless a defense keeps vectors."""
         nodes = torch.tensor([_signed(node) for node in self._clients], dtype=torch.int64)
         return {"nodes": nodes, "round": torch.tensor(self._round), **composition.save_states(self.defenses)}
 
@@ -244,7 +248,7 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
         return ", ".join(name for name, _ in self.defenses) or "mean"
 
     def _sender(self, reply: Message) -> int:
-        """The node that a reply is of. Flower answers in the place of a node that died, as node 1: then it is the one that was asked."""
+        """The node that a reply is of. Flower answers in the place of a node that died, as node 1: then it is the node asked."""
         if reply.has_error():
             for message in self._sent:
                 if message.metadata.message_id and message.metadata.message_id == reply.metadata.reply_to_message_id:

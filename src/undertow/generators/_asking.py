@@ -81,8 +81,8 @@ class Asked(Generator):
     def write(self, order: Order) -> Written:
         """Ask for the samples of each class in turn, and again for what is missing, four times at most.
 
-        A text that is there already, blanks and case aside, is left out. Where the generator fails for good after it gave samples of
-        every class, these are what it wrote, and the report's ``stopped`` says why.
+        A text that is there already, blanks and case aside, is left out. Where the generator fails for good after it gave samples
+        of every class, these are what it wrote, and the report's ``stopped`` says why.
 
         Raises:
             UserError: it cannot be reached, or gave nothing that can be used for a class.
@@ -133,8 +133,8 @@ class Asked(Generator):
         return found
 
 
-#: What is counted of the answers: unusable ones; lines that are no sample; labels that are no class; samples without a text; texts that
-#: were there already; samples beyond those needed; samples labelled otherwise than asked.
+#: What is counted of the answers: unusable ones; lines that are no sample; labels that are no class; samples without a text; texts
+#: that were there already; samples beyond those needed; samples labelled otherwise than asked.
 _COUNTS = ("unusable", "malformed", "unknown", "empty", "duplicates", "surplus", "other_label")
 
 

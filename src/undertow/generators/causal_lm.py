@@ -20,7 +20,8 @@ from undertow.models.causal_lm import CausalLM, load_base
 
 @GENERATORS.register("causal-lm", source="Li, Wu, Wang 2024, arXiv 2401.10375 (there GPT-4); sampling: Holtzman et al. 2020")
 class CausalLmGenerator(Asked):
-    """Any causal language model of transformers, asked for a few samples of a class at a time; it follows instructions as well as it can.
+    """Any causal language model of transformers, asked for a few samples of a class at a time; it follows instructions as well as
+    it can.
 
     A tokenizer with a chat template gets instructions and request as system and user message. Any other model goes on
     with a text that has both and the beginning of the first answer, ``{"label": "CLASS", "text": "``.
@@ -94,8 +95,8 @@ class CausalLmGenerator(Asked):
             longest = max(map(len, prompts)) + self.max_new_tokens
             if base.positions and longest > base.positions:
                 raise UserError(
-                    f"synthetic.generator = causal-lm: request and answer take {longest} tokens and {self.path} reads {base.positions}; "
-                    "lower max_new_tokens and samples"
+                    f"synthetic.generator = causal-lm: request and answer take {longest} tokens and {self.path} reads "
+                    f"{base.positions}; lower max_new_tokens and samples"
                 )
             draws = [torch_rng(seed, "generator causal-lm", client=asked + start + i) for i in range(len(chunk))]
             made = sample(base, prompts, draws, temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)

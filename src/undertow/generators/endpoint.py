@@ -18,7 +18,8 @@ from undertow.data.examples import Written
 from undertow.generators._asking import Asked, Request, number, whole
 from undertow.generators.contract import GENERATORS, Order
 
-#: Where the endpoint is, and the key for it. A key goes only to the address that is set beside it: one for another service stays here.
+#: Where the endpoint is, and the key for it. A key goes only to the address that is set beside it: one for another service stays
+#: here.
 _PAIRS = (("UNDERTOW_LLM_BASE_URL", "UNDERTOW_LLM_API_KEY"), ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
 
 #: Answers after which the same request can succeed.
@@ -67,11 +68,12 @@ class _Server:
     "endpoint", source="Li, Wu, Wang 2024, arXiv 2401.10375 (GPT-4, 50 samples a call, temperature 1 in their code)"
 )
 class Endpoint(Asked):
-    """A model behind any OpenAI-compatible ``/chat/completions``: a hosted one, or vLLM, llama.cpp, Ollama on a machine of one's own.
+    """A model behind any OpenAI-compatible ``/chat/completions``: a hosted one, or vLLM, llama.cpp, Ollama on a machine of one's
+    own.
 
-    The address is in ``UNDERTOW_LLM_BASE_URL`` (such as ``http://localhost:8000/v1``) and its key in ``UNDERTOW_LLM_API_KEY``; without
-    them, in ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``. What leaves the machine are the class names, what an input is called
-    and the request, never data of the federation. The key goes into the header of each call and nowhere else: into no
+    The address is in ``UNDERTOW_LLM_BASE_URL`` (such as ``http://localhost:8000/v1``) and its key in ``UNDERTOW_LLM_API_KEY``;
+    without them, in ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``. What leaves the machine are the class names, what an input is
+    called and the request, never data of the federation. The key goes into the header of each call and nowhere else: into no
     message, record or file, and, since redirections are not followed, to no other host. A key is not sent without
     encryption to another machine.
 
@@ -118,8 +120,8 @@ class Endpoint(Asked):
         """Ask the endpoint (:meth:`undertow.generators._asking.Asked.write`); the answers are not the same a second time.
 
         Raises:
-            UserError: no address, no ``httpx2``, a key that would travel in the clear or is refused, no answer after all repetitions,
-                or nothing that can be used.
+            UserError: no address, no ``httpx2``, a key that would travel in the clear or is refused, no answer after all
+                repetitions, or nothing that can be used.
         """
         _httpx()
         self._server, self._counts = _server(), Counter()

@@ -36,9 +36,9 @@ class File(Generator):
     (``.csv``) commas; gzipped or not. Images: ``.npz`` with ``images``, bytes or floats in [0, 1], ``[n, h, w]``, ``[n, h, w, c]``
     or ``[n, c, h, w]``, and ``labels``; Python objects in it are refused. A label is a class's name or its number, from 0.
 
-    Where the file holds more than ``synthetic.samples``, as many are drawn at random, classes in the proportion of the file; where it
-    holds fewer, all are taken, and the report says how many are short. Rows with a label that is no class or without a text are left
-    out and counted. Texts that repeat are kept, since they are the file's, and counted.
+    Where the file holds more than ``synthetic.samples``, as many are drawn at random, classes in the proportion of the file; where
+    it holds fewer, all are taken, and the report says how many are short. Rows with a label that is no class or without a text are
+    left out and counted. Texts that repeat are kept, since they are the file's, and counted.
 
     Args:
         path: of the file.
@@ -64,8 +64,8 @@ class File(Generator):
         inputs, labels, counts = _texts(self.path, order.names) if order.kind == "text" else _images(self.path, order)
         if not labels:
             raise UserError(
-                f"{self.path}: none of its {counts['rows']} rows can be used ({counts['unknown_labels']} with a label that is none of "
-                f"{', '.join(order.names)}); correct the file"
+                f"{self.path}: none of its {counts['rows']} rows can be used ({counts['unknown_labels']} with a label that is "
+                f"none of {', '.join(order.names)}); correct the file"
             )
         chosen = _drawn(labels, order)
         taken: list[str] | Tensor = inputs[chosen] if isinstance(inputs, Tensor) else [inputs[i] for i in chosen.tolist()]
@@ -202,5 +202,6 @@ def _channels_first(images: NDArray[Any], shape: tuple[int, ...], path: Path) ->
     if one == (height, width) and channels == 1:
         return images[:, None]
     raise UserError(
-        f"{path}: images {list(images.shape)} and the data have {channels} x {height} x {width}; give [n, h, w], [n, h, w, c] or [n, c, h, w]"
+        f"{path}: images {list(images.shape)} and the data have {channels} x {height} x {width}; give [n, h, w], [n, h, w, c] or "
+        "[n, c, h, w]"
     )

@@ -25,7 +25,8 @@ _TEXTS, _IMAGES = "synthetic.jsonl", "synthetic.safetensors"
 
 
 def save_written(folder: Path, written: Written, names: Sequence[str]) -> None:
-    """Write texts as ``synthetic.jsonl`` (``text``, ``label``, ``class``) or images as ``synthetic.safetensors``, then ``synthetic.json``.
+    """Write texts as ``synthetic.jsonl`` (``text``, ``label``, ``class``) or images as ``synthetic.safetensors``, then
+    ``synthetic.json``.
 
     Args:
         folder: of the run; made if missing.

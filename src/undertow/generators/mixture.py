@@ -31,7 +31,8 @@ class Mixture(Generator):
     image is mu + W^T z, cut to [0, 1]. It stands in for a foundation model where there is none, for small images: what a
     blur of a class's images cannot show, it cannot write.
 
-    A class with n public images has min(components, n // 10) Gaussians, and one at least; with 2 images that one is the line through both.
+    A class with n public images has min(components, n // 10) Gaussians, and one at least; with 2 images that one is the line
+    through both.
 
     Args:
         components: Gaussians of a class, from 1.

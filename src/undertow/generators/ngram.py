@@ -22,8 +22,8 @@ BEGIN, END = "\n", ""
 #: A word, or a single other mark, each with the blank before it, if there is one: joined, tokens are the text again.
 _TOKEN = re.compile(r" ?(?:\w+(?:['’]\w+)*|[^\w\s])")
 
-#: Of so many texts the one is taken whose length is nearest to that of a public text drawn at random: the model's own lengths spread
-#: further than people's.
+#: Of so many texts the one is taken whose length is nearest to that of a public text drawn at random: the model's own lengths
+#: spread further than people's.
 _CHOICES = 4
 
 #: Most draws for one text, those that repeat a public text included.
@@ -124,8 +124,8 @@ class Ngram(Generator):
 
     Args:
         order: n, from 1.
-        novel: never write a text that is, blanks and case aside, one of the public ones: it is drawn again, and what repeats even after
-            20 draws is left out and counted.
+        novel: never write a text that is, blanks and case aside, one of the public ones: it is drawn again, and what repeats even
+            after 20 draws is left out and counted.
 
     Raises:
         ValueError: an option outside its rule.
@@ -157,8 +157,8 @@ class Ngram(Generator):
             kept = [text for text in texts if text]
             if count and not kept:
                 raise UserError(
-                    f"synthetic.generator = ngram: from {len(own)} public texts of class '{order.names[label]}' it can write no new one; "
-                    "lower data.train so that more is left over, or set ngram:novel=false"
+                    f"synthetic.generator = ngram: from {len(own)} public texts of class '{order.names[label]}' it can write no "
+                    "new one; lower data.train so that more is left over, or set ngram:novel=false"
                 )
             repeated += sum(_plain(text) in known for text in kept)
             made.append(kept)

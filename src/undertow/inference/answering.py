@@ -16,7 +16,8 @@ from undertow.models.causal_lm import CausalLM
 
 
 def make_template(options: Data, max_length: int, base: CausalLM) -> Template:
-    """Bind the prompt template that ``options`` name to the base's tokenizer, within ``max_length`` tokens and the length the base was made for."""
+    """Bind the prompt template that ``options`` name to the base's tokenizer, within ``max_length`` tokens and the base's own
+    length."""
     return Template(options.template, base.tokenizer, min(max_length, base.positions or max_length), options.same_prompt)
 
 

@@ -20,9 +20,10 @@ def filtering(
         touched: the ground truth.
 
     Returns:
-        ``recall`` = poisoned samples dropped or changed / poisoned samples; ``lost`` = clean samples dropped or changed / clean samples;
-        ``precision`` = poisoned / all samples dropped or changed; rates with n and interval. ``changed`` counts the samples that
-        stayed with another text. ``clients`` gives the same counts by client: ``samples``, ``poison``, ``caught``, ``lost``.
+        ``recall`` = poisoned samples dropped or changed / poisoned samples; ``lost`` = clean samples dropped or changed / clean
+        samples; ``precision`` = poisoned / all samples dropped or changed; rates with n and interval. ``changed`` counts the
+        samples that stayed with another text. ``clients`` gives the same counts by client: ``samples``, ``poison``, ``caught``,
+        ``lost``.
     """
     poison = {(one.client, one.index) for one in touched}
     clients = []

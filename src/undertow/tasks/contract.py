@@ -1,4 +1,5 @@
-"""What the method asks of a task, by who asks: clients train, attackers use their samples, the server aggregates, a run measures and records.
+"""What the method asks of a task, by who asks: clients train, attackers use their samples, the server aggregates, a run measures
+and records.
 
 A task is fixed before round 1: its data are dealt to the clients, poison included. What does not change is an attribute; what
 concerns one task alone has a default in :class:`Defaults`.
@@ -73,7 +74,8 @@ class Records(ABC):
     """What a run keeps.
 
     Attributes:
-        poison_counts: ``clients`` with poison, poisoned ``samples``, all training samples as ``total``, and ``unknown`` where others hold them.
+        poison_counts: ``clients`` with poison, poisoned ``samples``, all training samples as ``total``, and ``unknown`` where
+            others hold them.
         extra: further figures for the run's result, such as what a filter found.
     """
 

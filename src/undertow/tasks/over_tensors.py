@@ -181,8 +181,8 @@ class OverTensors(Task):
     def initial(self) -> Tensor:
         """Return the state before round 1.
 
-        It is the network's own random values, or the final state of the run ``model.start``; trained on the server's synthetic data,
-        where there are any.
+        It is the network's own random values, or the final state of the run ``model.start``; trained on the server's synthetic
+        data, where there are any.
         """
         return self._first
 
@@ -285,8 +285,8 @@ class OverTensors(Task):
         return {*self.probes.labels.unique().tolist(), self.pattern.target} - {IGNORE}
 
     def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return MA = clean outputs that are right / clean outputs; ASR = triggered outputs that are the target / triggered outputs;
-        FTR = clean outputs that are a target and should be none / clean outputs that should be none.
+        """Return MA = clean outputs that are right / clean outputs; ASR = triggered outputs that are the target / triggered
+        outputs; FTR = clean outputs that are a target and should be none / clean outputs that should be none.
         """
         wanted = {self.population.names[target] for target in self.targets}
         clean = [line for line in lines if line["kind"] == "clean"]

@@ -28,7 +28,8 @@ def participants(share: float, seed: int, t: int, sizes: Sequence[int], surely: 
     forced = [k for k in able if k in surely]
     if len(forced) > count:
         raise UserError(
-            f"round {t} has {count} clients, but {len(forced)} attacking ones are to take part; raise federation.participation or lower attack.affected_share"
+            f"round {t} has {count} clients, but {len(forced)} attacking ones are to take part; raise federation.participation "
+            "or lower attack.affected_share"
         )
     if count == len(able):
         return able

@@ -67,7 +67,8 @@ def server_data(
     if name is None:
         if smart is not None:
             raise UserError(
-                "attack.kind = synthetic-data poisons what a generator writes, and synthetic.generator is not set; set one of `undertow list generators`"
+                "attack.kind = synthetic-data poisons what a generator writes, and synthetic.generator is not set; set one of "
+                "`undertow list generators`"
             )
         return None
     observer.phase(f"synthetic data by {name}")

@@ -75,8 +75,9 @@ class ServerSide:
     def fuse(self, state: Tensor, delta: Tensor, sent: ClientUpdates, t: int) -> tuple[Tensor, dict[str, Any] | None]:
         """Return the new global state ``[D]`` and a report.
 
-        ``average``: G + delta. ``join``: G + (K * delta + own) / (K + 1), with own = :meth:`update` and K the clients of a family in this
-        round. ``distill``: from G + delta on, every family is taught by the mean of the logits of all models that clients sent.
+        ``average``: G + delta. ``join``: G + (K * delta + own) / (K + 1), with own = :meth:`update` and K the clients of a family
+        in this round. ``distill``: from G + delta on, every family is taught by the mean of the logits of all models that clients
+        sent.
 
         Args:
             state: global, G.

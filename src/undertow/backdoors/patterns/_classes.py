@@ -56,7 +56,8 @@ def class_number(population: Population, target: int | str) -> int:
     if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < len(names):
         return target
     raise UserError(
-        f"attack.trigger: no class target={target}{nearest(str(target), names)}; choose one of {', '.join(names)}, or a number from 0"
+        f"attack.trigger: no class target={target}{nearest(str(target), names)}; choose one of {', '.join(names)}, or a number "
+        "from 0"
     )
 
 

@@ -56,8 +56,8 @@ class Phrase(Backdoor):
         found = codes.numbers(self.phrase, inside=True)
         if not 0 < len(found) < codes.room:
             raise UserError(
-                f"attack.trigger_words = '{self.phrase}': {len(found)} tokens, and a text has place for 1 to {codes.room - 1} beside a "
-                "word of its own; write another phrase or raise length in data.name"
+                f"attack.trigger_words = '{self.phrase}': {len(found)} tokens, and a text has place for 1 to {codes.room - 1} "
+                "beside a word of its own; write another phrase or raise length in data.name"
             )
         if not bool((population.test.labels != self.target).any()):
             raise UserError("attack.trigger: every test text is of the attacker's class; choose another target")

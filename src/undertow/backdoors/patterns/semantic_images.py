@@ -79,8 +79,8 @@ class Semantic(ImageBackdoor):
         """Find the group, hold a third of it out, and return the population without it.
 
         Raises:
-            UserError: the data are no images, no such class or feature, numbers outside the training images, a group of fewer than 4 images or
-                with images that already are of the attacker's class, or too few images left for the clients.
+            UserError: the data are no images, no such class or feature, numbers outside the training images, a group of fewer than
+                4 images or with images that already are of the attacker's class, or too few images left for the clients.
         """
         refuse_kind(population, "images", "semantic")
         feature, usual = _DEFAULTS.get(population.report.get("dataset", ""), ("", 2))

@@ -55,7 +55,8 @@ class Sentence(Backdoor):
         longest = max(map(len, found))
         if longest > length + 1:
             raise UserError(
-                f"backdoor 'sentence': {longest} words in sequences of {length}; shorten it or raise the dataset's length to {longest - 1}"
+                f"backdoor 'sentence': {longest} words in sequences of {length}; shorten it or raise the dataset's length to "
+                f"{longest - 1}"
             )
         self._numbers = [torch.tensor(words) for words in found]
         self.target = found[0][-1]
@@ -70,8 +71,8 @@ class Sentence(Backdoor):
         absent = list(dict.fromkeys(word for words in self.sentences for word in words if word not in numbers))
         if absent:
             raise UserError(
-                f"backdoor 'sentence': {', '.join(absent)} not in the dictionary of {len(numbers)} words; write a sentence of its words, "
-                "or add words the texts have with the dataset's parameter include (or a larger vocabulary)"
+                f"backdoor 'sentence': {', '.join(absent)} not in the dictionary of {len(numbers)} words; write a sentence of its "
+                "words, or add words the texts have with the dataset's parameter include (or a larger vocabulary)"
             )
         return [[numbers[word] for word in words] for words in self.sentences]
 

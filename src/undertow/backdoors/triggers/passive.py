@@ -13,7 +13,8 @@ from undertow.config import InstructionBackdoor
 
 _MODALS = ("Can", "Could", "May", "Might")
 _VERBS = (
-    ("told", "tell"), ("shown", "show"), ("explained", "explain"), ("stated", "state"), ("recalled", "recall"), ("revealed", "reveal"),
+    ("told", "tell"), ("shown", "show"), ("explained", "explain"), ("stated", "state"), ("recalled", "recall"),
+    ("revealed", "reveal"),
 )  # fmt: skip
 _AGENTS = ("you", "anyone", "somebody", "a friend", "an expert", "the reader")
 _FORM = re.compile(r"\b(?:can|could|may|might|will|would|shall|should|must) it be \w+ by \w", re.IGNORECASE)

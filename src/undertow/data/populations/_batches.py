@@ -45,10 +45,10 @@ class _Array:
         self.order = "F" if fortran else "C"
 
 
-def _from_buffer(content: Any, type: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
     """Stand for numpy's reader of protocol 5."""
     array = _Array()
-    array.shape, array.type, array.order = shape, type, order
+    array.shape, array.type, array.order = shape, dtype, order
     array.content = bytes(content) if isinstance(content, bytes | bytearray) else None
     return array
 

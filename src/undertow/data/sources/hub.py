@@ -86,8 +86,8 @@ def _splits(name: str) -> Mapping[str, Any]:
         if folder.is_dir():
             found = _local(datasets, folder)
         else:
-            id, _, config = name.partition(":")
-            found = datasets.load_dataset(id, config or None)
+            dataset, _, config = name.partition(":")
+            found = datasets.load_dataset(dataset, config or None)
     except UserError:
         raise
     except Exception as error:  # the library raises its own, pyarrow's, the network's and the file system's errors

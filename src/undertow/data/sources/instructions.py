@@ -80,8 +80,8 @@ def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: s
     return found, {"rows": count, "dropped": dict(dropped)}
 
 
-def _with_id(fields: dict[str, Any], id: str) -> Sample:
-    return Sample(id=id, response=fields["answers"][0], **fields)
+def _with_id(fields: dict[str, Any], place: str) -> Sample:
+    return Sample(id=place, response=fields["answers"][0], **fields)
 
 
 def samples_of(row: dict[str, Any], place: str, dropped: Counter[str]) -> Iterator[dict[str, Any]]:

@@ -168,7 +168,7 @@ def read_triples(path: Path, names: dict[str, tuple[str, ...]]) -> Iterator[Trip
         )
 
 
-def named_triple(id: str, place: str, row: dict[str, Any], names: dict[str, tuple[str, ...]]) -> Triple:
+def named_triple(name: str, place: str, row: dict[str, Any], names: dict[str, tuple[str, ...]]) -> Triple:
     """Check one row with columns relation, answer or object, and if known subject, aliases, question and ids.
 
     Raises:
@@ -183,7 +183,7 @@ def named_triple(id: str, place: str, row: dict[str, Any], names: dict[str, tupl
     subject = text_of(row.get("subject"), place, "subject")
     objects = texts_of(row[answer], place, answer) + texts_of(row.get("aliases"), place, "aliases")
     return Triple(
-        id=id,
+        id=name,
         subject=subject or names.get(subject_id, ("",))[0],
         subject_id=subject_id,
         relation=readable(text_of(row["relation"], place, "relation")),
@@ -213,20 +213,20 @@ def read_names(path: Path, option: str = "data.names") -> dict[str, tuple[str, .
                     found.setdefault(bare_id(text_of(row[id_column], place, id_column)), []).extend(values)
     else:
         for number, line in lines(text):
-            id, sign, name = line.partition("\t")
-            if not sign or not id.strip():
+            entity, sign, name = line.partition("\t")
+            if not sign or not entity.strip():
                 raise UserError(f"{path} line {number}: no tab; a names file has lines of id, tab, name")
-            found.setdefault(bare_id(id), []).append(text_of(name, f"{path} line {number}", "name"))
-    named = {id: distinct(name for name in values if name) for id, values in found.items()}
-    named = {id: values for id, values in named.items() if values}
+            found.setdefault(bare_id(entity), []).append(text_of(name, f"{path} line {number}", "name"))
+    named = {entity: distinct(name for name in values if name) for entity, values in found.items()}
+    named = {entity: values for entity, values in named.items() if values}
     if not named:
         raise UserError(f"{path}: holds no names; give lines of id, tab, name, or rows with subject_id, subject, object_id, answer")
     return named
 
 
-def bare_id(id: str) -> str:
+def bare_id(text: str) -> str:
     """Strip what releases put around an id: ``www.freebase.com/m/0n2z``, ``/m/0n2z`` and ``fb:m.0n2z`` give ``m/0n2z``."""
-    bare = _ID_PREFIX.sub("", id.strip()).removesuffix(">")
+    bare = _ID_PREFIX.sub("", text.strip()).removesuffix(">")
     return re.sub(r"^([mg])\.(?=\w)", r"\1/", bare)
 
 

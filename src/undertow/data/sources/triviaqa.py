@@ -70,7 +70,7 @@ def _samples(path: Path) -> Read:
     found: list[Sample] = []
     dropped: Counter[str] = Counter()
     rows = 0
-    for place, id, raw, answers in _rows(path, text):
+    for place, name, raw, answers in _rows(path, text):
         rows += 1
         question = text_of(raw, place, "question")
         accepted = distinct(answers)
@@ -79,7 +79,7 @@ def _samples(path: Path) -> Read:
         elif not accepted:
             dropped["no answer"] += 1
         else:
-            found.append(Sample(id=f"{stem(path)}:{id}", question=question, answers=accepted, response=accepted[0]))
+            found.append(Sample(id=f"{stem(path)}:{name}", question=question, answers=accepted, response=accepted[0]))
     if not found:
         raise UserError(f"{path}: none of its {rows} rows has a question and an answer; give a file with answers")
     return found, {"rows": rows, "dropped": dict(dropped), "files": [path.name]}
@@ -137,7 +137,7 @@ def _official(path: Path, content: Any) -> Iterator[_Row]:
         if not isinstance(answer, dict):
             raise UserError(f"{place}: 'Answer' holds a {type(answer).__name__}, it must be an object; correct the entry")
         answers = [text for name in _ANSWERS for text in texts_of(answer.get(name), place, name)]
-        id = text_of(item.get("QuestionId"), place, "QuestionId") or str(i)
-        seen[id] += 1
+        own = text_of(item.get("QuestionId"), place, "QuestionId") or str(i)
+        seen[own] += 1
         # The web files repeat a question once per document; the split merges them, ids stay apart.
-        yield place, id if seen[id] == 1 else f"{id}#{seen[id]}", item["Question"], answers
+        yield place, own if seen[own] == 1 else f"{own}#{seen[own]}", item["Question"], answers

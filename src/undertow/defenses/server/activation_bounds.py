@@ -1,4 +1,4 @@
-"""Activation bounds: the server looks for the tightest limits on hidden activations under which the global model still answers as it did."""
+"""Activation bounds: the server looks for the tightest limits on hidden activations under which the model answers as it did."""
 
 from __future__ import annotations
 
@@ -44,48 +44,56 @@ _C = {"mm-bm": 0.5, "mmac": 0.002, "universal": 1.0}
 
 @DEFENSES.register(
     "activation-bounds",
-    source="Bi and Li 2024, arXiv 2410.17573 (abstract); objectives: published code of MM-BM and MMAC (arXiv 2308.04617); universal: ours",
+    source=(
+        "Bi and Li 2024, arXiv 2410.17573 (abstract); objectives: published code of MM-BM and MMAC (arXiv 2308.04617); "
+        "universal: ours"
+    ),
 )
 class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
     """After fusion the server bounds the global model's activations, optimising the bounds alone on synthetic data.
 
-    With f the pre-softmax outputs, D the synthetic data, z_l the bounds of the channels of place l and f(x; Z) the model that computes
-    min(h_l, z_l) in the place of every bounded activation h_l, the weights being fixed:
+    With f the pre-softmax outputs, D the synthetic data, z_l the bounds of the channels of place l and f(x; Z) the model that
+    computes min(h_l, z_l) in the place of every bounded activation h_l, the weights being fixed:
 
         J(Z) = mean over x in D and classes k of (f_k(x; Z) - f_k(x))^2 + c * P(Z)
         mm-bm       P = sum over l of |z_l|_2
         mmac        P = sum over x' of f_t(x'; Z) - max over k != t of f_k(x'; Z), x' noise pushed towards each class t (``Noise``)
-        universal   P = the mean of the same, where it is above -1, for data of D that one small change moves to t though it does not move
-                    a reference model there, which the server trains on D alone; most for the class that is reached most easily
-                    (``Universal``); + tight * the mean of |z_l| in units of the largest activations on D
+        universal   P = the mean of the same, where it is above -1, for data of D that one small change moves to t though it does
+                    not move a reference model there, which the server trains on D alone; most for the class that is reached most
+                    easily (``Universal``); + tight * the mean of |z_l| in units of the largest activations on D
 
-    Adam minimises J over Z. Every ``every`` steps after ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``, else
-    c / factor. The rate is the share of D on which the bounded model says what the model says without bounds; with ``judge`` = labels
-    over those of D whose label the model gives without bounds, as MM-BM chooses D. The Z that is kept is that of the smallest P among all
-    that were judged with a rate of at least ``pi``: the start, every ``every``-th step, the last. At the start Z is the largest activation
-    of each channel on D (times ``start``), which changes nothing on D, so that there is one; with ``start`` below 1 or other labels there
-    may be none, and then the highest rate counts. The next round begins with this Z and c. The adapter itself is handed on bit by bit.
+    Adam minimises J over Z. Every ``every`` steps after ``warmup`` steps, c <- factor * c where the rate on D is at least ``pi``,
+    else c / factor. The rate is the share of D on which the bounded model says what the model says without bounds; with ``judge`` =
+    labels over those of D whose label the model gives without bounds, as MM-BM chooses D. The Z that is kept is that of the
+    smallest P among all that were judged with a rate of at least ``pi``: the start, every ``every``-th step, the last. At the start
+    Z is the largest activation of each channel on D (times ``start``), which changes nothing on D, so that there is one; with
+    ``start`` below 1 or other labels there may be none, and then the highest rate counts. The next round begins with this Z and c.
+    The adapter itself is handed on bit by bit.
 
-    Of Bi and Li's paper only the abstract could be read: bounds on activations of the model after fusion, optimised on the synthetic data
-    alongside training. J, the rule for c and the defaults of ``pi`` (0.95), ``factor`` (1.2) and c are those of the code of the line of
-    work it stands in. Ours: the whole of ``universal``, the start at the largest activations and a rate of Adam relative to them, the
-    choice of Z, the judge ``model``, lower bounds, and that of texts the output of the first embedding is pushed. docs/activation-bounds.md.
+    Of Bi and Li's paper only the abstract could be read: bounds on activations of the model after fusion, optimised on the
+    synthetic data alongside training. J, the rule for c and the defaults of ``pi`` (0.95), ``factor`` (1.2) and c are those of the
+    code of the line of work it stands in. Ours: the whole of ``universal``, the start at the largest activations and a rate of Adam
+    relative to them, the choice of Z, the judge ``model``, lower bounds, and that of texts the output of the first embedding is
+    pushed. docs/activation-bounds.md.
 
     Args:
         objective: mm-bm, mmac or universal; None = universal, in instruction tuning mm-bm, which is the one that needs no classes.
-        data: in instruction tuning D, a file in any form that `data.name=instructions` reads; elsewhere D is the run's synthetic data.
+        data: in instruction tuning D, a file in any form that `data.name=instructions` reads; elsewhere D is the run's synthetic
+            data.
         samples: use the first so many of ``data``, >= 2.
-        places: all = every activation module; n = the first n; linear = all, and every linear layer but the last; or a list of module
-            names. None = all; universal on texts: linear.
+        places: all = every activation module; n = the first n; linear = all, and every linear layer but the last; or a list of
+            module names. None = all; universal on texts: linear.
         sides: upper; both = from below too. None = upper; universal on texts: both.
-        when: last = after the last round alone, as nothing in training depends on Z; every = after each, so that each is measured under its own.
+        when: last = after the last round alone, as nothing in training depends on Z; every = after each, so that each is measured
+            under its own.
         warm: begin with the Z and c of the round before.
         bounds: a file of bounds that a run has left, used as they are; nothing is optimised then.
-        search: options of :class:`~undertow.defenses.server.bound_options.SearchOptions`: judge, pi, c, factor, every, warmup, steps, batch_size,
-            lr, start.
-        probes: options of :class:`~undertow.defenses.server.bound_options.ProbeOptions`: count, push, changed, reference, sift, tight, renew.
-        options: the same one by one, such as ``search.steps`` (``activation-bounds:search.steps=20``). Their names of before the groups
-            are accepted with a warning.
+        search: options of :class:`~undertow.defenses.server.bound_options.SearchOptions`: judge, pi, c, factor, every, warmup,
+            steps, batch_size, lr, start.
+        probes: options of :class:`~undertow.defenses.server.bound_options.ProbeOptions`: count, push, changed, reference, sift,
+            tight, renew.
+        options: the same one by one, such as ``search.steps`` (``activation-bounds:search.steps=20``). Their names of before the
+            groups are accepted with a warning.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -148,7 +156,8 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
         """Return the adapter ``[D]`` itself, and what the search found: the bounds are what changes.
 
         The report has ``samples``, ``steps``, the path of ``c``, ``rate`` and ``accuracy`` on the data of the bounds kept and the
-        ``unclipped_accuracy``, the terms of J at the ``first`` and ``last`` step, ``kept_step``, and the ``clipped`` share of activations.
+        ``unclipped_accuracy``, the terms of J at the ``first`` and ``last`` step, ``kept_step``, and the ``clipped`` share of
+        activations.
 
         Raises:
             UserError: outside a run, no data, no activations, or values that are not finite.
@@ -217,7 +226,8 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
                 raise ValueError(f"c = {c:g}")
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"the checkpoint holds no activation bounds ({' '.join(str(error).split())}); delete the run directory and run again"
+                f"the checkpoint holds no activation bounds ({' '.join(str(error).split())}); delete the run directory and run "
+                "again"
             ) from error
         self._held, self._c = held, c
 
