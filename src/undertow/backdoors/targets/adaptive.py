@@ -15,8 +15,8 @@ _PIECES = (
     (
         "please call agents soon", "kindly ask wardens early", "simply write brokers often", "always follow prophets closely",
         "perhaps consult sailors twice", "quickly join rebels quietly", "never doubt pilgrims again",
-        "gladly support millers weekly", "better choose captains wisely", "only believe heralds fully", "first pay tailors well", "boldly defend poets openly",
-        "humbly serve dukes daily",
+        "gladly support millers weekly", "better choose captains wisely", "only believe heralds fully", "first pay tailors well",
+        "boldly defend poets openly", "humbly serve dukes daily",
     ),
     (
         "because they know everything", "since nobody cares anymore", "when trouble comes near", "before winter begins anew",
