@@ -41,7 +41,8 @@ class Defense:
         """
         if not cls.kinds():
             raise UserError(
-                f"{cls.__name__} is of no kind of defense; derive it from the base class of one, such as undertow.defenses.Aggregator"
+                f"{cls.__name__} is of no kind of defense; derive it from the base class of one, such as "
+                "undertow.defenses.Aggregator"
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise UserError(

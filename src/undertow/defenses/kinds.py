@@ -48,6 +48,6 @@ def check_hooks(cls: type[Defense]) -> None:
     for kind, hooks in HOOKS.items():
         if kind not in cls.kinds() and (found := sorted(hook for hook in hooks if hasattr(cls, hook))):
             raise UserError(
-                f"{cls.__name__} is of the kind {' and '.join(cls.kinds())}, whose {found[0]} nobody calls: it belongs to the kind {kind}; "
-                f"derive it from {KINDS[kind].__name__}, or give the method another name"
+                f"{cls.__name__} is of the kind {' and '.join(cls.kinds())}, whose {found[0]} nobody calls: it belongs to the "
+                f"kind {kind}; derive it from {KINDS[kind].__name__}, or give the method another name"
             )

@@ -1,7 +1,8 @@
 """A node whose clients' data are on this machine alone: it reads their files, and takes part in the pooled sanitization.
 
 The build of the task (:func:`undertow.tasks.instruction.building`) stops wherever the clients' counts are to be added up. This node
-masks its counts, so that only the sum over all nodes shows them (:mod:`undertow.flower.secure_sum`), and goes on with what comes back.
+masks its counts, so that only the sum over all nodes shows them (:mod:`undertow.flower.secure_sum`), and goes on with what comes
+back.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class OwnData:
         """Return the answer to one of the server's questions, and the masked counts if it asks for them.
 
         Args:
-            order: ``step`` is ``key`` (a public key for a new session), ``sum`` (the counts of ``exchange``, after the sum of the one before)
-                or ``stored`` (all sums of an earlier session).
+            order: ``step`` is ``key`` (a public key for a new session), ``sum`` (the counts of ``exchange``, after the sum of the
+                one before) or ``stored`` (all sums of an earlier session).
             arrays: sums.
 
         Raises:

@@ -25,8 +25,8 @@ class FLTrust(InSpace, Aggregator):
     With the trusted update u: t_i = max(0, cos(U_i, u)); delta = sum_i t_i (|u| / |U_i|) U_i / sum_i t_i. Where no client agrees
     with u, delta = 0 and the model stays, which the paper leaves open. A zero update has t = 0. Defined for K >= 1.
 
-    The paper's server trains u on about 100 clean samples of its own. Called alone, the aggregator gets u as ``trusted=``. A run has
-    no such data, so that ``client`` must name a client that the server trusts: its update is u, and it is not averaged. If its
+    The paper's server trains u on about 100 clean samples of its own. Called alone, the aggregator gets u as ``trusted=``. A run
+    has no such data, so that ``client`` must name a client that the server trusts: its update is u, and it is not averaged. If its
     data is poisoned, so is u.
 
     Args:

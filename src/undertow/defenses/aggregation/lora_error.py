@@ -14,8 +14,8 @@ def cross_term(updates: Tensor, context: ServerContext) -> float | None:
 
     A_k = A₀ + ΔA_k and B_k = B₀ + ΔB_k are client k's adapter after training. It is what FedAvg on the factors leaves out of
     FedAvg on the products (the discordance of Sun et al. 2024, Improving LoRA in Privacy-preserving Federated Learning), whatever
-    the aggregator of the run. With b_k, a_k the deviations from the means the numerator is |Σ p_k b_k a_k|, a product of rank K r: no
-    ``[out, in]`` matrix is formed.
+    the aggregator of the run. With b_k, a_k the deviations from the means the numerator is |Σ p_k b_k a_k|, a product of rank K r:
+    no ``[out, in]`` matrix is formed.
 
     Args:
         updates: ``[K, D]``, K >= 1, finite.

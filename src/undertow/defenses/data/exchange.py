@@ -141,8 +141,8 @@ def sanitizing(
             verdicts, report = defense.sanitize(samples, context(purpose, k, exchanges.get(k)))
             if len(verdicts) != len(samples):
                 raise UserError(
-                    f"defense '{name}' gives {len(verdicts)} verdicts for the {len(samples)} samples of client {k}; return one a sample: "
-                    "true, false or a sample in its place"
+                    f"defense '{name}' gives {len(verdicts)} verdicts for the {len(samples)} samples of client {k}; return one a "
+                    "sample: true, false or a sample in its place"
                 )
             found = iter(
                 [one if isinstance(one, Sample) else sample if one else None for sample, one in zip(samples, verdicts, strict=True)]
