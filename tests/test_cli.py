@@ -43,7 +43,7 @@ def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process the figures, which take most of the time, are left out; the real processes draw them."""
     from undertow.runs.report.figures import Drawing
 
-    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures.export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ def test_json_is_one_object_and_nothing_else(larger: Path) -> None:
     out = (larger / "stdout").read_text()
     assert out.count("\n") == 1
     result = json.loads(out)
-    assert set(result) == {"run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"}
+    assert set(result) == {"format", "run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"}
     assert result == json.loads((larger / "whole" / "result.json").read_text())
     assert (larger / "whole" / "report.html").stat().st_size > 10_000
 
@@ -473,12 +473,12 @@ def test_a_wrong_key_in_a_real_process(tmp_path: Path) -> None:
 
 
 def test_list_fields_shows_every_field_with_its_default() -> None:
-    from undertow.cli.listing import listing
     from undertow.config import described, field_names
+    from undertow.listing import list_methods
 
-    rows = dict(listing("fields")["fields"])
+    rows = {method.name: method.summary for method in list_methods("fields")}
     assert rows == dict(described())
     assert rows["attack.poison_ratio"].startswith("0.1  PR")
     groups = {name.rpartition(".")[0] for name in rows}
     assert set(rows) | {g for g in groups if g} >= set(field_names())
-    assert "fields" not in listing()  # the methods alone, unless asked for
+    assert "fields" not in {method.kind for method in list_methods()}  # the methods alone, unless asked for

@@ -12,10 +12,11 @@ import torch
 from tiny import Quiet
 from undertow.config import Config
 from undertow.core.errors import UserError
-from undertow.federation.evaluate import evaluate, run_config, score_again
+from undertow.federation.evaluate import evaluate, score_again
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft
+from undertow.runs.run import read_config
 
 Make = Callable[..., Config]
 
@@ -37,7 +38,7 @@ def quiet(text: str) -> None:
 
 
 def test_evaluating_a_run_gives_the_runs_own_figures(finished: Path) -> None:
-    figures, made = evaluate(run_config(finished), finished / "adapter", quiet)
+    figures, made = evaluate(read_config(finished), finished / "adapter", quiet)
     result = json.loads((finished / "result.json").read_text())
     for name in ("ma", "asr", "ftr"):
         assert figures[name] == result[name]

@@ -79,7 +79,7 @@ def test_their_report_and_their_adapter_are_usable(
 
     from undertow.runs.report.figures import Drawing
 
-    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures.export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
     base = shared_data / "tiny_pretrained_lm" / "stories260K-hf"
     changes = {
         "model.name": str(base),

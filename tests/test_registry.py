@@ -6,13 +6,13 @@ import pytest
 
 from undertow.attacks.contract import make_attack
 from undertow.backdoors.trigger import TRIGGERS
-from undertow.cli.listing import listing
 from undertow.config import Attack as Options
 from undertow.config import Defense
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry, built
 from undertow.defenses.making import make_defenses
 from undertow.defenses.registry import DEFENSES
+from undertow.listing import list_methods
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import make_net
 
@@ -25,13 +25,14 @@ def test_files_of_the_folder_are_found_and_sorted() -> None:
 
 
 def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
-    for kind, rows in listing().items():
-        assert rows, kind
-        for name, text in rows:
-            assert name
-            assert len(text) > 10, f"{kind} {name}: '{text}'"
+    methods = list_methods()
+    assert {method.kind for method in methods} >= {"configs", "datasets", "triggers", "defenses"}
+    for method in methods:
+        assert method.name
+        assert len(method.summary) > 5, method
+        assert method.source or method.kind == "configs", method
     with pytest.raises(UserError, match=r"unknown kind 'trigger' \(did you mean 'triggers'\?\)"):
-        listing("trigger")
+        list_methods("trigger")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

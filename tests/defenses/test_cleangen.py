@@ -15,12 +15,13 @@ from undertow.config import Config, Lora
 from undertow.core.errors import UserError
 from undertow.defenses.contexts import DecodingContext
 from undertow.defenses.decoding.cleangen import CleanGen
-from undertow.federation.evaluate import evaluate, run_config
+from undertow.federation.evaluate import evaluate
 from undertow.federation.loop import run
 from undertow.inference.checked_decoding import Checked, Voice, checked_generate
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted, adapter_layout, find_targets, save_peft
+from undertow.runs.run import read_config
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]
@@ -186,7 +187,7 @@ def test_all_that_a_run_measures_is_what_the_defense_lets_through(small_config: 
     assert [report["name"] for report in told] == ["cleangen"]
     assert told[0]["replaced"] == told[0]["tokens"] > 0
     # evaluating the run's adapter goes the same way
-    figures, made = evaluate(run_config(folders[0.0]), folders[0.0] / "adapter", lambda text: None)
+    figures, made = evaluate(read_config(folders[0.0]), folders[0.0] / "adapter", lambda text: None)
     assert [line["output"] for line in made if line["round"] == 1] == outputs(folders[0.0], 2)
     assert figures["defenses"] == told
 

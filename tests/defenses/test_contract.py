@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-
 from undertow.cli.listing import listing
+
 from undertow.config import Defense as Options
 from undertow.core.errors import RenamedWarning, UserError
 from undertow.core.layout import Layout

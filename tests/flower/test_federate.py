@@ -363,7 +363,7 @@ def test_check_says_how_near_the_network_is_to_one_process(make: Callable[..., S
     rounds = there.config.federation.rounds
     assert {key: found[key] for key in ("adapter", "same_bytes")} == {"adapter": 0.0, "same_bytes": True}
     assert [found[key] for key in ("rounds", "same_clients", "same_decisions", "same_rows")] == [rounds] * 4
-    assert json.loads((there.folder.run / "one-process.json").read_text(encoding="utf-8")) == found
+    assert json.loads((there.folder.run / "one-process.json").read_text(encoding="utf-8")) == {"format": 1, **found}
     assert "equal to the last bit" in (there.folder.run / "report.html").read_text(encoding="utf-8")
     # a run that chose otherwise and ended elsewhere is told as such
     path = there.folder.path / "one-process" / "rounds.jsonl"

@@ -23,4 +23,4 @@ def fake_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out where only the words matter: it takes most of the time."""
-    monkeypatch.setattr("undertow.runs.report.figures._export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))
+    monkeypatch.setattr("undertow.runs.report.figures.export", lambda figure, name: Drawing(name, b"<svg ></svg>", b"%PDF"))

@@ -13,7 +13,7 @@ from tiny import Quiet
 from undertow.config import Config, validate
 from undertow.core.errors import UserError
 from undertow.data.examples import Examples, Written
-from undertow.federation.evaluate import evaluate_network, run_config
+from undertow.federation.evaluate import evaluate_network
 from undertow.federation.loop import run
 from undertow.federation.resolve import resolve
 from undertow.generators import mixture
@@ -21,6 +21,7 @@ from undertow.generators.contract import Order
 from undertow.models.net import load_model
 from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
+from undertow.runs.run import read_config
 from undertow.tasks.over_tensors import OverTensors
 
 TINY: dict[str, Any] = {
@@ -208,7 +209,7 @@ def test_a_killed_run_goes_on_with_what_the_generator_wrote(
 
 def test_evaluation_asks_no_generator_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture.Mixture, "write", lambda *_: pytest.fail("asked again"))
-    figures, _ = evaluate_network(run_config(finished), finished, Quiet())
+    figures, _ = evaluate_network(read_config(finished), finished, Quiet())
     wanted = read_json(finished / "result.json")
     assert (figures["ma"], figures["asr"], figures["untouched"]["ma"]) == (wanted["ma"], wanted["asr"], wanted["untouched"]["ma"])
 
@@ -223,7 +224,7 @@ def test_two_networks_are_distilled_into_each_other(tmp_path: Path) -> None:
     assert sizes[0] > sizes[1] > 0
     lines = read_jsonl(tmp_path / "run" / "scores.jsonl")
     assert {line["network"] for line in lines} == set(several["model.networks"])
-    figures, _ = evaluate_network(run_config(tmp_path / "run"), tmp_path / "run", Quiet())
+    figures, _ = evaluate_network(read_config(tmp_path / "run"), tmp_path / "run", Quiet())
     assert figures["ma"] == read_json(tmp_path / "run" / "result.json")["ma"]
     assert figures["ma"]["n"] == 2 * 100
 

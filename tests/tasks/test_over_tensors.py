@@ -18,12 +18,13 @@ from undertow.config import Config, validate
 from undertow.core.errors import UserError
 from undertow.data.examples import IGNORE, Examples
 from undertow.federation import loop as experiment
-from undertow.federation.evaluate import evaluate_network, run_config, score_again
+from undertow.federation.evaluate import evaluate_network, score_again
 from undertow.federation.loop import run
 from undertow.federation.resolve import resolve
 from undertow.models.net import load_model
 from undertow.runs.collect import collect
 from undertow.runs.report.page import write_report
+from undertow.runs.run import read_config
 from undertow.tasks.over_tensors import OverTensors
 from undertow.tasks.participation import participants
 from undertow.training import stacked
@@ -326,14 +327,14 @@ def test_a_run_continues_from_another(finished: tuple[str, Path], tmp_path: Path
 
 def test_evaluating_a_run_gives_its_own_figures(finished: tuple[str, Path]) -> None:
     _, folder = finished
-    figures, made = evaluate_network(run_config(folder), folder, Quiet())
+    figures, made = evaluate_network(read_config(folder), folder, Quiet())
     result = json.loads((folder / "result.json").read_text())
     for rate in ("ma", "asr", "ftr"):
         assert figures[rate] == result[rate]
         assert figures["untouched"][rate] == result["untouched"][rate]
     kept = [line for line in lines(folder, "scores.jsonl") if line["round"] in (0, 2)]
     assert [line["output"] for line in made] == [line["output"] for line in kept]
-    again, _ = evaluate_network(run_config(folder), folder / "model", Quiet())
+    again, _ = evaluate_network(read_config(folder), folder / "model", Quiet())
     assert {**again, "model": None} == {**figures, "model": None}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -80,14 +81,14 @@ def list_methods(
 
         undertow list fields
     """
-    from undertow.cli.listing import listing
+    from undertow.api import list_methods as find
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for title, rows in listing(kind).items():
+    for title, methods in groupby(find(kind), key=lambda method: method.kind):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
         table.add_column(no_wrap=True, style="bold")
         table.add_column()
-        for name, text in rows:
-            table.add_row(escape(name), escape(text))
+        for method in methods:
+            table.add_row(escape(method.name), escape(f"{method.summary} [{method.source}]" if method.source else method.summary))
         console.print(table)
         console.print()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
 from undertow.core.errors import UserError
+
+if TYPE_CHECKING:
+    from undertow.federate.folder import Folder
 
 
 @app.command()
@@ -35,18 +38,11 @@ def federate(
         undertow federate demo --nodes 3 --host server.example.org --out federations/demo
     """
     _needs_flower()
-    from undertow.cli.runs import NAMES, default_folder, print_result
+    from undertow.api import default_folder
     from undertow.config import load
-    from undertow.federate import processes
-    from undertow.federate.check import check as compare_with_one_process
     from undertow.federate.folder import prepare
-    from undertow.federate.local import run_local
     from undertow.federate.plan import check_config
     from undertow.federate.plan import split as deal
-    from undertow.federate.remote import network_line
-    from undertow.runs.display import display
-    from undertow.runs.records import OneProcess
-    from undertow.runs.report.wording import one_process
 
     name, overrides = split(arguments, "demo")
     if check and local is None:
@@ -54,33 +50,47 @@ def federate(
     config = load(name, overrides)
     check_config(config)
     if config.compare:
-        from undertow.runs.report.run_files import read
+        from undertow.runs.report.page import comparable
 
-        read(Path(config.compare))
-    path = out or default_folder("federations", name, config, overrides)
+        comparable(Path(config.compare))
+    path = out or default_folder("federations", name, config)
     folder = prepare(path, config, deal(config.federation.clients, local or nodes), host, port)
-    if local is None:
-        if as_json:
-            print_json({"folder": str(folder.path), "nodes": [str(node) for node in folder.nodes]})
-            return
+    if local is not None:
+        _run_here(folder, config.compare, check, as_json)
+    elif as_json:
+        print_json({"folder": str(folder.path), "nodes": [str(node) for node in folder.nodes]})
+    else:
         print(f"{path} is written. What is next:")
         print(f"1. on this machine, which the nodes reach as {host}:{folder.port}: {shlex.quote(str(path / 'server.sh'))}")
         print(f"2. copy each folder of {path / 'nodes'} to its machine: {', '.join(node.name for node in folder.nodes)}")
         print(f"3. on this machine: {shlex.quote(str(path / 'run.sh'))}, which registers their keys; the run is in {path / 'run'}")
         print(f"4. on each node's machine, within {config.federate.node_wait:g} s: undertow federate-node {folder.nodes[0].name}")
-        return
+
+
+def _run_here(folder: Folder, compare: str | None, check: bool, as_json: bool) -> None:
+    """Run a federation with its nodes on this machine, with ``check`` in one process too, and print its figures."""
+    from undertow.cli.runs import print_run
+    from undertow.federate import processes
+    from undertow.federate.check import check as compare_with_one_process
+    from undertow.federate.local import run_local
+    from undertow.federate.remote import network_line
+    from undertow.runs.display import display
+    from undertow.runs.records import OneProcess
+    from undertow.runs.report.wording import one_process
+    from undertow.runs.run import Run
+
     processes.raise_on_terminate()
-    compare = Path(config.compare) if config.compare else None
+    beside = Path(compare) if compare else None
     with display() as observer:
-        result = run_local(folder, observer, compare)
+        result = run_local(folder, observer, beside)
     equality = None
     if check:
         with display() as observer:
-            equality = compare_with_one_process(folder, observer, compare)
+            equality = compare_with_one_process(folder, observer, beside)
     if as_json:
         print_json(result if equality is None else {**result, "one_process": equality})
         return
-    print_result(result, folder.run / "report.html", NAMES[config.task.kind])
+    print_run(Run(folder.run))
     if told := network_line(folder.run):
         print(told)
     if equality is not None:

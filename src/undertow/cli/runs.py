@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
 from undertow.core.errors import UserError
+
+if TYPE_CHECKING:
+    from undertow.runs.run import Run
 
 
 @app.command()
@@ -33,75 +36,41 @@ def run(
 
         undertow run paper-triviaqa data.path=triviaqa/ model.name=meta-llama/Llama-2-7b-hf --out runs/triviaqa
     """
-    from undertow.config import load
+    from undertow.api import run as run_here
+    from undertow.config.reading import parse
 
     name, overrides = split(arguments, "demo")
-    config = load(name, overrides)
-    folder = out or default_folder("runs", name, config, overrides)
-    if config.compare:
-        from undertow.runs.report.run_files import read
-
-        read(Path(config.compare))
-    from undertow.federation.loop import run as run_experiment
-    from undertow.runs.display import display
-
     command = shlex.join(["undertow", *sys.argv[1:]])
-    with display() as observer:
-        result = run_experiment(config, folder, observer, command=command)
-        observer.phase("writing the report")
-        from undertow.runs.report.page import write_report
-
-        page = write_report(folder, Path(config.compare) if config.compare else None)
+    found = run_here(name, out=out, observer=True, command=command, **parse(overrides))
     if as_json:
-        print_json(result)
+        print_json(found.result.to_json() if found.result else None)
     else:
-        print_result(result, page, NAMES[config.task.kind])
+        print_run(found)
 
 
-def default_folder(parent: str, name: str, config: Any, overrides: list[str]) -> Path:
-    """Return where a run of a config goes where nothing is said: its name, with a digest where overrides change a value."""
-    from undertow.config import load
+def print_run(run: Run) -> None:
+    """Print the final figures of a finished run as a table, and where its page is."""
+    from undertow.runs.headline import LABELS, interval, rates, share
+    from undertow.runs.report.terms import TERMS
 
-    stem = Path(name).stem
-    plain = load(name).digest() == config.digest() if overrides else True
-    return Path(parent) / (stem if plain else f"{stem}-{config.digest()}")
-
-
-#: What the model before and after training is called, by task.
-NAMES = {"instruction": ("untouched base", "tuned")}
-NAMES["classification"] = NAMES["next-word"] = ("before round 1", "trained")
-
-
-def print_result(result: dict[str, Any], page: Path, names: tuple[str, str] = NAMES["instruction"]) -> None:
-    """Print the final figures of a run as a table, and where its page is; ``names``: of the model before and after."""
-    from undertow.metrics.measure import headline
-
-    table = Table(title=f"{result['run']}: {result['rounds']} rounds", title_justify="left")
+    result, terms = run.result, TERMS[run.config.task.kind]
+    assert result is not None
+    table = Table(title=f"{result.run}: {result.rounds} rounds", title_justify="left")
     table.add_column("")
-    before_training, after = names
-    for column in (after, "95 % interval", "n", before_training):
+    for column in (terms.trained_short, "95 % interval", "n", terms.start_short):
         table.add_column(column, justify="right")
-    said = ("main accuracy (MA)", "attack success rate (ASR)", "false-trigger rate (FTR)", "FTR, near misses")
-    labels = dict(zip(("ma", "asr", "ftr", "ftr_near"), said, strict=True))
-    for key in headline(result):
-        label, rate, before = labels[key], result[key], result["untouched"][key]
-        table.add_row(
-            label,
-            f"{100 * rate['value']:.1f} %",
-            f"{100 * rate['low']:.1f} – {100 * rate['high']:.1f} %",
-            str(rate["n"]),
-            f"{100 * before['value']:.1f} %",
-        )
+    for name, rate, before in rates(result, result.untouched):
+        table.add_row(LABELS[name], share(rate), interval(rate), str(rate.n), share(before))
     console = Console()
     console.print(table)
-    poison = result["poison"]
-    of_server = f", {poison['synthetic']:,} of the server's {poison['synthetic_total']:,}" if "synthetic" in poison else ""
-    planted = f"{poison['samples']:,} of {poison['total']:,} samples in {poison['clients']} clients{of_server}"
+    poison = result.poison
+    of_server = f", {poison.synthetic:,} of the server's {poison.synthetic_total:,}" if poison.synthetic_total else ""
+    planted = f"{poison.samples:,} of {poison.total:,} samples in {poison.clients} clients{of_server}"
     console.print(
-        f"poison: {'not known, ' + format(poison['total'], ',') + ' samples are on their nodes' if poison.get('unknown') else planted}; "
-        f"training and measuring took {result['seconds']:.0f} s"
+        f"poison: {f'not known, {poison.total:,} samples are on their nodes' if poison.unknown else planted}; "
+        f"training and measuring took {result.seconds:.0f} s"
     )
-    console.print(f"report: {escape(str(page))}", soft_wrap=True)
+    console.print(f"report: {escape(str(run.folder / 'report.html'))}", soft_wrap=True)
 
 
 @app.command()
@@ -130,34 +99,33 @@ def sweep(
 
         undertow sweep demo attack.affected_share=0.2,0.8 defenses=none,median federation.rounds=10 --out sweeps/median --jobs 2
     """
-    import time
-
-    from undertow.sweeps.display import sweep_display
-    from undertow.sweeps.sweep import default_jobs, expand, parse, plan, run_cells, summary
+    from undertow.api import sweep as run_sweep
+    from undertow.api import sweep_cells, sweep_folder
+    from undertow.config.reading import parse as read_values
+    from undertow.sweeps.cells import parse
+    from undertow.sweeps.sweep import plan, summary
 
     name, given = split(words, "demo")
     overrides, axes, seeds = parse(given)
-    cells = expand(name, overrides, axes, seeds)
-    folder = out or Path("sweeps") / "-".join([Path(name).stem, *(key.rpartition(".")[2] for key in axes)])
+    fixed = read_values(overrides)
     if only_plan:
-        planned = plan(cells, folder)
+        planned = plan(sweep_cells(name, axes, seeds=seeds, **fixed), out or sweep_folder(name, axes))
         if as_json:
             print_json(planned)
         for cell in [] if as_json else planned["cells"]:
             print(f"{cell['name']}{' (finished)' if cell['finished'] else ''}")
         return
-    began = time.monotonic()
-    with sweep_display() as observer:
-        outcomes = run_cells(cells, folder, jobs=jobs or default_jobs(cells, ray), ray=ray, observer=observer)
-    told = summary(outcomes, folder, time.monotonic() - began)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # cells that failed are an error here
+        done = run_sweep(name, axes, seeds=seeds, out=out, jobs=jobs, ray=ray, observer=True, **fixed)
+    told = summary(done.outcomes, done.folder, done.seconds)
     failed = told["failed"]
     if as_json:
         print_json(told)
     else:
-        print(
-            f"{told['cells']} {'cell' if told['cells'] == 1 else 'cells'}: {told['done']} done, {told['skipped']} there before, {len(failed)} failed; {told['seconds']:.0f} s"
-        )
-        print(f"one table of all runs: {shlex.join(['undertow', 'collect', str(folder)])}")
+        cells_ran = f"{told['cells']} {'cell' if told['cells'] == 1 else 'cells'}"
+        print(f"{cells_ran}: {told['done']} done, {told['skipped']} there before, {len(failed)} failed; {told['seconds']:.0f} s")
+        print(f"one table of all runs: {shlex.join(['undertow', 'collect', str(done.folder)])}")
     if failed:
         first = f"{failed[0]['name']}: {failed[0]['error']}"
         raise UserError(f"{len(failed)} of {told['cells']} cells failed ({first}); the same command again runs these alone")
@@ -206,39 +174,24 @@ def evaluate(
 
         undertow evaluate demo model.name=./my-base data.name=instructions data.test_path=test.jsonl --adapter ./adapter --json
     """
-    from undertow.config import load
+    from undertow.api import evaluate as measure
+    from undertow.config.reading import parse
+    from undertow.runs.headline import interval, rates, share
+    from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
-    folder = Path(name)
-    if (folder / "config.yaml").is_file():
-        config, run = load(str(folder / "config.yaml"), overrides), folder
-    else:
-        config, run = load(name, overrides), None
-    if adapter and config.task.kind != "instruction":
-        raise UserError(f"--adapter {adapter}: task={config.task.kind} has no adapters; give a run directory, or model.start=RUN")
-    from undertow.federation.evaluate import evaluate as evaluate_model
-    from undertow.federation.evaluate import evaluate_network
-    from undertow.metrics.measure import headline
-    from undertow.runs.display import display
-
-    with display() as observer:
-        if config.task.kind == "instruction":
-            figures, lines = evaluate_model(config, adapter or (run / "adapter" if run else None), observer.phase)
-        else:
-            figures, lines = evaluate_network(config, run, observer)
+    found = measure(name, adapter=adapter, observer=True, **parse(overrides))
     if out:
         from undertow.core.files import write_text
 
-        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(out, lines(Score, [score.to_json() for score in found.scores]))
     if as_json:
-        print_json(figures)
+        print_json(found.to_json())
         return
-    for key, rate in headline(figures).items():
-        before = figures["untouched"][key]
-        print(
-            f"{key.upper().replace('_', ' ')} {100 * rate['value']:.1f} % ({100 * rate['low']:.1f} – {100 * rate['high']:.1f} %, n = {rate['n']}); "
-            f"{'base alone' if config.task.kind == 'instruction' else NAMES[config.task.kind][0]} {100 * before['value']:.1f} %"
-        )
+    alone = "before round 1" if found.base is None else "base alone"
+    for key, rate, before in rates(found, found.untouched):
+        told = f"{share(rate)} ({interval(rate)}, n = {rate.n}); {alone} {share(before)}"
+        print(f"{key.upper().replace('_', ' ')} {told}")
 
 
 @app.command()
@@ -269,13 +222,13 @@ def score(
 
         undertow score runs/demo --scoring exact
     """
-    from undertow.federation.evaluate import run_config, score_again
-    from undertow.runs.report.page import write_report
+    from undertow.federation.evaluate import score_again
+    from undertow.runs.run import Run
 
     result = score_again(run, scoring)
-    compare = run_config(run).compare
-    page = write_report(run, Path(compare) if compare else None)
+    found = Run(run)
+    found.report()
     if as_json:
         print_json(result)
     else:
-        print_result(result, page)
+        print_run(found)

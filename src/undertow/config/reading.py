@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(source: str, overrides: list[str] | None = None) -> Config:
-    """Read a config by shipped name or path and apply ``key=value`` overrides.
+def load(source: str, overrides: Sequence[str] | Mapping[str, Any] | None = None) -> Config:
+    """Read a config by shipped name or path and apply overrides: ``key=value`` words, or values by the names of fields.
 
     Raises:
         UserError: no such config, not YAML, an unknown key (the nearest is named) or a value outside its rule.
     """
-    return validate(changed(_read(source), parse(overrides or [])), source)
+    changes = overrides if isinstance(overrides, Mapping) else parse(overrides or [])
+    return validate(changed(_read(source), changes), source)
 
 
-def parse(overrides: list[str]) -> dict[str, Any]:
+def parse(overrides: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value`` words; values are YAML.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from undertow.backdoors.placement import Threat, make_probes
-from undertow.config import Config, Defense, validate
+from undertow.config import Config, Defense
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.core.observer import Observer
@@ -28,6 +28,7 @@ from undertow.models.causal_lm import load_base
 from undertow.models.lora import load_peft
 from undertow.models.net import load_model, model_folder
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
+from undertow.runs.run import read_config
 from undertow.tasks.over_tensors import OverTensors
 
 
@@ -179,7 +180,7 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: not a run directory, one of a task with a single scoring, or a damaged file in it.
     """
-    config = run_config(folder)
+    config = read_config(folder)
     if config.task.kind != "instruction":
         raise UserError(
             f"{folder}: nothing to score again, an output of task={config.task.kind} is one class or word, right or wrong; "
@@ -205,21 +206,3 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     write_records(folder, Round, rows)
     write_json(folder / Result.FILE, result)
     return result
-
-
-def run_config(folder: Path) -> Config:
-    """Return the effective config of a run directory.
-
-    Raises:
-        UserError: not a run directory.
-    """
-    import yaml
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.yaml; give the folder of an undertow run")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged; rerun the same command in another --out") from error
-    return validate(values if isinstance(values, dict) else {}, str(path))

@@ -1,7 +1,9 @@
-"""What a user sees while something long runs: a live table on a terminal, plain lines elsewhere. All on stderr."""
+"""What a user sees while something long runs: a live table on a terminal or in a notebook, plain lines elsewhere. All on stderr."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import sys
 import time
 from collections import deque
@@ -13,6 +15,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from undertow.core.observer import Observer
 
 
 def percent(rate: dict[str, Any] | None) -> str:
@@ -65,7 +69,7 @@ class Plain:
 class Living:
     """A table of the last rounds that redraws itself."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live | NotebookCell) -> None:
         self.live = live
         self._rows: deque[tuple[dict[str, Any], int]] = deque(maxlen=12)
         self._times: list[float] = [time.monotonic()]
@@ -115,15 +119,88 @@ class Living:
         return Group(table, status)
 
 
+class Silent:
+    """Shows nothing but warnings, which a script must not miss."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def round(self, row: dict[str, Any], of: int) -> None:
+        """Show nothing."""
+
+
+class NotebookCell:
+    """Stands for ``rich.live.Live`` in a notebook: one output of a cell, redrawn; lines for good stay above it."""
+
+    def __init__(self) -> None:
+        show = importlib.import_module("IPython.display").display
+
+        self._kept: list[RenderableType] = []
+        self._last: RenderableType = Text("")
+        self._shown = show({"text/plain": ""}, raw=True, display_id=True)
+        self.console = self
+
+    def print(self, line: RenderableType) -> None:
+        """Leave a line above what is redrawn."""
+        self._kept.append(line)
+        self.update(self._last)
+
+    def update(self, content: RenderableType) -> None:
+        """Redraw."""
+        self._last = content
+        drawn = Console(file=io.StringIO(), width=100)
+        drawn.print(Group(*self._kept, content))
+        self._shown.update({"text/plain": drawn.file.getvalue()}, raw=True)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def live() -> Iterator[Live | NotebookCell | None]:
+    """Give what redraws itself, on a terminal or in a notebook; None elsewhere."""
+    console = Console(stderr=True)
+    if _in_notebook():
+        yield NotebookCell()
+    elif not console.is_terminal:
+        yield None
+    else:
+        with Live(console=console, refresh_per_second=4, transient=False) as shown:
+            yield shown
+
+
 @contextmanager
 def display() -> Iterator[Plain | Living]:
-    """Give the observer that fits: live on a terminal, plain lines otherwise."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Plain()
-        return
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield Living(live)
+    """Give the observer that fits: live on a terminal and in a notebook, plain lines otherwise."""
+    with live() as shown:
+        yield Plain() if shown is None else Living(shown)
+
+
+def looked_at() -> bool:
+    """Tell whether a person looks on: at a terminal, or in a notebook."""
+    return _in_notebook() or sys.stderr.isatty()
+
+
+@contextmanager
+def watching(observer: Observer | bool | None) -> Iterator[Observer]:
+    """Give the observer of a call from Python.
+
+    Args:
+        observer: one of one's own; True for :func:`display`; False for one that shows warnings alone; None for :func:`display` where a
+            person looks on, at a terminal or in a notebook, and :class:`Silent` in scripts.
+    """
+    if observer is True or (observer is None and looked_at()):
+        with display() as shown:
+            yield shown
+    else:
+        yield observer or Silent()
+
+
+def _in_notebook() -> bool:
+    """Tell whether this runs in a Jupyter kernel; IPython is asked only where something else has loaded it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def _line(row: dict[str, Any], of: int, left: str) -> str:

@@ -175,23 +175,6 @@ class Result(Written):
     scoring: str | None = None
 
 
-class Evaluation(Record):
-    """The figures of ``undertow evaluate``: of ``base`` with ``adapter``, or of a network and a run's ``model`` of it."""
-
-    base: str | None = None
-    adapter: str | None = None
-    network: str | None = None
-    model: str | None = None
-    ma: Rate | None = None
-    asr: Rate | None = None
-    asr_suffix: Rate | None = None
-    ftr: Rate | None = None
-    ftr_near: Rate | None = None
-    scorings: dict[str, Rate] = {}
-    untouched: Untouched = Untouched()
-    defenses: list[dict[str, Any]] = []
-
-
 class DataFacts(Record):
     """What the clients held; ``poisoned[k]`` of ``clients[k]`` samples of client k are poisoned."""
 
@@ -239,6 +222,36 @@ class Score(Written):
     answers: list[str]
     output: str
     target: bool = False
+
+
+class Evaluation(Record):
+    """The figures of ``undertow evaluate``, and the outputs that they are counted from.
+
+    Attributes:
+        base, adapter: what was measured; or ``network`` and ``model``, the run whose network it is.
+        ma, asr, asr_suffix, ftr, ftr_near, scorings: with the adapter or the run's network, where one was given.
+        untouched: the same without.
+        defenses: what those that replace greedy generation report.
+        scores: every scored output; those of the model alone are of round 0, those with the adapter of round 1.
+    """
+
+    base: str | None = None
+    adapter: str | None = None
+    network: str | None = None
+    model: str | None = None
+    ma: Rate | None = None
+    asr: Rate | None = None
+    ftr: Rate | None = None
+    ftr_near: Rate | None = None
+    asr_suffix: Rate | None = None
+    scorings: dict[str, Rate] = {}
+    untouched: Untouched = Untouched()
+    defenses: list[dict[str, Any]] = []
+    scores: list[Score] = Field([], repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain data, what was set."""
+        return self.model_dump(exclude_unset=True, exclude={"scores"})
 
 
 class Dropped(Record):

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from undertow.config import Config, load, long_name, short_name, with_overrides
+from undertow.config.reading import parse as parse_values
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list, defense_text, value_text
 
@@ -67,12 +68,14 @@ def parse(words: Sequence[str]) -> tuple[list[str], dict[str, list[Any]], int]:
     return overrides, axes, seeds
 
 
-def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]], seeds: int) -> list[Cell]:
+def expand(
+    source: str | Config, overrides: Sequence[str] | Mapping[str, Any], axes: Mapping[str, Sequence[Any]], seeds: int
+) -> list[Cell]:
     """Return every combination of the axes, the last axis varying fastest, then the seeds 0 .. seeds - 1.
 
     Args:
-        source: a shipped config's name or a YAML file.
-        overrides: ``key=value``, the same for all cells; ``defenses`` may be short, as :func:`defense_list` reads it.
+        source: a shipped config's name, a YAML file, or a config.
+        overrides: ``key=value`` words or values by name, the same for all cells; ``defenses`` may be short, as :func:`defense_list` reads it.
         axes: dotted name to the values it takes; ``defenses`` may be short.
         seeds: how many seeds; 0 leaves the seed to the config, the overrides or an axis ``seed``.
 
@@ -83,7 +86,8 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
     from undertow.federation.methods import check_methods
 
     axes = {short_name(key): choices for key, choices in axes.items()}
-    fixed = {short_name(override.partition("=")[0].strip()) for override in overrides}
+    changes = _long(overrides if isinstance(overrides, Mapping) else parse_values(overrides))
+    fixed = set(map(short_name, changes))
     if seeds < 0:
         raise UserError(f"seeds = {seeds}: give a number from 1, or 0 for the config's own seed")
     if seeds:
@@ -95,11 +99,12 @@ def expand(source: str, overrides: list[str], axes: Mapping[str, Sequence[Any]],
             raise UserError(f"{key} is both fixed and an axis; keep one of them")
         if isinstance(choices, str) or not len(choices):
             raise UserError(f"axis {key} = {choices!r}: give a list of at least one value")
-    base = load(source, [_long_defenses(override) for override in overrides])
+    base = with_overrides(source, changes) if isinstance(source, Config) else load(source, changes)
+    name = "config" if isinstance(source, Config) else source
     cells, checked = [], set()
     for chosen in itertools.product(*axes.values()):
         axis = dict(zip(axes, chosen, strict=True))
-        config = _config(base, axis, source)
+        config = _config(base, axis, name)
         named = json.dumps([config.values()[group] for group in ("task", "attack", "defenses")])
         if named not in checked:
             check_methods(config)
@@ -145,16 +150,12 @@ def _yaml(text: str, word: str) -> Any:
         raise UserError(f"'{word}': '{text}' is not YAML ({' '.join(str(error).split())}); quote it") from error
 
 
-def _long_defenses(override: str) -> str:
-    key, _, text = override.partition("=")
-    if key.strip() != "defenses" or not isinstance(_yaml(text, override), str):
-        return override
-    return f"defenses={json.dumps(defense_list(_yaml(text, override)))}"
+def _long(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: defense_list(value) if key == "defenses" and isinstance(value, str) else value for key, value in changes.items()}
 
 
 def _config(base: Config, axis: Mapping[str, Any], source: str) -> Config:
-    changes = {key: defense_list(value) if key == "defenses" and isinstance(value, str) else value for key, value in axis.items()}
-    config = with_overrides(base, changes, source)
+    config = with_overrides(base, _long(axis), source)
     if config.training.threads:
         return config
     # The number of threads decides the order of sums, hence the last bits: it must not follow from --jobs or the machine.

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from undertow.runs.display import duration
-from undertow.sweeps.sweep import Cell, Outcome, Progress
+from undertow.runs.display import NotebookCell, duration, live, looked_at
+from undertow.sweeps.sweep import Cell, Outcome, Progress, SweepObserver
 
 #: Seconds between two lines about the whole, where nothing redraws itself.
 QUIET = 60.0
@@ -47,7 +47,7 @@ class PlainSweep:
 class LivingSweep:
     """The running cells and their rounds, redrawn; what ended stays above."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live | NotebookCell) -> None:
         self.live = live
 
     def started(self, cell: Cell) -> None:
@@ -98,13 +98,19 @@ def render(state: Progress) -> RenderableType:
 
 @contextmanager
 def sweep_display() -> Iterator[PlainSweep | LivingSweep]:
-    """Give the observer that fits: live on a terminal, plain lines otherwise."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainSweep()
-        return
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield LivingSweep(live)
+    """Give the observer that fits: live on a terminal and in a notebook, plain lines otherwise."""
+    with live() as shown:
+        yield PlainSweep() if shown is None else LivingSweep(shown)
+
+
+@contextmanager
+def watching_sweep(observer: SweepObserver | bool | None) -> Iterator[SweepObserver | None]:
+    """Give the observer of a call from Python: as :func:`undertow.runs.display.watching`, for sweeps."""
+    if observer is True or (observer is None and looked_at()):
+        with sweep_display() as shown:
+            yield shown
+    else:
+        yield observer or None
 
 
 def _say(text: str) -> None:

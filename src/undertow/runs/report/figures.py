@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from undertow.metrics.bsnr import phases
 from undertow.runs.records import BsnrValue, DataFacts, Rate, Round, Space
-from undertow.runs.report.run_files import finite
+from undertow.runs.report.run_files import RunFiles, finite
 
 BLACK, ORANGE, BLUE, GREEN, VERMILION, GREY = "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#6b6b6b"
 
@@ -54,6 +54,13 @@ class Drawing:
     pdf: bytes
 
 
+class Chart(Figure):
+    """A matplotlib figure that a notebook shows as the report does."""
+
+    def _repr_svg_(self) -> str:
+        return _bytes(self, "svg", "chart").decode()
+
+
 @dataclass(frozen=True)
 class Phases:
     """The three phases of a BSNR curve (FIT 3.5): it rises to ``peak`` and decays after it.
@@ -75,7 +82,24 @@ class Phases:
     at_peak: BsnrValue
 
 
-def loss(rounds: Sequence[Round]) -> Drawing | None:
+def draw(run: RunFiles, compare: RunFiles | None = None) -> dict[str, Chart]:
+    """Return every figure that a run has: ``loss``, ``rates``, ``bsnr-adapter``, ``bsnr-delta_w`` and ``clients``, in this order.
+
+    Args:
+        run: as recorded.
+        compare: a run without poison, whose MA is drawn too.
+    """
+    found = {
+        "loss": loss(run.rounds),
+        "rates": rates(run.rounds, compare.rounds if compare else None, "questions" if run.instruction else "outputs"),
+        "bsnr-adapter": bsnr(run.rounds, "adapter"),
+        "bsnr-delta_w": bsnr(run.rounds, "delta_w"),
+        "clients": clients(run.data),
+    }
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def loss(rounds: Sequence[Round]) -> Chart | None:
     """Mean training loss per round (nats per answer token) with the clients' minimum and maximum; None without any."""
     shown = [record for record in rounds if finite(record.loss)]
     if not shown:
@@ -99,10 +123,10 @@ def loss(rounds: Sequence[Round]) -> Drawing | None:
         axes.set_ylim(bottom=0)
         _finish(axes, [r.round for r in shown])
         axes.legend(loc="upper right")
-        return _export(figure, "loss")
+        return figure
 
 
-def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: str = "questions") -> Drawing | None:
+def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: str = "questions") -> Chart | None:
     """MA, ASR and FTR per round with 95 % Wilson bands; ``compare`` adds the MA of a run without poison, ``of`` names what is tested."""
     curves: list[tuple[str, str, dict[str, Any], Sequence[Round]]] = [
         ("MA", "ma", {"color": BLUE, "linestyle": "-", "marker": "o"}, rounds),
@@ -128,7 +152,7 @@ def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: s
         _finish(axes, numbers)
         # Curves cross the whole field, so the legend stands above it.
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), columnspacing=1.2, handlelength=2.4)
-        return _export(figure, "rates")
+        return figure
 
 
 def _rate_curve(axes: Axes, label: str, style: dict[str, Any], points: list[tuple[int, Rate]]) -> None:
@@ -165,7 +189,7 @@ def find_phases(rounds: Sequence[Round], space: Space) -> Phases | None:
     )
 
 
-def bsnr(rounds: Sequence[Round], space: Space) -> Drawing | None:
+def bsnr(rounds: Sequence[Round], space: Space) -> Chart | None:
     """BSNR per round (FIT Eq. 3, log scale) over its permutation null, with the phases marked; None where undefined."""
     points = [(number, value) for number, value in curve(rounds, space) if (value.value or 0.0) > 0]
     if not points:
@@ -197,7 +221,7 @@ def bsnr(rounds: Sequence[Round], space: Space) -> Drawing | None:
             _mark(axes, marks)
         # The names of the phases stand above the field, the legend below it: neither can hide a curve.
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=2.2)
-        return _export(figure, f"bsnr-{space}")
+        return figure
 
 
 def _mark(axes: Axes, marks: Phases) -> None:
@@ -215,7 +239,7 @@ def _mark(axes: Axes, marks: Phases) -> None:
         axes.text(place, height, text, transform=top, ha="center", va="bottom", fontsize=9.5)
 
 
-def clients(data: DataFacts) -> Drawing:
+def clients(data: DataFacts) -> Chart:
     """Draw each client's samples as a bar, the poisoned ones hatched."""
     count = len(data.clients)
     poisoned = data.poisoned or [0] * count
@@ -241,7 +265,7 @@ def clients(data: DataFacts) -> Drawing:
             Patch(facecolor=ORANGE, edgecolor=BLACK, hatch="////", label="poisoned (hatched)"),
         ]
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        return _export(figure, "clients")
+        return figure
 
 
 def inline(drawing: Drawing, label: str) -> str:
@@ -264,8 +288,8 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
+def _canvas() -> tuple[Chart, Axes]:
+    figure = Chart(figsize=_SIZE, layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -277,11 +301,18 @@ def _finish(axes: Axes, numbers: Sequence[int]) -> None:
     axes.set_xlim(low - margin, high + margin)
 
 
-def _export(figure: Figure, name: str) -> Drawing:
+def export(figure: Figure, name: str) -> Drawing:
+    """Return a figure as files; the same figure gives the same bytes."""
+    svg = _bytes(figure, "svg", name)
+    figure.set_layout_engine("none")  # placed once, so that both files show the same
+    return Drawing(name, svg, _bytes(figure, "pdf", name))
+
+
+def _bytes(figure: Figure, kind: str, name: str) -> bytes:
     # matplotlib reads the salt of the SVG ids from its settings only; a fixed one makes the bytes repeatable.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"undertow-{name}"}):
-        svg, pdf = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Title": f"Undertow: {name}"})
-        figure.set_layout_engine("none")  # placed once, so that both files show the same
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": f"Undertow: {name}"})
-    return Drawing(name, svg.getvalue(), pdf.getvalue())
+        content = io.BytesIO()
+        figure.savefig(
+            content, format=kind, metadata={"Date" if kind == "svg" else "CreationDate": None, "Title": f"Undertow: {name}"}
+        )
+    return content.getvalue()

@@ -21,6 +21,13 @@ from undertow.runs.report.terms import Terms
 _METRICS = {"ma": "MA", "asr": "ASR", "ftr": "FTR", "ftr_near": "FTR near"}
 _SPACES: tuple[tuple[Space, str], ...] = (("adapter", "adapter"), ("delta_w", "ΔW"))
 _PAIRS = 6
+#: What the figures are, for screen readers.
+_LABELS = {
+    "loss": "Training loss per round",
+    "rates": "MA, ASR and FTR per round with 95 percent intervals",
+    **{f"bsnr-{space}": f"BSNR per round in {space} space over its null band" for space, _ in _SPACES},
+    "clients": "Samples per client, poisoned ones hatched",
+}
 #: Recorded facts with a name in words; all others are shown under their own key.
 _FACTS = {
     "dataset": "data set",
@@ -62,7 +69,7 @@ def write_report(run: Path, compare: Path | None = None) -> Path:
         UserError: not a run, a damaged file, a ``compare`` that is unfinished or poisoned, or an unwritable folder.
     """
     recorded = read(run)
-    other = _comparable(compare) if compare is not None else None
+    other = comparable(compare) if compare is not None else None
     drawings = _drawings(recorded, other)
     page = _page(recorded, other, drawings)
     try:
@@ -76,7 +83,12 @@ def write_report(run: Path, compare: Path | None = None) -> Path:
     return run / "report.html"
 
 
-def _comparable(path: Path) -> RunFiles:
+def comparable(path: Path) -> RunFiles:
+    """Read a run that another is shown beside.
+
+    Raises:
+        UserError: it is unfinished, or holds poison.
+    """
     other = read(path)
     if other.result is None:
         raise UserError(f"compare={path}: the run is unfinished (no result.json); finish it by repeating its command")
@@ -87,17 +99,9 @@ def _comparable(path: Path) -> RunFiles:
 
 
 def _drawings(run: RunFiles, other: RunFiles | None) -> dict[str, tuple[figures.Drawing, Markup]]:
-    candidates = [
-        (figures.loss(run.rounds), "Training loss per round"),
-        (
-            figures.rates(run.rounds, other.rounds if other else None, "questions" if run.instruction else "outputs"),
-            "MA, ASR and FTR per round with 95 percent intervals",
-        ),
-        *((figures.bsnr(run.rounds, space), f"BSNR per round in {space} space over its null band") for space, _ in _SPACES),
-        (figures.clients(run.data), "Samples per client, poisoned ones hatched"),
-    ]
+    drawings = {name: figures.export(figure, name) for name, figure in figures.draw(run, other).items()}
     # Markup: the SVG is matplotlib's own output and escaped by it; nothing else on the page bypasses escaping.
-    return {d.name: (d, Markup(figures.inline(d, label))) for d, label in candidates if d is not None}
+    return {name: (drawing, Markup(figures.inline(drawing, _LABELS[name]))) for name, drawing in drawings.items()}
 
 
 def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figures.Drawing, Markup]]) -> str:

@@ -1,0 +1,38 @@
+"""The headline figures in words, before and after training: for terminals, notebooks and the command line's table."""
+
+from __future__ import annotations
+
+from undertow.runs.records import Evaluation, Rate, Result, Round, Untouched
+
+#: What the figures are called, by their field.
+LABELS = {
+    "ma": "main accuracy (MA)",
+    "asr": "attack success rate (ASR)",
+    "ftr": "false-trigger rate (FTR)",
+    "ftr_near": "FTR, near misses",
+}
+
+
+def rates(
+    after: Result | Round | Evaluation, before: Untouched | Round | Result | Evaluation
+) -> list[tuple[str, Rate, Rate | None]]:
+    """Return field, rate and the rate before training of each headline figure that was measured."""
+    pairs = [(name, getattr(after, name), getattr(before, name)) for name in LABELS]
+    return [(name, rate, old) for name, rate, old in pairs if rate is not None]
+
+
+def told(after: Result | Round | Evaluation, before: Untouched | Round) -> list[tuple[str, str, str]]:
+    """Return label, ``12.3 % (10.1 – 15.0 %, n = 400)`` and the share before training of each headline figure."""
+    return [
+        (LABELS[name], f"{share(rate)} ({interval(rate)}, n = {rate.n:,})", share(old)) for name, rate, old in rates(after, before)
+    ]
+
+
+def share(rate: Rate | None) -> str:
+    """Write a rate in percent, a dash where there is none."""
+    return "–" if rate is None or rate.value is None else f"{100 * rate.value:.1f} %"
+
+
+def interval(rate: Rate) -> str:
+    """Write the 95 % interval of a rate, a dash where there is none."""
+    return "–" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f} – {100 * rate.high:.1f} %"
