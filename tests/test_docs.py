@@ -118,9 +118,9 @@ def test_every_command_parses(words: list[str]) -> None:
         if ".py:" not in method and method not in documented_names():
             registry.get(method)
     if context.command.name == "list":
-        from undertow.cli.listing import listing
+        from undertow.listing import list_methods
 
-        listing(context.params["kind"])
+        list_methods(context.params["kind"])
 
 
 def documented_names() -> set[str]:

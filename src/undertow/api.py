@@ -298,8 +298,8 @@ def aggregate(name: str, updates: Array | Sequence[Array], **options: Any) -> Ar
     make = DEFENSES.get(name)
     if not (isinstance(make, type) and issubclass(make, Aggregator)):
         raise UserError(f"defense '{name}' is no aggregator; choose one with undertow.list_methods('defenses')")
-    own = parameters(make)
-    of_call = [key for key in inspect.signature(Aggregator.__call__).parameters if key not in ("self", "updates", *own)]
+    own: list[str] = parameters(make)
+    of_call: list[str] = [key for key in inspect.signature(Aggregator.__call__).parameters if key not in ("self", "updates", *own)]
     refuse_unknown("aggregator", name, options, [*own, *of_call])
     aggregator = make(**{key: value for key, value in options.items() if key in own})
     return aggregator(updates, **{key: value for key, value in options.items() if key not in own})[0]
