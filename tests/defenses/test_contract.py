@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from undertow.cli.listing import listing
 
 from undertow.config import Defense as Options
 from undertow.core.errors import RenamedWarning, UserError
@@ -23,6 +22,7 @@ from undertow.defenses.kinds import HOOKS, KINDS, check_hooks
 from undertow.defenses.making import make_defenses
 from undertow.defenses.registry import DEFENSES
 from undertow.federation.server import guard
+from undertow.listing import list_methods
 
 D = 7
 
@@ -59,7 +59,7 @@ ALL = [(name, kind) for kind, names in REGISTERED.items() for name in names.spli
 
 
 def test_the_list_shows_every_defense_with_its_kind() -> None:
-    listed = {name: told.partition(":")[0] for name, told in listing("defenses")["defenses"]}
+    listed = {method.name: method.summary.partition(":")[0] for method in list_methods("defenses")}
     assert listed == dict(ALL)
 
 

@@ -18,16 +18,16 @@ from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from undertow.cli.listing import listing
 from undertow.core.errors import UserError
 from undertow.generators.contract import Order, Written, make_generator
 from undertow.generators.ngram import BEGIN, END, Ngrams, tokenise
+from undertow.listing import list_methods
 
 WORDS = [tokenise(text) for own in TEXTS.values() for text in own]
 
 
 def test_all_generators_are_listed() -> None:
-    assert [name for name, _ in listing("generators")["generators"]] == ["causal-lm", "endpoint", "file", "mixture", "ngram"]
+    assert [method.name for method in list_methods("generators")] == ["causal-lm", "endpoint", "file", "mixture", "ngram"]
 
 
 # --- n-grams ----------------------------------------------------------------------------------------------------
