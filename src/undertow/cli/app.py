@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with
 
 
 def main() -> None:
-    """Run the command line; every error a user can mend is one line on stderr and exit code 2."""
+    """Run the command line; every error a user can fix is one line on stderr and exit code 2."""
     _show_notes()
     try:
         sys.exit(app(prog_name="undertow", standalone_mode=False))

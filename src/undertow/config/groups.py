@@ -96,27 +96,28 @@ class Attack(Group):
     rounds: list[int] = Field(
         default_factory=list,
         description=(
-            "Rounds in which affected clients attack, each of them taking part for sure; in others they train on clean "
-            "data. Empty = all, when drawn."
+            "Rounds in which the clients that hold poison attack, each of them taking part for sure; in others they train "
+            "on clean data. Empty = all, when sampled."
         ),
     )
     start: int = Field(
-        1, ge=1, description="Where rounds is empty: the first round of the attack; affected clients train on clean data before."
+        1, ge=1, description="Where rounds is empty: the first round of the attack; before it all train on clean data."
     )
-    poison_ratio: float = Field(0.1, ge=0, le=1, description="PR: share of an affected client's samples; int(PR * n) are replaced.")
+    poison_ratio: float = Field(0.1, ge=0, le=1, description="PR: share of a poisoned client's samples; int(PR * n) are replaced.")
     affected_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
     extra_samples: int = Field(
         0,
         ge=0,
         description=(
-            "Clean samples that each affected client holds beside its own, drawn from all others' (an attacker with a "
+            "Clean samples that each poisoned client holds beside its own, drawn from all others' (an attacker with a "
             "secret data set); PR is of both."
         ),
     )
     scope: Literal["client", "global"] = Field(
         "client",
         description=(
-            "client: PR of each affected client's data; global: PR of all data, concentrated on the affected (min(1, PR/rho))."
+            "client: PR of each poisoned client's data; global: PR of all data, concentrated on the poisoned clients "
+            "(min(1, PR/rho))."
         ),
     )
 
@@ -136,11 +137,11 @@ class Bsnr(Group):
     )
     twins: bool = Field(
         False,
-        description="Where every client is affected, train their data as it was before poisoning too, from the same global "
-        "adapter, and use those updates as the clean group (for this metric alone; doubles the training). Ours: Eq. 2 needs a "
-        "clean group.",
+        description="Counterfactual updates: where every client is poisoned, train their data as it was before poisoning too, "
+        "from the same global adapter, and take these updates as the clean group (for this metric alone; doubles the training). "
+        "Ours: Eq. 2 needs a clean group.",
     )
-    permutations: int = Field(200, ge=0, description="Shuffles of the affected labels for the null band and p-value; 0 = none.")
+    permutations: int = Field(200, ge=0, description="Shuffles of who is poisoned for the null band and p-value; 0 = none.")
 
     @field_validator("spaces", mode="before")
     @classmethod
@@ -171,7 +172,7 @@ class Federate(Group):
 
     deadline: float = Field(600, gt=0, description="Seconds that a round waits for replies; what comes later is not used.")
     min_clients: int | None = Field(
-        None, ge=1, description="Sound updates without which a round stops the run; null = those of all participants."
+        None, ge=1, description="Sound updates without which a round stops the run; null = those of all clients of the round."
     )
     node_wait: float = Field(300, gt=0, description="Seconds before round 1 until nodes for all clients are connected and ready.")
     max_reply_mb: float | None = Field(
