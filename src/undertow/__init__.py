@@ -6,8 +6,8 @@
     run.result.asr.value
     run.to_frame()
 
-``__all__`` is the public surface, with :mod:`undertow.defenses` for the aggregators; other modules may change without notice. A name is
-imported when it is first used.
+``__all__`` is the public surface, with :mod:`undertow.defenses` for the aggregators; other modules may change without notice. A
+name is imported when it is first used.
 """
 
 import importlib

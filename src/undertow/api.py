@@ -58,8 +58,8 @@ def run(
     Args:
         config: a shipped config's name, a YAML file, or a config.
         out: the run directory; default: ``runs/NAME``, with a digest where values are changed.
-        observer: is told what happens; True shows progress, False shows warnings alone; None shows progress where a person looks on, at a
-            terminal or in a notebook.
+        observer: is told what happens; True shows progress, False shows warnings alone; None shows progress where a person looks
+            on, at a terminal or in a notebook.
         report: whether to write ``report.html`` and its figures.
         command: what is recorded as the command; default: this call.
         changes: other values, as in :func:`load_config`.
@@ -223,7 +223,8 @@ def sweep_folder(config: str | Path | Config, axes: Mapping[str, Sequence[Any]] 
 
 
 def collect(folder: str | Path) -> pandas.DataFrame:
-    """Return one tidy table of all finished runs below a folder: a row per run and round, a column for every config value that varies.
+    """Return one tidy table of all finished runs below a folder: a row per run and round, a column for every config value that
+    varies.
 
     What is left out, unfinished or damaged, is told in a warning. The columns are those of ``Run.to_frame``, lists as JSON text.
 
@@ -281,10 +282,12 @@ def aggregate(name: str, updates: Array | Sequence[Array], **options: Any) -> Ar
     Args:
         name: of an aggregator, as in ``defenses``.
         updates: a matrix ``[K, D]``, one row a client, or a list of K vectors; torch or numpy.
-        options: the aggregator's parameters, and those of a call of it (``counts``, ``layout``, ``adapter``, ``round``, ``seed``, ...).
+        options: the aggregator's parameters, and those of a call of it (``counts``, ``layout``, ``adapter``, ``round``, ``seed``,
+            ...).
 
     Returns:
-        the aggregate ``[D]``, of the same kind as ``updates``. ``Krum(f=1)(U)`` from :mod:`undertow.defenses` also returns a report.
+        the aggregate ``[D]``, of the same kind as ``updates``. ``Krum(f=1)(U)`` from :mod:`undertow.defenses` also returns a
+        report.
 
     Raises:
         UserError: no such aggregator or parameter, or updates that it refuses.

@@ -40,7 +40,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     Args:
         config: ``data``, ``model``, ``attack`` (trigger and target) and ``measure`` are used, and of ``defenses`` the one that
             replaces greedy generation with the adapter.
-        adapter: folder of a PEFT LoRA adapter, with the activation bounds that a run left in it, if any; or None for the base alone.
+        adapter: folder of a PEFT LoRA adapter, with the activation bounds that a run left in it, if any; or None for the base
+            alone.
         phase: told what begins.
 
     Returns:

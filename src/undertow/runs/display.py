@@ -187,8 +187,8 @@ def watching(observer: Observer | bool | None) -> Iterator[Observer]:
     """Give the observer of a call from Python.
 
     Args:
-        observer: one of one's own; True for :func:`display`; False for one that shows warnings alone; None for :func:`display` where a
-            person looks on, at a terminal or in a notebook, and :class:`Silent` in scripts.
+        observer: one of one's own; True for :func:`display`; False for one that shows warnings alone; None for :func:`display`
+            where a person looks on, at a terminal or in a notebook, and :class:`Silent` in scripts.
     """
     if observer is True or (observer is None and looked_at()):
         with display() as shown:

@@ -153,7 +153,8 @@ class Run:
             compare: a finished run without poison, whose MA is drawn too; default: the one that the config names.
 
         Returns:
-            The figure, or all that the run has by name. They are matplotlib's, made without pyplot; ``figure.savefig(path)`` saves one.
+            The figure, or all that the run has by name. They are matplotlib's, made without pyplot; ``figure.savefig(path)`` saves
+            one.
 
         Raises:
             UserError: no such figure, or the run has nothing to draw in it.

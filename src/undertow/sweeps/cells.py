@@ -75,7 +75,8 @@ def expand(
 
     Args:
         source: a shipped config's name, a YAML file, or a config.
-        overrides: ``key=value`` words or values by name, the same for all cells; ``defenses`` may be short, as :func:`defense_list` reads it.
+        overrides: ``key=value`` words or values by name, the same for all cells; ``defenses`` may be short, as :func:`defense_list`
+            reads it.
         axes: dotted name to the values it takes; ``defenses`` may be short.
         seeds: how many seeds; 0 leaves the seed to the config, the overrides or an axis ``seed``.
 
@@ -138,7 +139,8 @@ def _pieces(text: str, word: str) -> list[str]:
             raise UserError(f"'{word}': a bracket or quote is not closed; close it, or quote the whole value")
         if len(pieces) > 1 and not all(piece.strip() for piece in pieces):
             raise UserError(
-                f"'{word}': a value between the commas is empty; put one value that holds commas in quotes: \"{word.partition('=')[0]}='a, b'\""
+                f"'{word}': a value between the commas is empty; put one value that holds commas in quotes: "
+                f"\"{word.partition('=')[0]}='a, b'\""
             )
     return pieces
 

@@ -127,7 +127,7 @@ def loss(rounds: Sequence[Round]) -> Chart | None:
 
 
 def rates(rounds: Sequence[Round], compare: Sequence[Round] | None = None, of: str = "questions") -> Chart | None:
-    """MA, ASR and FTR per round with 95 % Wilson bands; ``compare`` adds the MA of a run without poison, ``of`` names what is tested."""
+    """MA, ASR and FTR per round with 95 % Wilson bands; ``compare`` adds the MA of a run without poison, ``of``: what is tested."""
     curves: list[tuple[str, str, dict[str, Any], Sequence[Round]]] = [
         ("MA", "ma", {"color": BLUE, "linestyle": "-", "marker": "o"}, rounds),
         ("ASR", "asr", {"color": VERMILION, "linestyle": "--", "marker": "s"}, rounds),
