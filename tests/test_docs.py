@@ -450,3 +450,14 @@ def test_the_attack_of_ones_own_sends_its_rows(files: Path) -> None:
     # G - 0.3 G has G's direction, as no trained update has
     assert scores[rows[2]["participants"].index(attacker)] == pytest.approx(0, abs=1e-9)
     assert sorted(scores)[1] > 1e-6
+
+
+def test_the_python_of_the_readme_runs(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = blocks(ROOT / "README.md", "python")
+    found: dict[str, Any] = {}
+    smaller = program.replace("federation__rounds=5", "federation__rounds=1, data__train=100, data__test=20")
+    assert smaller != program
+    exec(compile(smaller, "README.md", "exec"), found)
+    assert [0 <= float(word) <= 1 for word in capsys.readouterr().out.split()] == [True, True]
+    assert list(found["table"]["round"]) == [0, 1]
+    assert found["update"].shape == (4,)
