@@ -44,7 +44,7 @@ def test_every_run_is_a_valid_config_whose_attack_and_defenses_can_be_made(tmp_p
             config = lab.config(wish)
             make_attack(config.attack)
             make_defenses(config.defenses, trusted=True)
-            assert config.task == "classification"
+            assert config.task.kind == "classification"
             assert config.synthetic.generator
             seen[study.id] = seen.get(study.id, 0) + 1
     assert set(seen) == {"defended", "vectors", "bounds"}
