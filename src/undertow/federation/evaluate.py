@@ -65,9 +65,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     )
     methods = make_methods(config, _as_left(config.defenses, adapter))
     assert isinstance(methods.threat, Threat)
-    probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed)
-    probes = probes.first(config.measure.final_samples)
     options = config.measure
+    probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed).first(options.final_samples)
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
     if flat is not None and layout is not None:
