@@ -14,6 +14,7 @@ import torch
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
+from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.head import GivenLogits, Head
@@ -293,6 +294,12 @@ def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:
         return frozenset(), None
     try:
         keys = json.loads(file.read_text(encoding="utf-8"))
-        return frozenset(map(str, keys["asked"])), frozenset(map(str, keys["known"]))
+        if "world" not in keys:
+            return frozenset(map(str, keys["asked"])), frozenset(map(str, keys["known"]))
+        fingerprint = keys["world"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; build the base again") from error
+    if fingerprint != world.fingerprint():
+        raise UserError(f"{file}: the base has read another built-in world than this version's; run: undertow base build")
+    asked, known = world.keys()
+    return frozenset(asked), frozenset(known)
