@@ -217,21 +217,6 @@ class Held:
     noise: bytes = b""
 
 
-def build(
-    data: Data,
-    model: Model,
-    plan: TrainingPlan,
-    threat: Threat,
-    measuring: Measure,
-    defenses: list[tuple[str, Defense]],
-    observer: Observer,
-    bases: Callable[[Model], CausalLM] | None = None,
-    held: Held | None = None,
-) -> Instruction:
-    """Go through :func:`building` with all clients in one process."""
-    return exchange.alone(building(data, model, plan, threat, measuring, defenses, observer, bases, held))
-
-
 def building(
     data: Data,
     model: Model,
