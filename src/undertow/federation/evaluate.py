@@ -24,8 +24,7 @@ from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
-from undertow.models.causal_lm import load_base
-from undertow.models.lora import load_peft
+from undertow.models.causal_lm import Adapted, load_base, with_adapter
 from undertow.models.net import load_model, model_folder
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
@@ -55,7 +54,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     data, model = config.instruction.data, config.instruction.model
     phase(f"loading base {model.name}")
     base = load_base(model)
-    flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
+    tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
+    flat, layout = tuned.flat, tuned.layout
     template = make_template(data, config.training.max_length, base)
     phase(f"loading data {data.name}")
     test = (
@@ -69,16 +69,19 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed).first(options.final_samples)
     decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
+    answering = [(name, defense) for name, defense in methods.defenses if isinstance(defense, DecodingDefense)]
+    if adapter is not None and flat is None and answering:
+        raise UserError(f"defenses: {answering[0][0]} needs a plain LoRA adapter; {adapter} changes the base's own weights")
     if flat is not None and layout is not None:
-        answering = [(name, defense) for name, defense in methods.defenses if isinstance(defense, DecodingDefense)]
         setting = Setting(config.seed, config.federation.rounds, base, template, model.lora, config.training)
         composition.begin(answering, setting)
         context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
         decode = composition.decoder(answering, flat, context, reports)
     found, lines = [], []
-    for round, weights in enumerate([None, flat] if flat is not None else [None]):
-        phase("measuring the base" if weights is None else "measuring the base with the adapter")
-        answer = answerer(base, template, weights, options, layout=layout, decode=None if weights is None else decode)
+    for round in (0,) if adapter is None else (0, 1):
+        phase("measuring the base with the adapter" if round else "measuring the base")
+        measured, weights = (tuned.base, flat) if round else (base, None)
+        answer = answerer(measured, template, weights, options, layout=layout, decode=decode if round else None)
         scored = measure(answer, probes, round)
         lines += scored
         found.append(rates(scored, options.scoring))

@@ -27,9 +27,10 @@ from undertow.defenses.data import exchange
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.models.adapters import load_peft
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
-from undertow.models.lora import initial_adapter, load_peft, save_peft
+from undertow.models.lora import initial_adapter, save_peft
 from undertow.tasks.contract import Task, TrainingPlan
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
