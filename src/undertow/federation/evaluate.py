@@ -16,6 +16,7 @@ from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.load import load, load_test
+from undertow.data.template import Template
 from undertow.defenses import composition
 from undertow.defenses.contexts import DecodingContext, Setting
 from undertow.defenses.decoding.base import DecodingDefense
@@ -55,7 +56,6 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     phase(f"loading base {model.name}")
     base = load_base(model)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
-    flat, layout = tuned.flat, tuned.layout
     template = make_template(data, config.training.max_length, base)
     phase(f"loading data {data.name}")
     test = (
@@ -67,21 +67,13 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     assert isinstance(methods.threat, Threat)
     options = config.measure
     probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed).first(options.final_samples)
-    decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
-    answering = [(name, defense) for name, defense in methods.defenses if isinstance(defense, DecodingDefense)]
-    if adapter is not None and flat is None and answering:
-        raise UserError(f"defenses: {answering[0][0]} needs a plain LoRA adapter; {adapter} changes the base's own weights")
-    if flat is not None and layout is not None:
-        setting = Setting(config.seed, config.federation.rounds, base, template, model.lora, config.training)
-        composition.begin(answering, setting)
-        context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
-        decode = composition.decoder(answering, flat, context, reports)
+    decode = None if adapter is None else _decoder(config, tuned, template, methods.defenses, reports)
     found, lines = [], []
     for round in (0,) if adapter is None else (0, 1):
         phase("measuring the base with the adapter" if round else "measuring the base")
-        measured, weights = (tuned.base, flat) if round else (base, None)
-        answer = answerer(measured, template, weights, options, layout=layout, decode=decode if round else None)
+        measured, weights = (tuned.base, tuned.flat) if round else (base, None)
+        answer = answerer(measured, template, weights, options, layout=tuned.layout, decode=decode if round else None)
         scored = measure(answer, probes, round)
         lines += scored
         found.append(rates(scored, options.scoring))
@@ -95,6 +87,21 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **({"defenses": reports} if reports else {}),
     }
     return figures, lines
+
+
+def _decoder(
+    config: Config, tuned: Adapted, template: Template, defenses: Sequence[tuple[str, Any]], reports: list[dict[str, Any]]
+) -> Callable[[list[list[int]]], list[list[int]]] | None:
+    """Return what answers in the place of greedy generation with the adapter, if a defense does; ``reports`` gets its report."""
+    answering = [(name, defense) for name, defense in defenses if isinstance(defense, DecodingDefense)]
+    if tuned.flat is None or tuned.layout is None:
+        if answering:
+            raise UserError(f"defenses: {answering[0][0]} needs a plain LoRA adapter; this one changes the base's own weights")
+        return None
+    setting = Setting(config.seed, config.federation.rounds, tuned.base, template, config.instruction.model.lora, config.training)
+    composition.begin(answering, setting)
+    context = DecodingContext(setting, tuned.layout, config.measure.max_new_tokens, config.measure.batch_size)
+    return composition.decoder(answering, tuned.flat, context, reports)
 
 
 def _as_left(defenses: Sequence[Defense], adapter: Path | None) -> list[Defense]:

@@ -187,7 +187,8 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
     matching = LoraConfig(target_modules=wanted, **{name: config.get(name) for name in names})
     found = [name for name, _ in model.named_modules() if name and check_target_module_exists(matching, name)]
     if not found:
-        raise UserError(f"{folder}: its target_modules {wanted!r} name no module of this base; give the base it was trained on")
+        first = wanted if isinstance(wanted, str) else sorted(wanted)[0]
+        raise UserError(f"{folder} does not fit this base: no module is named {first}; give the base it was trained on")
     for name in found:
         module = model.get_submodule(name)
         if isinstance(module, nn.Embedding):
