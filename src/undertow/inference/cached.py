@@ -111,7 +111,7 @@ class CachedRows:
 
 
 def _attend(block: Block, query: Tensor, cache: _Cache, reach: int, place: Tensor, start: int) -> Tensor:
-    """Return ``[N, w, H·d]`` for queries ``[N, H, w, d]`` at ``place [N, w]`` over the prefix and the first ``reach`` places of each row."""
+    """Return ``[N, w, H·d]`` for queries ``[N, H, w, d]`` at ``place [N, w]`` over prefix and rows."""
     n, heads, w, d = query.shape
     kv_heads, shared = cache.prefix_keys.shape[:2]
     group = heads // kv_heads

@@ -1,4 +1,4 @@
-"""PEFT adapters read as what their files say: plain LoRA, what is made plain exactly, what PEFT itself folds into the base, or refused.
+"""PEFT adapters read as what their files say: plain LoRA, what PEFT itself folds into the base, or refused.
 
 Nothing is guessed. A key of the config is either known to leave the function alone, or understood, or the adapter is refused
 and the key named; so are tensors that the config announces and the file lacks, and the other way round.
@@ -243,8 +243,8 @@ def _plain(
             key = f"{name}.lora_{side}"
             if tuple(named[key].shape) != shape:
                 raise UserError(
-                    f"{folder} does not fit this base: {key} is {tuple(named[key].shape)}, the base's layer and rank {r} need {shape}; "
-                    "give the base it was trained on"
+                    f"{folder} does not fit this base: {key} is {tuple(named[key].shape)}, the base's layer and "
+                    f"rank {r} need {shape}; give the base it was trained on"
                 )
             shapes[key], values[key] = shape, named[key].float()
         scale = _scale(own, r, config)

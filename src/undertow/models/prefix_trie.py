@@ -121,7 +121,7 @@ class Packed:
         return Packed(self.groups, self.lengths, self.kept, *(getattr(self, name).to(device) for name in _TENSORS))
 
     def visible(self, nodes: Tensor | None = None, window: int = 0) -> Tensor:
-        """Return which nodes the given ones (default all) see: ``[K*G, 1, L or T, T]`` booleans; ``window`` tokens back, 0 = all."""
+        """Return which nodes the given ones (default all) see, ``window`` tokens back (0 all): ``[K*G, 1, L or T, T]`` booleans."""
         place = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         seen_from = (place.expand_as(self.tokens) if nodes is None else nodes)[:, :, None]
         found = (place <= seen_from) & (seen_from < self.ends[:, None, :])

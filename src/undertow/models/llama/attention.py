@@ -136,7 +136,7 @@ class ShortAttention(torch.autograd.Function):
 
 
 def capped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
-    """Return softmax(cap·tanh(s·q·kᵀ / cap) + mask)·v for ``q [N, H, Q, d]``, ``k, v [N, Hk, T, d]``, as Gemma 2 does; autograd's backward."""
+    """Return softmax(cap·tanh(s·q·kᵀ / cap) + mask)·v for ``q [N, H, Q, d]``, ``k, v [N, Hk, T, d]``, as Gemma 2 does."""
     n, heads, queries, d = q.shape
     group = heads // k.shape[1]
     scores = torch.matmul(q.reshape(n, k.shape[1], group * queries, d), k.transpose(2, 3)) * scale

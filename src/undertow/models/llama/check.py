@@ -21,7 +21,8 @@ from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 from undertow.models.prefix_trie import Packed, pack
 
-#: Largest relative difference of what a layer adds; bfloat16 has three significant digits, and a wrong rope or a lost bias is off by far more.
+#: Largest relative difference of what a layer adds: bfloat16 has three significant digits, a wrong rope or a lost bias is off by
+#: far more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
 #: So many tokens of each row have their logits compared.

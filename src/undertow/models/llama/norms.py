@@ -16,7 +16,7 @@ def wide(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """y = w·(x - m)·r + b over the last dimension; m = 0 and r = (mean(x²) + eps)^-½, or centred m = mean(x), r = (var(x) + eps)^-½.
+    """y = w·(x - m)·r + b over the last dimension: m = 0, r = (mean(x²) + eps)^-½; centred m = mean(x), r = (var(x) + eps)^-½.
 
     Attributes:
         weight: w ``[d]``; in the model's type as Llama multiplies, after rounding, or wider: then before rounding, as Gemma does.
