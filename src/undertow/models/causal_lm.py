@@ -213,7 +213,7 @@ def _with_paths(base: CausalLM) -> CausalLM:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A base with an adapter: ``flat [D]`` in ``layout`` on the base itself, or neither where it is folded into the base's weights."""
+    """A base with an adapter: ``flat [D]`` in ``layout`` on the base itself, or neither where it is folded into its weights."""
 
     base: CausalLM
     flat: Tensor | None
@@ -256,7 +256,8 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
 
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"model.quantize = '{options.quantize}' needs bitsandbytes, which is not installed; run: pip install 'undertow[quantized]'"
+            f"model.quantize = '{options.quantize}' needs bitsandbytes, which is not installed; run: pip install "
+            "'undertow[quantized]'"
         )
     kind: dict[str, Any] = (
         {"load_in_8bit": True} if options.quantize == "8bit" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

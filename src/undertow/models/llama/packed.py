@@ -208,7 +208,7 @@ def added(block: Block, mixed: Tensor, factors: Factors, scale: float) -> Tensor
 def second_half(
     block: Block, x: Tensor, more: Tensor, lengths: Sequence[int], clients: int, factors: Factors, scale: float
 ) -> Tensor:
-    """Return a layer's output ``[N, T, d]`` from its input and what the attention adds to it; arguments as of :class:`FeedForward`."""
+    """Return a layer's output ``[N, T, d]`` from its input and what attention adds to it; arguments as of :class:`FeedForward`."""
     (first, ours), (second, theirs) = block.inner.adapters(factors), block.down.adapters(factors)
     start = x if block.parallel else x + more
     found: Tensor = FeedForward.apply(start, lengths, clients, block.half, scale, (first, second), *ours, *theirs)
