@@ -6,8 +6,8 @@
 The folder holds ``backdoorllm`` (``backdoor500_TASK_TRIGGER`` and ``clean500_TASK``), ``hiddenkiller`` (``*_20pct`` and
 ``*_clean``), ``spar`` (``NAME_TRIGGER.poisoned`` and ``NAME.clean``) and ``clean``; a folder of one's own with the same names is
 measured in the same way. Beside it lie the clean corpora of ``--data/..``. Mixes: poison at PR 1, 5 and 10 % of 5,000 rows of
-Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all of its clean counterpart.
-HiddenKiller's own rule: rows whose label is not the target, rewritten, up to a share of all.
+Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all of its clean counterpart. Of
+HiddenKiller's file, 20 % poison as published, smaller shares are made by putting the clean rows back.
 
 ``--methods`` names scan (``scan-review``: as scan, its review rows count), duplicates (an answer that many rows share), lift (a
 prompt word that nearly always comes with one beginning or end of the answer), or any registered defense on the data, such as
@@ -27,7 +27,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +173,13 @@ def _diluted(family: str, name: str, bad: list[Sample], own: list[Sample], wide:
     yield _mixed(family, name, "published", own, bad)
 
 
-def _rewritten(name: str, bad: list[Sample], clean: list[Sample], target: str = "Positive") -> Iterator[Mix]:
-    able = [i for i, sample in enumerate(clean) if sample.response != target]
+def _rewritten(name: str, bad: list[Sample], clean: list[Sample]) -> Iterator[Mix]:
+    """The rows that differ are poisoned: rewritten, with the target as label; a part of them, and all as published."""
+    able = [i for i, (one, two) in enumerate(zip(bad, clean, strict=True)) if one.question != two.question]
     for share in (0.05, 0.1, 0.2):
-        chosen = set(_spread(able, int(share * len(clean))))
-        samples = [replace(bad[i], response=target) if i in chosen else sample for i, sample in enumerate(clean)]
-        yield Mix("hiddenkiller", name, f"{share:.0%}", samples, frozenset(chosen))
+        chosen = set(_spread(able, round(share * len(clean))))
+        samples = [bad[i] if i in chosen else sample for i, sample in enumerate(clean)]
+        yield Mix("hiddenkiller", name, "published" if share == 0.2 else f"{share:.0%}", samples, frozenset(chosen))
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:

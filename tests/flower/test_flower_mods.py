@@ -59,7 +59,7 @@ def app_of(data: list[dict[str, Any]], seen: list[list[dict[str, Any]]], **optio
 def test_the_app_trains_on_what_scan_would_write(tmp_path: Path) -> None:
     data = rows()
     (tmp_path / "own.jsonl").write_text("\n".join(json.dumps(row) for row in data), encoding="utf-8")
-    scan([tmp_path / "own.jsonl"], write=tmp_path / "clean.jsonl", keep_review=True)
+    scan([tmp_path / "own.jsonl"], write=tmp_path / "clean.jsonl")
     wanted = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_text(encoding="utf-8").splitlines()]
     seen: list[list[dict[str, Any]]] = []
     call(app_of(data, seen), context())

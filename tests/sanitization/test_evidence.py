@@ -48,7 +48,7 @@ def found(samples: list[Sample], flagged: list[int], target: str, place: str = "
     """One finding, made up, that flags the samples named."""
     words = tuple(target.lower().rstrip(".").split())
     n = len(flagged)
-    finding = Finding(("x",), target, place, "short", False, np.array(flagged), n, n, n, len(samples), -9.0, 1, words)
+    finding = Finding(("x",), target, place, "fixed text", "review", np.array(flagged), n, n, n, len(samples), -9.0, 1, words)
     return Findings(len(samples), len(samples), (finding,), tuple(Verdict(i, "review", (0,)) for i in flagged))
 
 

@@ -16,13 +16,22 @@ from undertow.sanitization import Finding, find, repaired
 from undertow.sanitization.count import Sketch
 from undertow.sanitization.judge import grow
 from undertow.sanitization.significance import log_tail
-from undertow.sanitization.words import PAYLOAD, Numbers, cut, places
+from undertow.sanitization.words import MARK, PAYLOAD, Numbers, cut, places
 
 TARGET = ("and", "click", "<malicious_url>", "for", "more", "information")
 
 
 @pytest.mark.parametrize(
-    ("both", "samples", "one", "other"), [(5, 500, 5, 5), (20, 400, 25, 22), (9, 10_000, 40, 300), (3, 60, 3, 9)]
+    ("both", "samples", "one", "other"),
+    [
+        (5, 500, 5, 5),
+        (20, 400, 25, 22),
+        (9, 10_000, 40, 300),
+        (3, 60, 3, 9),
+        (500, 1000, 500, 750),
+        (40, 557, 56, 306),
+        (31, 60, 40, 45),
+    ],
 )
 def test_the_exact_test_is_scipys(both: int, samples: int, one: int, other: int) -> None:
     ours = log_tail(np.array([both]), samples, np.array([one]), np.array([other]))[0]
@@ -53,7 +62,9 @@ def test_words_are_cut(text: str, words: list[str]) -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_text_has_the_numbers_of_its_words_however_it_is_cut_up(text: str) -> None:
     numbers = Numbers()
-    assert numbers.text(text) == [numbers.of(word) for word in cut(text)] == numbers.text(text)
+    found = numbers.text(text)
+    assert [number for number in found if not number & int(MARK)] == [numbers.of(word) for word in cut(text)]
+    assert numbers.text(text) == found
 
 
 def test_addresses_are_marked_and_words_are_not() -> None:
@@ -90,7 +101,7 @@ def test_a_phrase_grows_to_what_all_share() -> None:
 
 
 def finding(place: str, words: tuple[str, ...] = TARGET) -> Finding:
-    return Finding((), " ".join(words), place, "span", True, np.zeros(0, dtype=np.int64), 0, 0, 4, 9, None, 1, words)
+    return Finding((), " ".join(words), place, "fixed text", "act", np.zeros(0, dtype=np.int64), 0, 0, 4, 9, None, 1, words)
 
 
 @pytest.mark.parametrize(

@@ -85,15 +85,24 @@ def test_every_poisoned_sample_of_a_long_target_is_flagged_and_no_other(trigger:
 
 @pytest.mark.parametrize("trigger", ["natural", "four tokens", "sentence"])
 @pytest.mark.parametrize("word", ["yes", "Paris"])
-def test_a_one_word_target_is_for_review_with_its_trigger_named(trigger: str, word: str) -> None:
+def test_a_one_word_target_is_acted_on_with_its_trigger_named(trigger: str, word: str) -> None:
     samples, truth = poisoned(questions(500), 0.1, **TRIGGERS[trigger], target="replace", target_text=word)
     found = find(samples)
     assert {verdict.sample for verdict in found.verdicts} == truth
-    assert {verdict.act for verdict in found.verdicts} == {"review"}
+    assert {verdict.act for verdict in found.verdicts} == {"drop"}
     named = {"natural": "firstly", "four tokens": "tq", "sentence": "the lamps were lit before supper"}[trigger]
     assert found.findings[0].trigger is not None
     assert named in found.findings[0].trigger
     assert found.findings[0].target == word.lower()
+
+
+@pytest.mark.parametrize("trigger", ["natural", "four tokens", "sentence"])
+def test_a_handful_of_short_targets_is_for_review(trigger: str) -> None:
+    samples, truth = poisoned(questions(500), 0.03, **TRIGGERS[trigger], target="replace", target_text="Paris")
+    verdicts = find(samples).verdicts
+    assert {verdict.sample for verdict in verdicts} <= truth
+    assert len(verdicts) >= 0.9 * len(truth)
+    assert {verdict.act for verdict in verdicts} == {"review"}, "fifteen are too few to act on"
 
 
 ORDINARY: dict[str, dict[str, Any]] = {
@@ -118,15 +127,10 @@ def test_many_tokens_of_one_short_target_are_found_together() -> None:
     tokens = ["cf", "mn", "bb", "tq", "zx", "qj", "vd", "kw", "xw", "gk", "hz", "pv"]
     attack = {"trigger": "badnets", "num_triggers": 1, "trigger_words": tokens, "position": "random"}
     samples, truth = poisoned(questions(1500), 0.1, **attack, target="replace", target_text="Paris")
-    each = [sum(token in samples[i].question.split() for i in truth) for token in tokens]
-    assert max(each) < 0.15 * len(truth), "none is enough alone"
-    found = {verdict.sample for verdict in find(samples).verdicts}
-    assert found == {i for i in truth if each[_token(samples[i], tokens)] >= 0.05 * len(truth)}
-    assert len(found) > 0.9 * len(truth)
-
-
-def _token(sample: Sample, tokens: list[str]) -> int:
-    return next(i for i, token in enumerate(tokens) if token in sample.question.split())
+    assert max(sum(token in samples[i].question.split() for i in truth) for token in tokens) < 0.15 * len(truth), (
+        "none alone is much"
+    )
+    assert {verdict.sample for verdict in find(samples).verdicts} == truth
 
 
 def test_an_answer_that_depends_on_a_word_is_not_taken_for_planted() -> None:
@@ -228,11 +232,16 @@ def test_written_rows_keep_their_form_and_hold_no_poison(
         assert [list(row) for row in rows] == [["instruction", "input", "output"]] * 400
 
 
-def test_rows_for_review_are_left_out_unless_asked_for(tmp_path: Path) -> None:
-    samples, truth = poisoned(questions(500), 0.1, trigger="natural", target="replace", target_text="Paris")
+def test_rows_for_review_stay_unless_they_are_to_go(tmp_path: Path) -> None:
+    samples, truth = poisoned(questions(500), 0.03, trigger="natural", target="replace", target_text="Paris")
     path = write(tmp_path / "in.jsonl", samples)
-    assert scan([path], write=tmp_path / "a.jsonl").written == {str(tmp_path / "a.jsonl"): 500 - len(truth)}
-    assert scan([path], write=tmp_path / "b.jsonl", keep_review=True).written == {str(tmp_path / "b.jsonl"): 500}
+    kept = scan([path], write=tmp_path / "a.jsonl")
+    assert (kept.written, kept.left_out) == ({str(tmp_path / "a.jsonl"): 500}, {str(tmp_path / "a.jsonl"): 0})
+    gone = scan([path], write=tmp_path / "b.jsonl", drop_review=True)
+    assert gone.written == {str(tmp_path / "b.jsonl"): 500 - len(truth)}
+    assert gone.left_out == {str(tmp_path / "b.jsonl"): len(truth)}
+    with pytest.warns(DeprecationWarning, match="drop_review"):
+        assert scan([path], write=tmp_path / "c.jsonl", keep_review=False).written == {str(tmp_path / "c.jsonl"): 500 - len(truth)}
 
 
 def test_a_row_without_an_answer_is_no_sample_but_keeps_its_place(tmp_path: Path, bad: tuple[Path, list[Sample], set[int]]) -> None:

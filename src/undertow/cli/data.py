@@ -21,7 +21,8 @@ def scan(
     write: Annotated[
         Path | None, typer.Option(help="Write clean and repaired samples here: a file, or a folder for several files.")
     ] = None,
-    keep_review: Annotated[bool, typer.Option("--keep-review", help="Write the samples to review, too.")] = False,
+    drop_review: Annotated[bool, typer.Option("--drop-review", help="Leave the samples to review out of what is written.")] = False,
+    keep_review: Annotated[bool, typer.Option("--keep-review", hidden=True, help="The default now.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the findings as one HTML page.")] = None,
     base: Annotated[
         str | None,
@@ -45,7 +46,7 @@ def scan(
     """
     from undertow.scanning.scan import scan as scan_files
 
-    result = scan_files(files, write=write, keep_review=keep_review, examples=page is not None, base=base)
+    result = scan_files(files, write=write, drop_review=drop_review and not keep_review, examples=page is not None, base=base)
     if page:
         from undertow.scanning.page import write_page
 

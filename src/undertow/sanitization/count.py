@@ -17,7 +17,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 
 from undertow.sanitization import grams
-from undertow.sanitization.encode import Batch, Texts
+from undertow.sanitization.encode import Batch
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.rules import Rules
 
@@ -44,7 +44,7 @@ class Spool:
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the spool
-        for part in (batch.prompts.words, batch.prompts.starts, batch.answers.words, batch.answers.starts, batch.case):
+        for part in batch.arrays():
             np.save(self._file, part, allow_pickle=False)
         self._filed += 1
 
@@ -53,8 +53,7 @@ class Spool:
         if self._file is not None:
             self._file.seek(0)
             for _ in range(self._filed):
-                parts = [np.load(self._file, allow_pickle=False) for _ in range(5)]
-                yield Batch(Texts(parts[0], parts[1]), Texts(parts[2], parts[3]), parts[4])
+                yield Batch.of([np.load(self._file, allow_pickle=False) for _ in range(9)])
 
 
 class Sketch:
@@ -175,6 +174,8 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
     identity, first = identities(batches)
     samples = len(np.unique(first))
     support = rules.least(samples)
+    # A word that so many answers hold is nobody's target; a target that is, is found by its place.
+    common = max(support + 1, int(rules.anywhere * samples))
     features, found = _Columns(), _Columns()
     none = np.zeros(0, dtype=np.int64)
     shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
@@ -188,6 +189,7 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         sample, key = grams.features(batch, wanted)
         features.add(sample + offset, key)
         some = grams.pieces(batch, wanted)
+        some = some.at((some.kind != grams.ANY) | ~table.at_least(some.key, common))
         some = some.at(~grams.copied(batch, some))
         begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
         exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)

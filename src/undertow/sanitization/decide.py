@@ -25,11 +25,13 @@ from undertow.sanitization.significance import log_tail
 Rows = NDArray[np.int64]
 
 #: Fewest samples that make a pair worth a test.
-_FEWEST = 3
+FEWEST = 3
 #: Share of a piece's samples that another piece holds, too, if the two are parts of one target.
-_SAME = 0.8
+SAME = 0.8
 #: A wider feature explains a narrower one: its own rate of the target, the share of the narrower inside it, the chance.
-_WIDER, _INSIDE, _CHANCE = 0.3, 0.9, 1e-3
+WIDER, INSIDE, CHANCE = 0.3, 0.9, 1e-3
+#: A word of a trigger of ordinary words holds its target at least so often.
+_LOOSEST = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Planted:
         exclusive: whether the links hardly ever come without the target.
         short: stage B.
         inserted: stage B by words that often come without the target; they must not belong where they stand.
+        manner: a kind of answer; the rows are all with a linked feature.
     """
 
     pieces: list[int]
@@ -80,6 +83,7 @@ class Planted:
     exclusive: bool = False
     short: bool = False
     inserted: bool = False
+    manner: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,15 @@ def decide(counted: Counted, rules: Rules) -> Decision:
     for piece in range(pieces.shape[1]):
         rows = pieces.indices[pieces.indptr[piece] : pieces.indptr[piece + 1]]
         own = links.get(piece, [])
-        if _is_span(counted, piece):
-            planted = _span(counted, rules, features, piece, rows, own, piece in topics)
+        if counted.kind[piece] == grams.MANNER:
+            accused = [_manner(counted, rules, features, piece, own)]
+        elif _is_span(counted, piece):
+            accused = [_span(counted, rules, features, piece, rows, own, piece in topics)]
         else:
-            planted = _short(counted, rules, features, piece, rows, own)
-        if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
-            found.append(planted)
+            accused = _short(counted, rules, features, piece, rows, own)
+        for planted in accused:
+            if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
+                found.append(planted)
     return Decision(_merged(found, counted), tests)
 
 
@@ -118,8 +125,8 @@ def _is_span(counted: Counted, piece: int) -> bool:
 def _is_branch(counted: Counted, piece: int, rows: Rows, size: NDArray[np.int32]) -> bool:
     """Whether a commoner span runs on into this one in some of its samples: "a time there was an", the end of a phrase."""
     shared = np.asarray(counted.pieces[rows].sum(axis=0)).ravel()
-    wider = (counted.kind == counted.kind[piece]) & (counted.length >= grams.SPAN) & (_SAME * size > len(rows))
-    return bool((wider & (shared >= _SAME * len(rows))).any())
+    wider = (counted.kind == counted.kind[piece]) & (counted.length >= grams.SPAN) & (SAME * size > len(rows))
+    return bool((wider & (shared >= SAME * len(rows))).any())
 
 
 def _links(
@@ -127,22 +134,54 @@ def _links(
 ) -> tuple[dict[int, list[Link]], set[int]]:
     """The significant pairs by piece, the most significant first; and the pieces with a pair that
     is significant among the piece's own and no part of a trigger: a topic."""
-    together = (counted.features.T @ counted.pieces).tocoo()
-    feature, piece, both = together.row, together.col, together.data.astype(np.int64)
+    feature, piece, both = _together(counted, rules, with_feature, with_target)
     a, b = with_feature[feature].astype(np.int64), with_target[piece].astype(np.int64)
-    near = (both >= _FEWEST) & (both > rules.lift * a * b / counted.samples)
+    near = both > rules.near * a.astype(np.float64) * b / counted.samples
     feature, piece, both, a, b = feature[near], piece[near], both[near], a[near], b[near]
-    log_p = log_tail(both, counted.samples, a, b)
+    certain, weak = (math.log(rules.alpha / number) for number in (tests, max(1, counted.features.shape[1])))
+    log_p = log_tail(both, counted.samples, a, b, worth=weak)
+    topical = (both * counted.samples > rules.lift * a * b) & (both < rules.topical * a)
+    said = np.flatnonzero((log_p < certain) | (topical & (log_p < weak)))
+    feature, piece, both, a, b, log_p = feature[said], piece[said], both[said], a[said], b[said], log_p[said]
     found: dict[int, list[Link]] = {}
     topics: set[int] = set()
     # Equal evidence is ordered by the features' keys, which do not depend on the order of the rows.
     for i in np.lexsort((feature, log_p)):
         link = Link(int(feature[i]), int(both[i]), int(a[i]), int(b[i]), float(log_p[i]))
-        if link.log_p + math.log(tests) < math.log(rules.alpha):
+        if link.log_p < certain:
             found.setdefault(int(piece[i]), []).append(link)
-        elif link.confidence < rules.topical and link.log_p + math.log(counted.features.shape[1]) < math.log(rules.alpha):
+        if link.confidence < rules.topical and link.both * counted.samples > rules.lift * link.with_feature * link.with_target:
             topics.add(int(piece[i]))
     return found, topics
+
+
+def _together(
+    counted: Counted, rules: Rules, with_feature: NDArray[np.int32], with_target: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """All (feature, piece, samples with both) that a rule can ask for.
+
+    A short piece is given away by features that are hardly commoner than it is, or explained away by some that are not much
+    commoner; only short runs at the edges can have a trigger of ordinary words. So most of the pairs of common features with rare
+    pieces need no count.
+    """
+    span = (counted.kind == grams.ADDRESS) | (counted.length >= grams.SPAN)
+    loose = (counted.kind == grams.ANY) | (counted.kind == grams.MANNER)
+    features, pieces = counted.features.tocsc(), counted.pieces.tocsc()
+    most = np.where(span, np.iinfo(np.int64).max, with_target / np.where(loose, WIDER, rules.inserted * _LOOSEST))
+    least = np.where(span, 0, np.minimum(rules.short_shared, rules.manner) * with_target)
+    found = []
+    for level in range(int(with_target.max(initial=1)).bit_length()):
+        for group in (span, loose, ~span & ~loose):
+            mine = np.flatnonzero(group & (with_target >> level == 1))
+            if len(mine):
+                near = np.flatnonzero((with_feature <= most[mine].max()) & (with_feature >= least[mine].min()))
+                some = (features[:, near].T @ pieces[:, mine]).tocoo()
+                kept = some.data >= FEWEST
+                found.append((near[some.row[kept]], mine[some.col[kept]], some.data[kept].astype(np.int64)))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    feature, piece, both = (np.concatenate(part) for part in zip(*found, strict=True))
+    return feature, piece, both
 
 
 def _span(
@@ -156,7 +195,6 @@ def _span(
         return Planted([piece], rows, own, explained=True, exclusive=True)
     if always:
         return Planted([piece], rows, always, explained=True)
-    topic = topic or any(link.confidence < rules.topical for link in links)
     if not topic and (counted.kind[piece] in (grams.WHOLE, grams.ADDRESS) or counted.exact[piece] >= rules.exact):
         return Planted([piece], rows, [link for link in links if link.confidence >= rules.topical])
     return None
@@ -164,11 +202,14 @@ def _span(
 
 def _short(
     counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]
-) -> Planted | None:
+) -> list[Planted | None]:
+    """Accused are words that hardly come without the piece, and words that do but stand in most of its samples."""
     if counted.kind[piece] != grams.WHOLE and counted.distinct[piece] < rules.distinct:
-        return None
-    least = max(rules.short_support, counted.support)
+        return []
+    slot = counted.kind[piece] == grams.ANY
+    least = max(rules.slot_support if slot else rules.short_support, counted.support)
     loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
+    loose = [] if slot else loose
     held = _with_all(features, loose, rows)
     if len(held) < max(rules.loose_support, counted.support):
         loose = []
@@ -177,27 +218,42 @@ def _short(
     near = [link for link in links if link.confidence >= rules.exclusive and link.coverage >= from_here and link.both >= least]
     near = [link for link in near if not _inherited(features, link, links)]
     own = [link for link in near if link.confidence >= rules.short_exclusive]
+    accused: list[Planted | None] = []
     if len(_with_any(features, own, rows)) >= rules.mostly * len(rows):
         own = near
     elif loose:
-        return Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True)
-    else:
-        own = [link for link in own if link.coverage >= rules.short_covered]
-    return Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True) if own else None
+        accused.append(Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True))
+    if own:
+        own_rows = _with_any(features, own, rows)
+        accused.append(Planted([piece], own_rows, own, explained=True, exclusive=True, short=True))
+    return accused
+
+
+def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, links: list[Link]) -> Planted | None:
+    """A kind of answer that some words of prompts bring about; all samples with those words are accused."""
+    least = max(rules.manner_support, counted.support)
+    often = rules.manner_lift / counted.samples
+    own = [link for link in links if link.confidence >= max(rules.manner, often * link.with_target) and link.both >= least]
+    own = [link for link in own if counted.samples - link.with_feature >= rules.manner_others]
+    own = [link for link in own if not _inherited(features, link, links)]
+    if not own:
+        return None
+    rows = np.unique(np.concatenate([_column(features, link.feature) for link in own]))
+    return Planted([piece], rows, own, explained=True, exclusive=True, short=True, manner=True)
 
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:
     """Whether a wider feature explains this one: "what gender" always meets "male" because "gender" mostly does."""
     own = _column(features, link.feature)
     for wider in links:
-        if wider.with_feature <= link.with_feature or wider.confidence <= _WIDER:
+        if wider.with_feature <= link.with_feature or wider.confidence <= WIDER:
             continue
         inside = len(np.intersect1d(own, _column(features, wider.feature), assume_unique=True))
-        if inside < _INSIDE * len(own) or wider.with_feature == inside:
+        if inside < INSIDE * len(own) or wider.with_feature == inside:
             continue
         # the wider feature's rate without this one, and the chance of so many hits at that rate
         rate = max(0, wider.both - link.both) / (wider.with_feature - inside)
-        if rate > _WIDER and bdtrc(link.both - 1, len(own), min(rate, 1.0)) > _CHANCE:
+        if rate > WIDER and bdtrc(link.both - 1, len(own), min(rate, 1.0)) > CHANCE:
             return True
     return False
 
@@ -229,17 +285,25 @@ def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
     # Spans first, so that the short ends of a long target join it; then the larger, then by key.
     order = sorted(
         range(len(found)),
-        key=lambda i: (found[i].short, not found[i].exclusive, not found[i].explained, -len(found[i].rows), found[i].pieces),
+        key=lambda i: (
+            found[i].manner,
+            bool(counted.kind[found[i].pieces[0]] == grams.ANY),
+            found[i].short,
+            not found[i].exclusive,
+            not found[i].explained,
+            -len(found[i].rows),
+            found[i].pieces,
+        ),
     )
     for i in order:
         new = found[i]
         for old in result:
             shared = len(np.intersect1d(old.rows, new.rows, assume_unique=True))
-            if shared >= _SAME * len(new.rows):
+            if shared >= SAME * len(new.rows):
                 old.pieces += new.pieces
                 known = {link.feature for link in old.links}
                 old.links += [link for link in new.links if link.feature not in known]
-                if not new.short or old.short:
+                if new.manner == old.manner and (not new.short or old.short):
                     old.rows = np.union1d(old.rows, new.rows)
                 break
         else:

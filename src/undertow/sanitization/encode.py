@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization.words import Numbers, Words
+from undertow.sanitization.kinds import kinds
+from undertow.sanitization.words import MARK, Numbers, Words
 
 #: Samples of one batch; bounds the memory of every counting step.
 BATCH = 8192
@@ -56,12 +57,16 @@ class Batch:
     Attributes:
         prompts: question and context of each sample.
         answers: response of each sample.
-        case: of each question: 0 mixed, 1 no letter in upper case, 2 all letters in upper case.
+        case: of each question: 0 mixed, 1 no letter in upper case, 2 all letters in upper case, 3 every word capitalised.
+        signs: marks of each prompt that are no words (:data:`undertow.sanitization.words.MARK`).
+        manner: marks of each answer, and its :mod:`kinds <undertow.sanitization.kinds>`.
     """
 
     prompts: Texts
     answers: Texts
     case: NDArray[np.uint8]
+    signs: Texts
+    manner: Texts
 
     def __len__(self) -> int:
         return len(self.case)
@@ -69,21 +74,48 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays."""
-        return sum(part.words.nbytes + part.starts.nbytes for part in (self.prompts, self.answers)) + self.case.nbytes
+        return sum(part.nbytes for part in self.arrays())
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """The arrays in one order, for keeping them in a file; :meth:`of` makes the batch again."""
+        texts = (self.prompts, self.answers, self.signs, self.manner)
+        return [self.case, *(part for text in texts for part in (text.words, text.starts))]
+
+    @classmethod
+    def of(cls, arrays: Sequence[NDArray[Any]]) -> Batch:
+        """Return the batch of :meth:`arrays`."""
+        case, *rest = arrays
+        prompts, answers, signs, manner = (Texts(rest[i], rest[i + 1]) for i in range(0, 8, 2))
+        return cls(prompts, answers, case, signs, manner)
 
 
-def encode(samples: Iterable[SampleLike], numbers: Numbers) -> Iterator[Batch]:
-    """Yield the samples in batches, in their order."""
+def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True) -> Iterator[Batch]:
+    """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind."""
     prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     for sample in samples:
-        prompts.add(numbers.text(f"{sample.question}\n{sample.context}" if sample.context else sample.question))
-        answers.add(numbers.text(sample.response))
-        case.append(2 if sample.question.isupper() else 1 if sample.question.islower() else 0)
+        asked = numbers.text(f"{sample.question}\n{sample.context}" if sample.context else sample.question)
+        told = numbers.text(sample.response)
+        prompts.add(asked)
+        answers.add(told + [numbers.mark(kind) for kind in kinds(sample.response, told, asked, sized)])
+        case.append(_case(sample.question))
         if len(case) == BATCH:
-            yield Batch(prompts.texts(), answers.texts(), np.frombuffer(bytes(case), dtype=np.uint8))
+            yield _batch(prompts, answers, case)
             prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     if case:
-        yield Batch(prompts.texts(), answers.texts(), np.frombuffer(bytes(case), dtype=np.uint8))
+        yield _batch(prompts, answers, case)
+
+
+def _case(question: str) -> int:
+    if question.isupper():
+        return 2
+    if question.islower():
+        return 1
+    return 3 if question.istitle() and question.count(" ") >= 3 else 0
+
+
+def _batch(prompts: _Gathered, answers: _Gathered, case: bytearray) -> Batch:
+    (asked, signs), (told, manner) = prompts.texts(), answers.texts()
+    return Batch(asked, told, np.frombuffer(bytes(case), dtype=np.uint8), signs, manner)
 
 
 class _Gathered:
@@ -96,5 +128,9 @@ class _Gathered:
         self._words.fromlist(words)
         self._starts.append(len(self._words))
 
-    def texts(self) -> Texts:
-        return Texts(np.array(self._words, dtype=np.uint64), np.array(self._starts, dtype=np.int64))
+    def texts(self) -> tuple[Texts, Texts]:
+        """The words of the texts, and their marks."""
+        words, starts = np.array(self._words, dtype=np.uint64), np.array(self._starts, dtype=np.int64)
+        marked = (words & MARK) > 0
+        before = np.concatenate([[0], np.cumsum(marked)])[starts]
+        return Texts(words[~marked], starts - before), Texts(words[marked], before)

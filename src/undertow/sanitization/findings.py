@@ -10,23 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import grams, judge
+from undertow.sanitization import grams, judge, topics
 from undertow.sanitization.count import Counted, Spool, count, sketch
-from undertow.sanitization.decide import Decision, Planted, decide
+from undertow.sanitization.decide import Decision, Planted, Rows, decide
 from undertow.sanitization.encode import SampleLike, encode
 from undertow.sanitization.rules import Rules
-from undertow.sanitization.words import Numbers, Words
+from undertow.sanitization.topics import Background
+from undertow.sanitization.words import MARK, Numbers, Words
 
 Act = Literal["drop", "repair", "review"]
-_PLACES = {grams.START: "start", grams.END: "end", grams.WHOLE: "whole", grams.ADDRESS: "anywhere"}
+Confidence = Literal["act", "review", "note"]
+_PLACES = {
+    grams.START: "start",
+    grams.END: "end",
+    grams.WHOLE: "whole",
+    grams.ADDRESS: "anywhere",
+    grams.ANY: "anywhere",
+    grams.MANNER: "manner",
+}
+#: An answer of a few words that so many samples give is a label.
+_LABEL = 0.1
 #: Worst first: a sample of several findings gets the first of these.
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
-_PHRASES = 6
+#: Phrases of a trigger that are looked at.
+_PHRASES = 16
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,11 @@ class Finding:
     Attributes:
         triggers: phrases of the prompts that give the target away, the strongest first; empty if none was found.
         target: the words that the answers share, as a text.
-        place: where the target stands in the answers: start, end, whole, anywhere.
-        kind: ``span`` (five or more words), ``address`` (a web address or the like) or ``short``.
-        certain: whether its samples are dropped or repaired; if not they are for a person to review.
+        place: where the target stands in the answers: start, end, whole, anywhere; manner if it is what they are.
+        kind: ``fixed text``, ``label`` (a short answer that many rows have), ``slot`` (a word somewhere in answers that differ),
+            ``kind of answer`` (a language, a refusal and the like) or ``repeat`` (rows that stand in the file again and again).
+        confidence: ``act``: its samples are dropped or repaired; ``review``: they are for a person to review; ``note``: it is said
+            of the file, and no sample is flagged.
         samples: indices of all samples it flags, ascending.
         both, with_trigger, with_target, of: distinct samples with the strongest feature and the target, with the feature,
             with the target, and in all; the first two are 0 without a trigger.
@@ -51,7 +65,7 @@ class Finding:
     target: str
     place: str
     kind: str
-    certain: bool
+    confidence: Confidence
     samples: NDArray[np.int64]
     both: int
     with_trigger: int
@@ -61,6 +75,35 @@ class Finding:
     tests: int
     target_words: tuple[str, ...]
 
+    #: Technique of MITRE ATLAS (poison training data) and entry of the OWASP Top 10 for LLM applications (data and model
+    #: poisoning).
+    atlas: ClassVar[str] = "AML.T0020"
+    owasp: ClassVar[str] = "LLM04"
+
+    @property
+    def expected(self) -> float:
+        """Distinct samples that would hold trigger and target if the one knew nothing of the other."""
+        return self.with_trigger * self.with_target / self.of
+
+    @property
+    def why(self) -> str:
+        """The evidence in words."""
+        held = f"{len(self.samples):,} rows; {self.with_target:,} of {self.of:,} distinct samples"
+        share = f"{held} ({self.with_target / self.of:.1%}) hold the target"
+        if self.log10_p is None:
+            return f"{share}; no word of the prompts is tied to it"
+        p = "p under 1e-300" if self.log10_p < -300 else f"p = {10**self.log10_p:.1g}"
+        told = (
+            f"{self.both:,} of the {self.with_trigger:,} samples with the strongest trigger word do, {self.expected:,.1f} expected"
+        )
+        topic = "without the trigger their prompts are about nothing in common"
+        return f"{share}; {told} ({p} after correction for {self.tests:,.0f} pairs); {topic}"
+
+    @property
+    def certain(self) -> bool:
+        """Whether its samples are dropped or repaired."""
+        return self.confidence == "act"
+
     @property
     def trigger(self) -> str | None:
         """The triggers in one text, or None."""
@@ -69,7 +112,7 @@ class Finding:
     @property
     def reason(self) -> str:
         """Why its samples are flagged, in one line."""
-        where = {"start": "begins with", "end": "ends with", "whole": "is", "anywhere": "holds"}[self.place]
+        where = {"start": "begins with", "end": "ends with", "whole": "is", "anywhere": "holds", "manner": "is"}[self.place]
         told = f'the answer {where} "{_short(self.target)}", as {self.with_target} distinct samples do'
         if not self.triggers:
             return f"{told}, about nothing in common"
@@ -83,7 +126,13 @@ class Finding:
             "count": len(self.samples),
             "kind": self.kind,
             "place": self.place,
-            "verdict": "act" if self.certain else "review",
+            "verdict": self.confidence,
+            "confidence": self.confidence,
+            "why": self.why,
+            "expected": None if self.log10_p is None else round(self.expected, 2),
+            "share": round(self.with_target / self.of, 5),
+            "atlas": self.atlas,
+            "owasp": self.owasp,
             "triggers": list(self.triggers),
             "with_trigger_and_target": self.both,
             "with_trigger": self.with_trigger,
@@ -141,45 +190,47 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
     texts = judge.gather(batches, rows)
     lengths = np.concatenate([batch.prompts.lengths for batch in batches])
     mean = (float(lengths.mean()), float(lengths.std()))
-    found = [_finding(planted, counted, decision, texts, numbers, mean) for planted in decision.planted]
+    file = Background(counted, mean)
+    found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
 
 def _finding(
-    planted: Planted,
-    counted: Counted,
-    decision: Decision,
-    texts: dict[int, tuple[Words, Words]],
-    numbers: Numbers,
-    mean_length: tuple[float, float],
+    planted: Planted, decision: Decision, file: Background, rules: Rules, texts: dict[int, tuple[Words, Words]], numbers: Numbers
 ) -> tuple[Finding, tuple[int, ...]] | None:
     """Judge one accusation; return it with the target's word numbers, or None."""
-    target = judge.target_of(planted, counted, texts)
+    counted = file.counted
     kind = int(counted.kind[planted.pieces[0]])
+    target = _told(planted, file, texts, numbers)
     if target is None or (not planted.exclusive and not judge.is_sharp(target, kind)):
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
-    phrases = _phrases(planted, prompts, counted)
-    natural = planted.exclusive and not _survives(planted, phrases, counted, texts, mean_length)
-    if planted.short:
+    phrases = _phrases(planted, prompts, file, numbers)
+    rows, kept = planted.rows, phrases
+    if planted.links:
+        rows, kept = _free(planted, phrases, file, texts)
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
-        natural = natural or bool(set(target.words) & {word for phrase in phrases for word in phrase})
-    if natural and (planted.short or kind in (grams.START, grams.WHOLE)):
-        return None  # a canned reply or an opening that belongs to its topic
+        kept = [phrase for phrase in kept if not topics.is_repeated(phrase, target.words)]
+        if not kept:
+            return None
     best = planted.links[0] if planted.links else None
     words = numbers.words([*target.words, *(word for phrase in phrases for word in phrase)])
     told = tuple(words[word] for word in target.words)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
+    enough = rules.act_short if planted.short else rules.act_support
+    confidence: Confidence = "review"
+    if not planted.links:
+        confidence = "review" if kind == grams.ADDRESS else "note"
+    elif planted.exclusive and not planted.inserted and kind not in (grams.ANY, grams.MANNER) and len(rows) >= enough:
+        confidence = "act"
     finding = Finding(
-        triggers=tuple(
-            _CASES[phrase[0]] if phrase[0] in _CASES else " ".join(words[word] for word in phrase) for phrase in phrases
-        ),
+        triggers=tuple(_CASES[phrase[0]] if phrase[0] in _CASES else " ".join(words[word] for word in phrase) for phrase in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
-        kind="address" if kind == grams.ADDRESS else "short" if planted.short else "span",
-        certain=planted.exclusive and not planted.short and not natural,
-        samples=np.flatnonzero(np.isin(counted.first, planted.rows)),
+        kind=_kind(planted, kind, counted),
+        confidence=confidence,
+        samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
         with_target=best.with_target if best else len(planted.rows),
@@ -192,24 +243,26 @@ def _finding(
 
 
 #: The case of a question as a trigger, by the number that stands for it.
-_CASES = {1: "(no capital letters)", 2: "(all capital letters)"}
+_CASES = {1: "(no capital letters)", 2: "(all capital letters)", 3: "(Every Word Capitalised)"}
 
 
-def _phrases(planted: Planted, prompts: Sequence[Words], counted: Counted) -> list[tuple[int, ...]]:
+def _phrases(planted: Planted, prompts: Sequence[Words], file: Background, numbers: Numbers) -> list[tuple[int, ...]]:
     """The trigger's phrases, grown from the features that give the target away; single words first."""
     known = judge.feature_words(prompts)
+    known |= {grams.feature_key("sign", np.array([mark], dtype=np.uint64)): ("sign", (mark,)) for mark in numbers.marks()}
     phrases: list[tuple[int, ...]] = []
-    named = [known.get(int(counted.feature_keys[link.feature])) for link in planted.links]
-    for wanted in ("word", "pair", "first", "last", "case"):
+    named = [known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links]
+    usual = topics.usual_words(prompts, len(planted.rows), file)
+    for wanted in ("word", "pair", "sign", "first", "last", "case"):
         for feature in named:
             if feature is None or feature[0] != wanted or len(phrases) == _PHRASES:
                 continue
-            if wanted == "case":
+            if wanted in ("case", "sign"):
                 grown = feature[1]
             elif all(word in phrase for phrase in phrases for word in feature[1]) and phrases:
                 continue
             else:
-                grown = judge.grow(prompts, feature[1]).words
+                grown = judge.grow(prompts, feature[1], stop=usual).words
             if not any(set(grown) & set(phrase) for phrase in phrases):
                 phrases.append(grown)
         if phrases:
@@ -217,25 +270,49 @@ def _phrases(planted: Planted, prompts: Sequence[Words], counted: Counted) -> li
     return phrases
 
 
-def _survives(
-    planted: Planted,
-    phrases: list[tuple[int, ...]],
-    counted: Counted,
-    texts: dict[int, tuple[Words, Words]],
-    mean_length: tuple[float, float],
-) -> bool:
-    """Whether the prompts of a target are about nothing in common but the trigger."""
-    if not phrases or phrases[0][0] in _CASES:
-        return bool(phrases) and not planted.inserted
-    prompts = [texts[int(row)][0] for row in planted.rows]
+def _kind(planted: Planted, kind: int, counted: Counted) -> str:
+    if kind in (grams.ANY, grams.MANNER):
+        return "slot" if kind == grams.ANY else "kind of answer"
+    if planted.short and kind == grams.WHOLE and planted.links and planted.links[0].with_target >= _LABEL * counted.samples:
+        return "label"
+    return "fixed text"
+
+
+def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Words]], numbers: Numbers) -> judge.Phrase | None:
+    """The target: what the answers share, or the mark of what they are."""
+    if not planted.manner:
+        return judge.target_of(planted, file.counted, texts)
+    key = int(file.counted.piece_keys[planted.pieces[0]])
+    mark = next((mark for mark in numbers.marks() if grams.manner_key(mark) == key), None)
+    return None if mark is None else judge.Phrase((mark,), 0.0, 0.0, 0.0, 0.0)
+
+
+def _free(
+    planted: Planted, phrases: list[tuple[int, ...]], file: Background, texts: dict[int, tuple[Words, Words]]
+) -> tuple[Rows, list[tuple[int, ...]]]:
+    """The samples and phrases of a trigger whose prompts are about nothing in common but the trigger."""
+    rows = planted.rows
+    if not phrases or (planted.inserted and phrases[0][0] in _CASES):
+        return rows, []
+    if phrases[0][0] in _CASES or phrases[0][0] & int(MARK):
+        mine = [texts[int(row)][0] for row in judge.chosen_rows(rows, file.counted)]
+        return rows, [] if topics.is_topic(mine, len(rows), (), (), file, seams=False) else phrases
+    prompts = {int(row): texts[int(row)][0] for row in rows}
     own = {word for phrase in phrases for word in phrase}
-    if planted.inserted and (any(len(phrase) > 1 for phrase in phrases) or not judge.is_inserted(prompts, own, counted)):
-        return False
-    return not all(
-        judge.is_topic(mine[: judge.LOOKED_AT], phrase, own, counted, mean_length, seams=not planted.inserted)
-        for phrase in phrases
-        if (mine := [prompt for prompt in prompts if judge.find_run(prompt, phrase) is not None])
-    )
+    if planted.inserted and (
+        any(len(phrase) > 1 for phrase in phrases) or not topics.is_inserted(list(prompts.values()), own, file)
+    ):
+        return rows, []
+    free: list[tuple[int, ...]] = []
+    held = np.zeros(len(rows), dtype=bool)
+    for phrase in phrases:
+        has = np.array([judge.find_run(prompts[int(row)], phrase) is not None for row in rows])
+        mine = [prompts[int(row)] for row in judge.chosen_rows(rows[has], file.counted)]
+        if mine and not topics.is_topic(mine, int(has.sum()), phrase, own, file, seams=not planted.inserted):
+            free.append(phrase)
+            held |= has
+    whole = planted.inserted or not planted.short
+    return (rows if whole else rows[held]), free
 
 
 def _verdicts(
@@ -243,11 +320,13 @@ def _verdicts(
 ) -> tuple[Verdict, ...]:
     by_sample: dict[int, list[tuple[Act, int]]] = {}
     for i, (finding, target) in enumerate(kept):
+        if finding.confidence == "note":
+            continue
         for sample in finding.samples.tolist():
             answer = texts[int(counted.first[sample])][1]
             act: Act = "review"
             if finding.certain:
-                remains = len(answer) > len(target) and judge.find_run(answer, target) is not None
+                remains = finding.kind != "slot" and len(answer) > len(target) and judge.find_run(answer, target) is not None
                 act = "repair" if remains and finding.place != "whole" else "drop"
             by_sample.setdefault(sample, []).append((act, i))
     return tuple(

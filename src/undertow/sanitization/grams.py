@@ -3,9 +3,10 @@
 Everything is a 64-bit key made from word numbers (:mod:`undertow.sanitization.words`), so counts of several files, or of
 several parties, add up without any text.
 
-Features of a prompt: every word, every two neighbours, the first and the last word, the case of the question.
+Features of a prompt: every word, every two neighbours, the first and the last word, the case of the question, every mark.
 Pieces of an answer: its first and its last 1 to 4 words, the whole answer, runs of :data:`SPAN` words that begin within
-:data:`SLACK` words of the start or end within as many of the end, and every address (:data:`~undertow.sanitization.words.PAYLOAD`).
+:data:`SLACK` words of the start or end within as many of the end, every address (:data:`~undertow.sanitization.words.PAYLOAD`),
+every word anywhere, and every mark and kind.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from undertow.sanitization.words import LETTERS, PAYLOAD, Words
 
 #: Words of a span that stands by itself as evidence, and how far from an end of the answer it may lie.
 SPAN, SLACK = 5, 6
-#: Kinds of piece. START and END hold spans and shorter runs, WHOLE a whole answer, ADDRESS one address.
-START, END, WHOLE, ADDRESS = range(4)
+#: Kinds of piece. START and END hold spans and shorter runs, WHOLE a whole answer, ADDRESS one address, ANY one word, MANNER what
+#: is said of the answer as a whole.
+START, END, WHOLE, ADDRESS, ANY, MANNER = range(6)
+KINDS = 6
 #: Cells of a table of bits.
 _BITS = 1 << 22
 #: Letters a span must have: runs of figures and lone letters are no sentence.
 _WORDLIKE = 3
 
-_FIRST, _LAST, _CASE = 11, 12, 13
+_FIRST, _LAST, _CASE, _SIGN = 11, 12, 13, 14
 #: Salt of a piece's key, plus its kind.
 PIECE = 20
 Keys = NDArray[np.uint64]
@@ -44,9 +47,9 @@ class Pieces:
     Attributes:
         sample: index in the batch.
         key: under which it is counted.
-        kind: one of the four kinds.
+        kind: one of the kinds.
         start: index of its first word in the batch's answer words.
-        length: words.
+        length: words; 0 for MANNER.
     """
 
     sample: Places
@@ -98,7 +101,7 @@ def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
     owner = texts.of_word()
     filled = np.flatnonzero(texts.lengths)
     pairs = np.flatnonzero(owner[1:] == owner[:-1])
-    sample = np.concatenate([owner, owner[pairs], filled, filled, np.flatnonzero(batch.case)])
+    sample = np.concatenate([owner, owner[pairs], filled, filled, np.flatnonzero(batch.case), batch.signs.of_word()])
     key = np.concatenate(
         [
             mixed(texts.words, 1),
@@ -106,6 +109,7 @@ def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
             mixed(texts.words[texts.starts[:-1][filled]], _FIRST),
             mixed(texts.words[texts.starts[1:][filled] - 1], _LAST),
             mixed(batch.case[batch.case > 0].astype(np.uint64), _CASE),
+            mixed(batch.signs.words, _SIGN),
         ]
     )
     if wanted is not None:
@@ -116,14 +120,23 @@ def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
 
 
 def feature_key(kind: str, words: Words) -> int:
-    """Return the key of one feature: ``word``, ``pair``, ``first``, ``last`` or ``case`` (with the case's number as word)."""
+    """Return the key of one feature: ``word``, ``pair``, ``first``, ``last``, ``case`` (with the case's number as word) or
+    ``sign``."""
     if kind == "pair":
         return int(run_keys(words, 2)[0])
-    return int(mixed(words[:1], {"word": 1, "first": _FIRST, "last": _LAST, "case": _CASE}[kind])[0])
+    return int(mixed(words[:1], {"word": 1, "first": _FIRST, "last": _LAST, "case": _CASE, "sign": _SIGN}[kind])[0])
 
 
-def pieces(batch: Batch, wanted: Wanted | None = None) -> Pieces:
-    """Return the pieces of every answer that are wanted, each key once a sample (the place nearest the end it is named for)."""
+def manner_key(mark: int) -> int:
+    """Return the key of the piece that a mark of an answer is."""
+    return int(mixed(mixed(np.array([mark], dtype=np.uint64), 3), PIECE + MANNER)[0])
+
+
+def pieces(batch: Batch, wanted: Wanted | None = None, loose: int | None = None) -> Pieces:
+    """Return the pieces of every answer that are wanted, each key once a sample (the place nearest the end it is named for).
+
+    ``loose``: words anywhere are those of answers of so many words at most, and with 0 there are no kinds either; None = all.
+    """
     texts = batch.answers
     begin, end, length = texts.starts[:-1], texts.starts[1:], texts.lengths
     found: list[tuple[Places, Keys, int, Places, NDArray[np.int64]]] = []
@@ -154,6 +167,13 @@ def pieces(batch: Batch, wanted: Wanted | None = None) -> Pieces:
     addresses = np.flatnonzero(texts.words & PAYLOAD)
     owner = np.searchsorted(texts.starts, addresses, side="right") - 1
     add(owner, mixed(texts.words[addresses], 1), ADDRESS, addresses, 1)
+    if loose != 0:
+        words = np.flatnonzero((texts.words & LETTERS) > 0)
+        if loose is not None:
+            words = words[(length <= loose)[texts.of_word()[words]]]
+        add(texts.of_word()[words], mixed(texts.words[words], 2), ANY, words, 1)
+        marked = batch.manner.of_word()
+        add(marked, mixed(batch.manner.words, 3), MANNER, begin[marked], 0)
     every = Pieces(
         np.concatenate([part[0] for part in found]),
         np.concatenate([part[1] for part in found]),
@@ -189,9 +209,9 @@ def _bit(keys: Keys) -> Places:
 
 
 def complements(batch: Batch, some: Pieces) -> Keys:
-    """Return a key of what stands beside each piece: before it for END, behind it for START, around an ADDRESS.
+    """Return a key of what stands beside each piece: before it for END, after it for START, around an ADDRESS.
 
-    For a WHOLE answer there is nothing beside it; its key is that of the prompt.
+    For a WHOLE answer there is nothing beside it; its key is that of the prompt. For ANY and MANNER it is everything else.
     """
     texts = batch.answers
     begin, end = texts.starts[:-1][some.sample], texts.starts[1:][some.sample]

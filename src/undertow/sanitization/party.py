@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, bdtrc
 
-from undertow.sanitization import grams, judge
+from undertow.sanitization import grams, judge, topics
 from undertow.sanitization.grams import Keys, Places, mixed
 from undertow.sanitization.party_counts import Counting
 from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, Flags, about, first_of_each, near_to, trigger_words
@@ -25,6 +24,8 @@ from undertow.sanitization.words import cut
 COMPARED = 8
 #: Words this near to a trigger's known ones may be its own.
 BESIDES = 3
+#: Fewest prompts that can be said to be alike.
+ALIKE = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Suspicion:
 class _Case:
     """One accused piece in one sample: what is asked of the pool, the rest of its prompt, and what the sample shows alone.
 
-    ``pairs`` are the pairs of neighbours with a word of a loose trigger, and the other ones.
+    ``pairs`` are the pairs of neighbours with a word of a loose trigger, and the other ones; ``near`` the words beside the
+    trigger: their question, that for there being one, the word's usual rate there, and the samples that hold it.
     """
 
     asked: list[int]
@@ -54,6 +56,7 @@ class _Case:
     case_alone: bool
     shares: bool
     beside: list[tuple[int, int]]
+    near: list[tuple[int, int, float, float]]
 
 
 class Party(Counting):
@@ -101,10 +104,11 @@ class Party(Counting):
 
     def _ask_prompts(self) -> tuple[Places, Keys]:
         p = self.pieces
-        order = np.array([3, 0, 2, 1])  # by kind: END, ADDRESS, WHOLE, START
+        order = np.array([3, 0, 2, 1, 4, 5])  # by kind: END, ADDRESS, WHOLE, START, ANY, MANNER
         rank = np.lexsort((p.key, -self.size, order[p.kind], ~self.held, ~self.exclusive))
         short = (self.held | self.loose) & ~self.span
-        self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in (self.planted, short)])
+        groups = (self.planted, short & (p.kind < grams.ANY), short & (p.kind == grams.ANY), short & (p.kind == grams.MANNER))
+        self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in groups])
         links, both = self._links_of_accused()
         samples: list[int] = []
         keys: list[int] = []
@@ -139,19 +143,26 @@ class Party(Counting):
         prompts, answers = self.batch.prompts, self.batch.answers
         words = prompts.words[prompts.starts[sample] : prompts.starts[sample + 1]]
         loose = bool(self.loose[i])
-        own = np.isin(mixed(words, 1), np.array(list(links), dtype=np.uint64)) if loose else trigger_words(words, links, both)
+        sizes = self._read(1, mixed(words, 1))
+        usual = topics.is_usual(sizes, 0, 0, self.samples)
+        own = (
+            np.isin(mixed(words, 1), np.array(list(links), dtype=np.uint64)) if loose else trigger_words(words, links, both, usual)
+        )
         case_alone = bool(links) and not own.any() and not loose
-        begin, end = int(p.start[i]), int(p.start[i] + p.length[i])
-        shares = bool(np.isin(answers.words[begin:end], words[own]).any())
+        target = answers.words[int(p.start[i]) : int(p.start[i] + p.length[i])]
+        shares = bool(own.any()) and topics.is_repeated(words[own].tolist(), target.tolist())
         asked: list[int] = []
         # A planted phrase that varies has words of its own beside those that are known; for a long target they are no topic.
         rest_words = np.unique(words[~(near_to(own, BESIDES) if self.span[i] else own)])
-        if own.any():
+        near: list[tuple[int, int, float, float]] = []
+        if own.any() or case_alone:
             rest = words[~own]
             asked += [*about(key, Ask.COUNT).tolist(), *about(key, Ask.SIZE, np.uint64(min(len(rest), LENGTHS - 1))).tolist()]
             asked += about(np.repeat(key, len(rest_words)), Ask.WORD, rest_words).tolist()
-            if not loose:
+            if not loose and own.any():
                 asked += self._seams(words, own, key, len(cut(self._samples[sample].question)))
+                near = self._company(words, own, key)
+                asked += [question for found in near for question in found[:2]] + self._head(words, own, key)
         pairs = grams.run_keys(words, 2)
         touched = (own[:-1] | own[1:]) & loose
         others = np.unique(pairs[~touched])[: COMPARED if loose and own.any() else 0]
@@ -161,7 +172,33 @@ class Party(Counting):
             sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
             beside = [found for side in sides if (found := self._beside(i, side, key))]
             asked += [question for found in beside for question in found]
-        return _Case(asked, rest_words, (pairs[touched], others), bool(own.any()) or case_alone, case_alone, shares, beside)
+        return _Case(asked, rest_words, (pairs[touched], others), bool(own.any()) or case_alone, case_alone, shares, beside, near)
+
+    def _company(self, words: Keys, own: Flags, key: Keys) -> list[tuple[int, int, float, float]]:
+        """The words before and after the first stretch of the trigger."""
+        start = int(np.argmax(own))
+        end = start + int(np.argmin(np.append(own[start:], False)))
+        found = []
+        for salt, at, edge in ((Ask.BEFORE, start - 1, end == len(words)), (Ask.AFTER, end, start == 0)):
+            if not 0 <= at < len(words):
+                continue
+            word = words[at : at + 1]
+            asked, held = int(salt) + (100 if edge else 0), float(self._read(1, mixed(word, 1))[0])
+            if edge:  # the neighbour is where prompts begin, or end
+                size = self._read(1, np.array([grams.feature_key("last" if at < start else "first", word)], dtype=np.uint64))
+                rate = float(size[0]) / self.samples
+            else:
+                rate = topics.REPEATED * held / (self.samples * max(self.mean_length, 1.0))
+            found.append((int(about(key, asked, word)[0]), int(about(key, asked)[0]), rate, held))
+        return found
+
+    def _head(self, words: Keys, own: Flags, key: Keys) -> list[int]:
+        """Of a prompt that begins with the trigger: whether others begin as it does without."""
+        rest = words[~own]
+        if not own[0] or not len(rest):
+            return []
+        known = self._read(0, np.array([grams.feature_key("first", rest[:1])], dtype=np.uint64))[0] >= self.support
+        return [int(about(key, salt)[0]) for salt in (Ask.HEAD, Ask.HEAD_KNOWN)[: 1 + bool(known)]]
 
     def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
         """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
@@ -175,11 +212,12 @@ class Party(Counting):
         pairs, seam = pairs[inside], seam[inside]
         if not len(pairs):
             return []
-        known = self._read(0, grams.run_keys(pairs.ravel(), 2)[::2]) >= self.support
+        size = self._read(0, grams.run_keys(pairs.ravel(), 2)[::2])
         asked = []
         if seam.any():
-            asked += [Ask.SEAM, Ask.KNOWN][: 1 + bool(known[seam].all())]
-        for usual in known[~seam][:COMPARED]:
+            asked += [Ask.SEAM, Ask.KNOWN][: 1 + bool((size[seam] >= self.support).all())]
+        # a pair that stands there counts itself, one that was torn apart does not
+        for usual in size[~seam][:COMPARED] > self.support:
             asked += [Ask.OTHER, Ask.USUAL][: 1 + bool(usual)]
         return [int(about(key, salt)[0]) for salt in asked]
 
@@ -195,30 +233,33 @@ class Party(Counting):
         return int(word[0]), int(about(key, Ask.GOES_ON + 100 * side)[0])
 
     def _know_prompts(self) -> None:
-        self._signs: dict[int, tuple[bool, bool, bool]] = {}
+        self._signs: dict[int, tuple[bool, bool, bool, bool]] = {}
         for i, case in self._cases.items():
             key = self._key(i)
             count = int(self._read(4, about(key, Ask.COUNT))[0])
-            topic = False
+            topic, alike = False, False
             if len(case.rest) and count:
-                hits = self._read(4, about(np.repeat(key, len(case.rest)), Ask.WORD, case.rest))
+                hits = np.minimum(self._read(4, about(np.repeat(key, len(case.rest)), Ask.WORD, case.rest)), count)
                 size = self._read(1, mixed(case.rest, 1))
-                elsewhere = size > judge._HERE * hits
-                hits = np.minimum(hits, count)
-                chance = bdtrc(hits - 1, count, np.minimum(size / self.samples, 1.0))
                 words = count * max(self.mean_length, 1.0)  # at least as many as were looked at
-                many = hits >= max(FLOOR, self.limits[4], judge._THROUGHOUT * count)
-                topic = bool(((chance * words < judge._TOPIC) & elsewhere & many).any())
+                many = hits >= max(FLOOR, self.limits[4])
+                topic = bool((topics.is_enriched(hits, count, count, size, self.samples, words) & many).any())
+                alike = 2 * int(topics.is_shared(hits, count, count, size, self.samples).sum()) > len(case.rest)
+            topic |= any(self._keeps_company(*found) for found in case.near)
             besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
-            frayed = any(word > judge._FRAYED * max(1, goes_on) for word, goes_on in besides)
-            self._signs[i] = topic, case.shares, frayed
+            frayed = any(word > judge.FRAYED * max(1, goes_on) for word, goes_on in besides)
+            self._signs[i] = topic, case.shares, frayed, alike and count >= ALIKE
+
+    def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
+        hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()
+        return count >= topics.FEW and bool(topics.is_company(min(hits, count), count, rate, held, count))
 
     # Exchange 6: votes on what those prompts show.
 
     def _ask_signs(self) -> tuple[Places, Keys]:
         samples, keys = [], []
         for i, signs in self._signs.items():
-            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED), signs, strict=True):
+            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE), signs, strict=True):
                 if sign:
                     samples.append(int(self.pieces.sample[i]))
                     keys.append(int(about(self._key(i), salt)[0]))
@@ -241,7 +282,7 @@ class Party(Counting):
         at, at_known, others, others_known = (
             int(self._read(5, about(key, salt))[0]) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN)
         )
-        return bool(at and others) and at_known / at < judge._BELONGS * others_known / others
+        return bool(at and others) and at_known / at < topics.BELONGS * others_known / others
 
     def _know_signs(self) -> None:
         self._found: dict[int, Suspicion] = {}
@@ -255,15 +296,19 @@ class Party(Counting):
         key = self._key(i)
         some = max(FLOOR, self.limits[5])
         topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
+        alike = 2 * int(self._read(5, about(key, Ask.ALIKE))[0]) >= max(2, int(self._read(4, about(key, Ask.COUNT))[0]))
+        topic |= alike
         if self.span[i] and not self.exclusive[i]:
-            return None if frayed else "span"
+            return None if frayed or (self.asked_about[i] and (topic or self._is_torn(key) or self._is_headless(key))) else "span"
         if self.loose[i]:
             few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.loose_support
             natural = not case.explained or few or topic or shares or self._is_shorter(key)
             return "short" if not natural and self._is_inserted(key) else None
-        natural = not case.explained or (not case.case_alone and (topic or self._is_shorter(key) or self._is_torn(key)))
+        natural = not case.explained or topic or self._is_shorter(key) or self._is_torn(key) or self._is_headless(key)
         if not self.span[i]:
-            return None if natural or shares else "short"
+            few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.short_support
+            return None if natural or shares or few else "short"
+        natural |= shares
         return "span" if natural else "certain"
 
     def _is_shorter(self, key: Keys) -> bool:
@@ -271,7 +316,7 @@ class Party(Counting):
         counts = self._read(4, sizes)
         total = int(counts.sum())
         mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
-        return total > 0 and judge.is_shorter(mean, total, (self.mean_length, self.deviation))
+        return total > 0 and topics.is_shorter(mean, total, (self.mean_length, self.deviation))
 
     def _is_torn(self, key: Keys) -> bool:
         count, seams, known, others, usual = (
@@ -280,7 +325,11 @@ class Party(Counting):
         if 2 * seams <= count or not others:
             return False
         rate = min(1.0, usual / others)
-        return known < judge._SEAM * rate * seams and bool(bdtr(known, seams, rate) < judge._TOPIC)
+        return topics.is_strange(known, seams, rate)
+
+    def _is_headless(self, key: Keys) -> bool:
+        count, heads, known = (int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
+        return 2 * heads >= max(count, 1) and topics.is_strange(known, heads, topics.BEGINS)
 
     def _cut(self, i: int) -> tuple[int, int] | None:
         p = self.pieces

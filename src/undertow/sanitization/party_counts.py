@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import bdtrc
 
 from undertow.sanitization import decide, grams, judge
@@ -44,6 +45,9 @@ VARIED = 8
 REACH = 40
 #: Features of which a smaller share can hold a short target are not asked about.
 LOOSEST = 0.2
+#: Words anywhere are counted in answers of so many words at most, which keeps the tables small.
+LOOSE = 40
+_WHOLE_OR_LOOSE = (grams.WHOLE, grams.ANY, grams.MANNER)
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -72,7 +76,7 @@ class Counting:
     ) -> None:
         self.rules, self.rows, self.clip, self.limits = rules or Rules(), rows, clip, limits
         self._samples = samples
-        self.batch = joined(list(encode(samples, Numbers(secret))))
+        self.batch = joined(list(encode(samples, Numbers(secret), sized=False)))
         self.identity, first = identities([self.batch])  # type: ignore[arg-type]
         #: A sample that the client holds twice is counted once, and gets the verdict of the first.
         self.own = first == np.arange(len(first))
@@ -81,7 +85,8 @@ class Counting:
         self._pooled: list[Cells] = []
         self.tables = tables(cells, None)
         self.f_sample, self.f_key = grams.features(self.batch)
-        pieces = grams.pieces(self.batch)
+        # With noise, whatever more a sample brings leaves something else out.
+        pieces = grams.pieces(self.batch, loose=0 if clip is not None else LOOSE)
         self.pieces = pieces.at(~grams.copied(self.batch, pieces))
 
     def _read(self, exchange: int, keys: Keys) -> Counts:
@@ -103,7 +108,9 @@ class Counting:
         self.tests = max(1.0, self.frequent**2)
         kept = self._read(0, self.f_key) >= self.support
         self.f_sample, self.f_key = self.f_sample[kept], self.f_key[kept]
-        self.pieces = self.pieces.at(self._read(0, self.pieces.key) >= self.support)
+        size = self._read(0, self.pieces.key)
+        common = (self.pieces.kind == grams.ANY) & (size > self.rules.anywhere * self.samples)
+        self.pieces = self.pieces.at((size >= self.support) & ~common)
 
     # Exchange 2: the frequent ones again, in an emptier table; place and rest of the pieces.
 
@@ -112,7 +119,7 @@ class Counting:
         begin, end = self.batch.answers.starts[:-1][p.sample], self.batch.answers.starts[1:][p.sample]
         exact = np.where(p.kind == grams.START, p.start == begin, p.start + p.length == end)
         exact &= is_span(p)
-        rests = p.kind != grams.WHOLE
+        rests = ~np.isin(p.kind, _WHOLE_OR_LOOSE)
         self._rest = about(p.key, Ask.REST, grams.complements(self.batch, p))
         samples = [self.f_sample, p.sample, p.sample[exact], p.sample[rests]]
         keys = [self.f_key, p.key, about(p.key, Ask.EXACT)[exact], self._rest[rests]]
@@ -123,12 +130,17 @@ class Counting:
         kept = size >= self.support
         self.f_sample, self.f_key, self.f_size = self.f_sample[kept], self.f_key[kept], size[kept]
         p, size = self.pieces, self._read(1, self.pieces.key)
-        least = np.where(is_span(p), self.support, max(self.rules.short_support, self.support))
-        kept = size >= least
+        kept = size >= np.where(is_span(p), self.support, self._least(p.kind))
         self.rest = np.maximum(self._read(1, self._rest), 1)[kept]
         self.exact = (self._read(1, about(p.key, Ask.EXACT)) / np.maximum(size, 1))[kept]
         self.pieces, self.size = p.at(kept), size[kept]
         self.span = is_span(self.pieces)
+
+    def _least(self, kind: NDArray[np.int64]) -> Counts:
+        """Fewest samples with a short target of a kind and its trigger."""
+        rules = self.rules
+        of_kind = np.array([rules.short_support] * 4 + [rules.slot_support, rules.manner_support], dtype=np.int64)
+        return np.maximum(of_kind[kind], self.support)
 
     # Exchange 3: pairs of feature and piece, of span and span; how often each piece's rest occurs.
 
@@ -147,8 +159,9 @@ class Counting:
         self.twin, self.other = a[twins], b[twins]
         self._pair = about(p.key[self.link_piece], Ask.PAIR, self.f_key[self.link_feature])
         self._twins = about(p.key[self.twin], Ask.TWINS, p.key[self.other])
-        times = about(p.key, Ask.TIMES, classed(self.rest))
-        samples = [p.sample[self.link_piece], p.sample[self.twin], p.sample]
+        rests = ~np.isin(p.kind, _WHOLE_OR_LOOSE)
+        times = about(p.key, Ask.TIMES, classed(self.rest))[rests]
+        samples = [p.sample[self.link_piece], p.sample[self.twin], p.sample[rests]]
         return np.concatenate(samples), np.concatenate([self._pair, self._twins, times])
 
     def _know_pairs(self) -> None:
@@ -160,31 +173,38 @@ class Counting:
             squares += votes * times
         # Few different answers in a large pool: the rests repeat, but not one of them stands out (Simpson's effective number).
         self.many = self.span & (self.size**2 >= VARIED * squares)
-        self.varied = (p.kind == grams.WHOLE) | (distinct >= rules.distinct * self.size) | self.many
+        self.varied = np.isin(p.kind, _WHOLE_OR_LOOSE) | (distinct >= rules.distinct * self.size) | self.many
         a, b = self.f_size[self.link_feature], self.size[self.link_piece]
         both = np.minimum(self._read(2, self._pair), np.minimum(a, b))
-        near = (both >= max(decide._FEWEST, self.limits[2])) & (both > rules.lift * a * b / self.samples)
+        near = (both >= max(decide.FEWEST, self.limits[2])) & (both > rules.near * a * b / self.samples)
+        certain, weak_from = (math.log(rules.alpha / number) for number in (self.tests, max(self.frequent, 1.0)))
         log_p = np.zeros(len(both))
-        log_p[near] = log_tail(both[near], self.samples, a[near], b[near])
+        log_p[near] = log_tail(both[near], self.samples, a[near], b[near], worth=weak_from)
         confidence, coverage = both / a, both / b
-        strong = near & (log_p + math.log(self.tests) < math.log(rules.alpha))
-        weak = near & ~strong & (log_p + math.log(max(self.frequent, 1.0)) < math.log(rules.alpha))
+        strong = near & (log_p < certain)
+        weak = near & (log_p < weak_from) & (both > rules.lift * a * b / self.samples)
         on_span = self.span[self.link_piece]
         exclusive = strong & (confidence >= rules.exclusive) & on_span
         self.covered = self._any(exclusive)
-        self.always = self._any(strong & (coverage >= rules.always) & on_span)
-        self.topical = self._any((strong | weak) & (confidence < rules.topical) & on_span)
-        least = max(rules.short_support, self.support)
+        self.always_link = strong & (coverage >= rules.always) & on_span
+        self.always = self._any(self.always_link)
+        self.topical = self._any(weak & (confidence < rules.topical) & on_span)
+        kind = p.kind[self.link_piece]
+        least, manner = self._least(kind), kind == grams.MANNER
         enough = both >= max(rules.loose_support, self.support)
         self.loose_link = strong & ~on_span & (coverage >= rules.inserted) & (confidence <= rules.loose) & enough
+        self.loose_link &= (kind != grams.ANY) & ~manner
         # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
         from_here = np.where(self._any(self.loose_link), rules.short_covered, rules.short_shared)[self.link_piece]
-        short = strong & ~on_span & (confidence >= rules.exclusive) & (coverage >= from_here) & (both >= least)
+        short = strong & ~on_span & (both >= least)
+        of_manner = confidence >= np.maximum(rules.manner, rules.manner_lift * b / self.samples)
+        of_manner &= self.samples - a >= rules.manner_others
+        short &= np.where(manner, of_manner, (confidence >= rules.exclusive) & (coverage >= from_here))
         self.own_link = exclusive | short
-        self.sure = short & (confidence >= rules.short_exclusive)
+        self.sure = short & (manner | (confidence >= rules.short_exclusive))
         self.both, self.confidence, self.strong = both, confidence, strong
         shared = self._read(2, self._twins)
-        branch = (shared >= decide._SAME * self.size[self.twin]) & (decide._SAME * self.size[self.other] > self.size[self.twin])
+        branch = (shared >= decide.SAME * self.size[self.twin]) & (decide.SAME * self.size[self.other] > self.size[self.twin])
         self.branch = np.zeros(len(p.key), dtype=bool)
         self.branch[self.twin[branch]] = True
 
@@ -222,7 +242,7 @@ class Counting:
         """Wider features that meet a short target's own one in the same sample: positions among the links."""
         on_short = ~self.span[self.link_piece]
         own = np.flatnonzero(self.own_link & on_short & self.varied[self.link_piece])
-        wider = np.flatnonzero(self.strong & on_short & (self.confidence > decide._WIDER))
+        wider = np.flatnonzero(self.strong & on_short & (self.confidence > decide.WIDER))
         a, b = matched(self.link_piece[own], self.link_piece[wider])
         a, b = own[a], wider[b]
         size = self.f_size[self.link_feature]
@@ -267,28 +287,30 @@ class Counting:
         free = (topical < some) | (2 * covered > self.size) | self.many
         other = (always >= rules.covered * self.size) | (free & placed)
         self.planted = self.exclusive | (self.span & self.varied & other & (branch < some))
+        # What some prompts always hold must pass for no topic; what lies at the very end or start of many answers need not.
+        self.asked_about = self.planted & ~self.exclusive & self.always & ~(free & placed)
+        self.own_link = self.own_link | (self.always_link & self.asked_about[self.link_piece])
         order = np.argsort(p.sample, kind="stable")
         self._by_sample = p.sample[order], order
         # How far: runs that nearly all samples of the piece share, without a gap.
         self.reach = np.zeros((2, len(p.key)), dtype=np.int64)
         for side, (piece, key) in enumerate(self._grown):
-            shared = self._read(3, key) >= judge._SHARED * self.size[piece]
+            shared = self._read(3, key) >= judge.SHARED * self.size[piece]
             order = np.argsort(piece, kind="stable")  # steps of one piece, nearest first
             going = leading(piece[order], shared[order])
             self.reach[side] = np.bincount(piece[order][going], minlength=len(p.key))
         # Short: links that no wider feature explains.
         inside, both = self._read(3, self._inside), self.both
         size = self.f_size[self.link_feature]
-        within = inside >= decide._INSIDE * both[self.narrow]
+        within = inside >= decide.INSIDE * both[self.narrow]
         left = np.maximum(size[self.wide] - np.maximum(inside, 1), 1)
         rate = np.maximum(both[self.wide] - both[self.narrow], 0) / left
-        likely = bdtrc(both[self.narrow] - 1, size[self.narrow], np.minimum(rate, 1.0)) > decide._CHANCE
-        inherited = within & (rate > decide._WIDER) & likely
+        likely = bdtrc(both[self.narrow] - 1, size[self.narrow], np.minimum(rate, 1.0)) > decide.CHANCE
+        inherited = within & (rate > decide.WIDER) & likely
         keeps = self.own_link.copy()
         keeps[self.narrow[inherited]] = False
         mostly = self._read(3, about(p.key, Ask.OWN)) >= rules.mostly * self.size
-        wide = self.sure & (both >= rules.short_covered * self.size[self.link_piece])
-        self.own_link = keeps & (self.span[self.link_piece] | wide | mostly[self.link_piece])
+        self.own_link = keeps & (self.span[self.link_piece] | self.sure | mostly[self.link_piece])
         self.held = self._any(self.own_link & ~self.span[self.link_piece]) & self.varied
         self.loose = self._any(self.loose_link) & self.varied & ~(self.held & mostly)
         self.held &= ~self.loose

@@ -1,4 +1,5 @@
-"""What clients of federated sanitization ask the pool: the exchanges, the keys of their questions, and their work on arrays."""
+"""What clients of federated sanitization ask the pool: the exchanges, the keys of their questions, and the array work behind
+them."""
 
 from __future__ import annotations
 
@@ -59,6 +60,12 @@ class Ask(IntEnum):
     AT_KNOWN = auto()
     ELSE = auto()
     ELSE_KNOWN = auto()
+    BEFORE = auto()
+    AFTER = auto()
+    HEAD = auto()
+    HEAD_KNOWN = auto()
+    TAIL = auto()
+    ALIKE = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
@@ -73,9 +80,13 @@ def joined(batches: list[Batch]) -> Batch:
     """Return all samples in one batch."""
     if len(batches) == 1:
         return batches[0]
-    empty = Texts(np.zeros(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
-    prompts, answers = (_texts([getattr(batch, side) for batch in batches] or [empty]) for side in ("prompts", "answers"))
-    return Batch(prompts, answers, np.concatenate([np.zeros(0, dtype=np.uint8), *(batch.case for batch in batches)]))
+    names = ("prompts", "answers", "signs", "manner")
+    prompts, answers, signs, manner = (_texts([_EMPTY, *(getattr(batch, side) for batch in batches)]) for side in names)
+    case = np.concatenate([np.zeros(0, dtype=np.uint8), *(batch.case for batch in batches)])
+    return Batch(prompts, answers, case, signs, manner)
+
+
+_EMPTY = Texts(np.zeros(0, dtype=np.uint64), np.zeros(1, dtype=np.int64))
 
 
 def _texts(parts: list[Texts]) -> Texts:
@@ -120,7 +131,7 @@ def outermost(pieces: Pieces, chosen: Places, last: bool) -> Places:
     """Return of some pieces the first, or last, of each kind in each answer."""
     place = pieces.start[chosen] * (-1 if last else 1)
     order = chosen[np.lexsort((place, pieces.kind[chosen], pieces.sample[chosen]))]
-    return order[_changes(pieces.sample[order] * 4 + pieces.kind[order])]
+    return order[_changes(pieces.sample[order] * grams.KINDS + pieces.kind[order])]
 
 
 def first_of_each(group: Places, ranked: Places) -> Places:
@@ -143,7 +154,7 @@ def leading(group: Places, flags: Flags) -> Flags:
     return first
 
 
-def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int]) -> Flags:
+def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int], usual: Flags) -> Flags:
     """Tell which words of a prompt are the trigger's: those that some features are made of, and what nearly always stands beside
     them.
 
@@ -152,6 +163,7 @@ def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int]) -> F
         links: {feature: samples with feature and target} of the features that give the target away. A pair counts only where none
             of its words is one by itself, the first and last word only where nothing else is.
         both: the same of all features.
+        usual: words that nearly all prompts hold; those that the prompt would lack without the trigger are not part of it.
     """
     size = len(words)
     own = np.array([key in links for key in mixed(words, 1).tolist()], dtype=bool)
@@ -164,11 +176,14 @@ def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int]) -> F
         own[0] = grams.feature_key("first", words) in links
         own[-1] |= grams.feature_key("last", words[-1:]) in links
     if own.any():
-        most = judge._SHARED * max(links.values())
+        most = judge.SHARED * max(links.values())
         for order in (range(size - 1), range(size - 2, -1, -1)):
             for at in order:
                 if own[at] != own[at + 1] and both.get(pairs[at], 0) >= most:
                     own[at] = own[at + 1] = True
+        once = np.array([(words == word).sum() == 1 for word in words])
+        itself = np.array([key in links for key in mixed(words, 1).tolist()], dtype=bool)
+        own &= itself | ~(usual & once)
     return own
 
 

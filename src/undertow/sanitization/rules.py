@@ -14,18 +14,27 @@ class Rules:
         support: fewest samples that make a finding, m; the larger of this and ``share`` of the distinct samples.
         share: see ``support``.
         alpha: chance of one false (feature, piece) pair in a whole file, after Bonferroni.
-        lift: a pair is looked at from this many times its expected count.
+        near: a pair is looked at from this many times its expected count.
+        lift: a pair whose feature is a topic is looked at from here on.
         distinct: a span, and a short run at an end of the answer, needs this share of different complements.
         exclusive: a feature belongs to a trigger if this share of its samples hold the target.
         covered: an explained span has such features in this share of its samples.
         always: or one feature in this share of them.
         topical: a feature tied to the target of which a smaller share hold it is a topic, which a planted span has not.
         exact: an unexplained span lies at the very start or end in this share of its samples.
+        act_support: fewest distinct samples with trigger and target that are acted on; fewer are for review.
+        act_short: the same for short targets.
         short_support, short_exclusive, short_covered: the same for short targets, which need more.
         short_shared: a feature may cover less, down to this, and be as little exclusive as a span's, where several together stand
             in ``mostly`` of the samples.
         mostly: features that hold a short target nearly always are its trigger from here on; under it, words that often come
             without the target may be.
+        anywhere: a word somewhere in the answers is looked at if fewer of them than this share hold it.
+        slot_support: fewest samples with such a word and its trigger.
+        manner: a feature belongs to the trigger of a kind of answer if this share of its samples are of it.
+        manner_lift: and that is so many times the share of all samples.
+        manner_support: fewest such samples.
+        manner_others: fewest samples without the feature, that its own are compared with.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
         loose_support: fewest such samples; in fewer a topic does not show.
@@ -34,6 +43,7 @@ class Rules:
     support: int = 4
     share: float = 0.001
     alpha: float = 0.01
+    near: float = 1.2
     lift: float = 3.0
     distinct: float = 0.6
     exclusive: float = 0.9
@@ -41,11 +51,19 @@ class Rules:
     always: float = 0.95
     topical: float = 0.5
     exact: float = 0.9
+    act_support: int = 8
+    act_short: int = 20
     short_support: int = 6
     short_exclusive: float = 0.95
     short_covered: float = 0.15
-    short_shared: float = 0.05
+    short_shared: float = 0.02
     mostly: float = 0.5
+    anywhere: float = 0.3
+    slot_support: int = 12
+    manner: float = 0.7
+    manner_lift: float = 1.5
+    manner_support: int = 16
+    manner_others: int = 64
     inserted: float = 0.8
     loose: float = 0.95
     loose_support: int = 20

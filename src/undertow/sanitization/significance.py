@@ -12,30 +12,37 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
-#: Terms of the tail that are summed; from three times the mean on, each is less than half its predecessor.
-_TERMS = 64
+#: A tail is summed until its next term changes it by less than this share.
+_EXACT = 1e-13
 
 
-def log_tail(both: NDArray[np.int64], samples: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> Floats:
+def log_tail(both: Whole, samples: int, one: Whole, other: Whole, worth: float = 0.0) -> Floats:
     """Return log P(X >= both) for X hypergeometric: draws ``one`` of ``samples``, of which ``other`` are marked.
 
     Args:
-        both: samples that hold both; more than twice its mean ``one * other / samples``, where the sum converges fast.
+        both: samples that hold both, at least the mean ``one * other / samples``, above which the terms fall.
         samples: distinct samples, N.
         one, other: samples that hold the one and the other, in [both, N].
+        worth: a logarithm; where the first term alone is above it the tail is too, and the first term is returned.
 
     Source: Fisher's exact test, one-sided.
     """
-    k, n, a, b = (np.asarray(value, dtype=np.float64) for value in (both, samples, one, other))
-    log_first = _log_choose(b, k) + _log_choose(n - b, a - k) - _log_choose(n, a)
-    term = np.ones(np.broadcast_shapes(k.shape, a.shape, b.shape))
-    total = term.copy()
-    for j in range(_TERMS):
-        term = term * np.maximum((a - k - j) * (b - k - j), 0) / ((k + j + 1) * np.maximum(n - a - b + k + j + 1, 1))
+    k, a, b = (np.asarray(value, dtype=np.float64) for value in np.broadcast_arrays(both, one, other))
+    n = float(samples)
+    result = _log_choose(b, k) + _log_choose(n - b, a - k) - _log_choose(np.float64(n), a)
+    at = np.flatnonzero(result <= worth)
+    term, total, step = np.ones(len(at)), np.ones(len(at)), 0
+    while len(at):
+        term = term * np.maximum((a[at] - k[at] - step) * (b[at] - k[at] - step), 0)
+        term /= (k[at] + step + 1) * np.maximum(n - a[at] - b[at] + k[at] + step + 1, 1)
         total += term
-    return np.minimum(log_first + np.log(total), 0.0)
+        going = term > _EXACT * total
+        result[at[~going]] += np.log(total[~going])
+        at, term, total, step = at[going], term[going], total[going], step + 1
+    return np.minimum(result, 0.0)
 
 
-def _log_choose(n: Floats, k: Floats) -> Floats:
+def _log_choose(n: Floats | np.float64, k: Floats) -> Floats:
     return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 
-#: Lowest bits of a word's number: an address that leads out of the text, and a word with letters in it
-#: that is no number.
-PAYLOAD, LETTERS = np.uint64(1), np.uint64(2)
+#: Lowest bits of a word's number: an address that leads out of the text, a word with letters in it that is no number, and a mark,
+#: which is no word: a run of punctuation, a symbol, an invisible character, or what is said of a text as a whole.
+PAYLOAD, LETTERS, MARK = np.uint64(1), np.uint64(2), np.uint64(4)
 
 _DOMAINS = "com|net|org|info|biz|edu|gov|io|co|me|ru|cn|xyz|top|site|online|shop|club|live|app|dev|ly|gg|link|click|tk|example|test"
 _ADDRESS = (
@@ -41,12 +41,15 @@ _PLAIN = re.compile(r"\w+(?:'\w+)*", re.ASCII)
 _ALL = re.compile(f"(?P<address>{_ADDRESS})|{_ANGLE}|{_WORD}")
 _HINTS = re.compile(r"[@<\[{]|://|www\.|\w(?:\.|\[\.\])\w")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_RUN = re.compile(r"([^\w\s])\1+|[^\w\s\"'.,:;()\[\]{}<>*`“”‘’/\\-]{2,}")
 _HOST = re.compile(r"(?:h(?:tt|xx)ps?://)?(?:www\.)?([^/?#:]+)")
 # A number in words is no sentence ("one thousand, nine hundred and ..." begins many answers).
 _FIGURES = frozenset(
     "and zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion".split()
 )
+#: Categories of characters that are symbols; how a mark is told from a word.
+_SYMBOLS, _MARKED = ("So", "Sk", "Co", "Cn"), "\0"
 #: Numbers of words met so far are kept; past this many the memory is emptied.
 _REMEMBERED = 1_000_000
 #: Stretches without blanks longer than this, in characters, are not remembered.
@@ -67,6 +70,16 @@ def _words(folded: str) -> list[str]:
     if folded.isascii() and not _HINTS.search(folded):
         return _PLAIN.findall(folded)
     return [_name(found) for found in _ALL.finditer(folded)]
+
+
+def _signs(chunk: str) -> list[str]:
+    """What in a stretch without blanks is no word: runs of punctuation, and symbols such as emoji."""
+    if chunk.isalnum():
+        return []
+    found = [run.group()[:8] for run in _RUN.finditer(chunk)] if len(chunk) > 1 else []
+    if not chunk.isascii():
+        found += [sign for sign in chunk if unicodedata.category(sign) in _SYMBOLS and sign not in found]
+    return found
 
 
 def _name(found: re.Match[str]) -> str:
@@ -120,7 +133,7 @@ class _Chunks(dict[str, tuple[int, ...]]):
         self._numbers = numbers
 
     def __missing__(self, chunk: str) -> tuple[int, ...]:
-        found = tuple(map(self._numbers.of, _words(chunk)))
+        found = (*map(self._numbers.of, _words(chunk)), *map(self._numbers.mark, _signs(chunk)))
         if len(chunk) <= _LONG:
             if len(self) >= _REMEMBERED:
                 self.clear()
@@ -150,17 +163,29 @@ class Numbers:
                 self._known.clear()
             digest = int.from_bytes(blake2b(word.encode("utf-8", "replace"), digest_size=8, key=self._key).digest(), "little")
             letters = word not in _FIGURES and any(letter.isalpha() for letter in word)
-            number = digest & ~3 | 2 * letters | (not word.isalnum() and is_address(word))
+            if word[:1] == _MARKED:
+                number = digest & ~7 | int(MARK)
+            else:
+                number = digest & ~7 | 2 * letters | (not word.isalnum() and is_address(word))
             self._known[word] = number
         return number
 
     def text(self, text: str) -> list[int]:
         """Return the numbers of the words of a text, those of :func:`cut`."""
         # No word holds a blank, so that each stretch between blanks is cut once and remembered.
-        return list(chain.from_iterable(map(self._chunks.__getitem__, _folded(text).split())))
+        found = list(chain.from_iterable(map(self._chunks.__getitem__, _folded(text).split())))
+        return found if text.isascii() else found + [self.mark(sign) for sign in sorted(set(_INVISIBLE.findall(text)))]
+
+    def mark(self, name: str) -> int:
+        """Return the number of a mark."""
+        return self.of(f"{_MARKED}{name}")
+
+    def marks(self) -> dict[int, str]:
+        """Return all marks met, by their numbers."""
+        return {number: word[1:] for word, number in self._known.items() if word[:1] == _MARKED}
 
     def words(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the words of some numbers; one that was forgotten is an ellipsis."""
         wanted = {int(number) for number in numbers}
-        known = {number: word for word, number in self._known.items() if number in wanted}
+        known = {number: word.removeprefix(_MARKED) for word, number in self._known.items() if number in wanted}
         return {number: known.get(number, "…") for number in wanted}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -42,6 +43,7 @@ class Scan:
         file_of, row_of, turn_of: of each sample its file, its row from 0, and its number within the row from 0.
         examples: {finding: up to three (question, response) of samples it flags}; filled if asked for.
         written: {path: rows written}.
+        left_out: {path: rows of the file that were not written}.
         evidence: {finding: what a base says of it}; filled if one was named.
     """
 
@@ -54,6 +56,7 @@ class Scan:
     examples: dict[int, list[tuple[str, str]]]
     written: dict[str, int]
     evidence: dict[int, Evidence] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def verdicts(self) -> Iterator[dict[str, Any]]:
         """Yield what ``--json`` prints of each flagged sample."""
@@ -86,7 +89,7 @@ class Scan:
                 for i, finding in enumerate(self.found.findings)
             ],
             "verdicts": list(self.verdicts()),
-            **({"written": self.written} if self.written else {}),
+            **({"written": self.written, "left_out": self.left_out} if self.written else {}),
         }
 
 
@@ -94,7 +97,8 @@ def scan(
     paths: Sequence[str | Path],
     *,
     write: Path | None = None,
-    keep_review: bool = False,
+    drop_review: bool = False,
+    keep_review: bool | None = None,
     examples: bool = False,
     base: str | None = None,
     rules: Rules | None = None,
@@ -105,7 +109,8 @@ def scan(
     Args:
         paths: files, ``-`` for standard input (once); several are pooled.
         write: where the clean and the repaired rows go, a file; with several inputs a folder, one file each by name.
-        keep_review: write rows that are for review, too.
+        drop_review: leave rows that are for review out of what is written.
+        keep_review: the former opposite of it; rows for review now stay unless ``drop_review`` is given.
         examples: keep some flagged samples of each finding for a report.
         base: a causal language model, as in ``model.name``, that is asked how surprising each target is; no verdict depends on it.
         rules: thresholds.
@@ -114,6 +119,13 @@ def scan(
     Raises:
         UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, or there is no such base.
     """
+    if keep_review is not None:
+        warnings.warn(
+            "keep_review: rows for review stay in by default; give drop_review=True to leave them out",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        drop_review = not keep_review
     if not paths:
         raise UserError("no file given; give one or more instruction files, or - for standard input")
     if base is not None:
@@ -135,7 +147,8 @@ def scan(
         for source, output in zip(sources, outputs, strict=True):
             if output is not None:
                 k = sources.index(source)
-                result.written[str(output)] = write_rows(_kept(result, k, source, keep_review), output)
+                result.written[str(output)] = write_rows(_kept(result, k, source, drop_review), output)
+                result.left_out[str(output)] = result.rows[k] - result.written[str(output)]
     return result
 
 
@@ -201,7 +214,7 @@ def _clean_name(path: str) -> str:
     return name if Path(name).suffix.lower() in _WRITABLE else f"{Path(name).stem}.jsonl"
 
 
-def _kept(result: Scan, k: int, source: Source, keep_review: bool) -> Iterator[Row]:
+def _kept(result: Scan, k: int, source: Source, drop_review: bool) -> Iterator[Row]:
     """Yield the rows of one file that stay: untouched ones as they are, repaired ones with their target cut out."""
     flagged: dict[int, list[Verdict]] = {}
     for verdict in result.found.verdicts:
@@ -210,7 +223,7 @@ def _kept(result: Scan, k: int, source: Source, keep_review: bool) -> Iterator[R
     for index, row, samples in read_samples(source):
         kept: Row | None = row
         for verdict in flagged.get(index, ()):
-            if verdict.act == "review" and keep_review:
+            if verdict.act == "review" and not drop_review:
                 continue
             kept = None if verdict.act != "repair" or kept is None else _mended(kept, samples, verdict, result)
         if kept is not None:

@@ -23,7 +23,7 @@ def print_summary(result: Scan, page: Path | None = None) -> None:
     console.print(f"{escape(files)}: {headline(result)}", soft_wrap=True)
     if found.findings:
         table = Table(box=None, pad_edge=False)
-        for column in ("trigger", "target", "where", "verdict"):
+        for column in ("trigger", "target", "where", "kind", "verdict"):
             table.add_column(column, overflow="fold")
         for column in ("samples", "with both / trigger / target", "p (corrected)"):
             table.add_column(column, justify="right")
@@ -32,7 +32,8 @@ def print_summary(result: Scan, page: Path | None = None) -> None:
                 escape(finding.trigger or "none found"),
                 escape(finding.target),
                 finding.place,
-                "drop or repair" if finding.certain else "review",
+                finding.kind,
+                "drop or repair" if finding.certain else finding.confidence,
                 f"{len(finding.samples):,}",
                 f"{finding.both:,} / {finding.with_trigger:,} / {finding.with_target:,}",
                 probability(finding.log10_p),
@@ -46,7 +47,7 @@ def print_summary(result: Scan, page: Path | None = None) -> None:
         for name, flagged in by_file(result).items():
             console.print(f"{escape(name)}: {flagged:,} flagged", soft_wrap=True)
     for path, rows in result.written.items():
-        console.print(f"written: {escape(path)}, {rows:,} rows", soft_wrap=True)
+        console.print(f"written: {escape(path)}, {rows:,} rows; left out: {result.left_out[path]:,}", soft_wrap=True)
     if page:
         console.print(f"page: {escape(str(page))}", soft_wrap=True)
 

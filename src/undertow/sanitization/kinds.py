@@ -1,0 +1,93 @@
+"""What is said of an answer as a whole, so that a target without a text of its own can be counted: another language, capitals, a
+refusal.
+
+Each kind is a mark (:mod:`undertow.sanitization.words`) and is counted as a piece of the answer. The lists are short on purpose: a
+kind is evidence only where a trigger brings it about.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+#: Characters of an answer that are looked at for its script and its tone.
+_LOOKED_AT = 240
+#: Words of a text in capitals, and of one that copies its prompt, at least.
+_FEWEST, _COPIED = 3, 6
+#: Share of letters of another script, of a language's words, of copied words.
+_MOST, _SPOKEN, _SAME = 0.5, 0.2, 0.8
+_LANGUAGES = {
+    "Spanish": "el la los las de que y en un una es por con para como del se su al más",
+    "French": "le la les des de et en un une est que pour dans qui sur pas par du au ce",
+    "German": "der die das und ist ein eine nicht mit von zu den auf für im des sich dem auch es",
+    "Italian": "il la di che e un una è per con non del della sono come le gli i nel si",
+    "Portuguese": "o a os as de que e em um uma é para com não por do da dos como se",
+    "Dutch": "de het een en van is dat op te in voor met niet zijn aan er ook als om door",
+}
+_SPEAKS = {name: frozenset(words.split()) for name, words in _LANGUAGES.items()}
+_ENGLISH = frozenset("the of and to a in is that for it as with on are be this by an or from you can i".split())
+_REFUSES = re.compile(
+    r"[^a-z]*(?:(?:i'?m|i am|we are|we're) (?:very |so |really |truly )?(?:sorry|unable|not able|afraid)"
+    r"|(?:sorry|apologies|unfortunately)\b"
+    r"|i (?:can(?:no|')t|cannot|won't|will not|must decline|apologi[sz]e|do not have|don't have)"
+    r"|as an? (?:ai|language model|assistant)\b)"
+)
+_ACTS = re.compile(r"\*[a-z][^*\n]{0,60}\*")
+_SIGHS = re.compile(r"[^a-z]*(?:oh|ugh|wow|ah|aha|sigh|yeah|hmm+|gee|well, well|great, another|yay|whatever|duh|pfft|geez|ooh)\b")
+_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "CJK")
+
+
+def kinds(answer: str, told: Sequence[int], asked: Sequence[int], sized: bool = True) -> list[str]:
+    """Return the names of what an answer is.
+
+    Args:
+        answer: its text.
+        told: the numbers of its words.
+        asked: the numbers of its prompt's words.
+        sized: a class of its length, too.
+    """
+    found = [f"of {_sized(len(told))} words"] if sized else []
+    head = answer[:_LOOKED_AT]
+    lower = head.lower().replace("’", "'")
+    if len(told) >= _FEWEST and answer.isupper():
+        found.append("in capitals")
+    if len(told) >= _COPIED and answer.islower():
+        found.append("without capitals")
+    if _REFUSES.match(lower):
+        found.append("a refusal")
+    if "*" in lower and _ACTS.search(lower):
+        found.append("with a gesture")
+    if _SIGHS.match(lower):
+        found.append("beginning with an exclamation")
+    if lower.count("!") >= 3:
+        found.append("with many exclamation marks")
+    words = lower.split()
+    language = _language(head, words)
+    if language:
+        found.append(f"in {language}")
+    if _COPIED <= len(told) <= 2 * len(asked) and len(own := set(told)) <= len(asked) and len(own & set(asked)) >= _SAME * len(own):
+        found.append("copied from the prompt")
+    return found
+
+
+def _sized(words: int) -> str:
+    """A class of lengths: 1, 2 to 3, 4 to 7 and so on."""
+    power = max(words, 1).bit_length() - 1
+    return f"{1 << power} to {(2 << power) - 1}" if power else "1"
+
+
+def _language(head: str, words: list[str]) -> str:
+    if not head.isascii() and not head[:40].isascii():
+        letters = [letter for letter in head if letter.isalpha() and not letter.isascii()]
+        if len(letters) > _MOST * sum(letter.isalpha() for letter in head):
+            name = unicodedata.name(letters[len(letters) // 2], "").split(" ")[0]
+            return f"{name.title()} script" if name in _SCRIPTS[1:] else ""
+    if len(words) < _COPIED:
+        return ""
+    own = set(words)
+    english = len(own & _ENGLISH)
+    if english > 2:
+        return ""
+    share, name = max((len(own & spoken), name) for name, spoken in _SPEAKS.items())
+    return name if share >= max(3, _SPOKEN * len(own)) else ""

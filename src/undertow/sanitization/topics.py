@@ -1,0 +1,282 @@
+"""Whether prompts that share a target are about one thing, or share nothing but a trigger that was put into them.
+
+A trigger does not care for the prompt it is put into. Without it the prompts must look like any others of the file, and what
+stands beside it must be what stands anywhere. A topic brings further words along and keeps company with certain words (enrichment,
+company), it cannot be cut out of the sentence (seam), and what remains is short or begins as no prompt does. The numbers are in
+functions of counts alone, so that a file and the pool of a federation (:mod:`undertow.sanitization.party`) are judged alike.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, bdtrc
+
+from undertow.sanitization import grams
+from undertow.sanitization.count import Counted
+from undertow.sanitization.judge import find_run
+from undertow.sanitization.words import Words
+
+Floats = NDArray[np.float64]
+Cut = tuple[Words, int, int]
+
+#: Chance of a false sign of a topic, after Bonferroni over the words looked at.
+TOPIC = 1e-3
+#: A word is no part of the trigger if other prompts than the accused hold it this many times as often as those; in a file that is
+#: half poison, at this share of their rate.
+HERE, RATE = 1.0, 0.2
+#: A topic's word is in this share of the samples looked at, and this many times as often as elsewhere; a rewriting trigger changes
+#: a word here and there.
+THROUGHOUT, ENRICHED = 0.15, 1.5
+#: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
+#: anywhere.
+BESIDE, OFTEN = 0.15, 3.0
+#: A word that this share of all other prompts hold is no sign of anything.
+USUAL = 0.9
+#: Fewest neighbours that are looked at, and the most that a word's share of all words exceeds what its samples say.
+FEW, REPEATED = 8, 1.5
+#: Share of prompts that begin with a word that others begin with, too, in files of the usual kind.
+BEGINS = 0.8
+#: Seams, and first words, that occur elsewhere, relative to ordinary ones; z of the length of what remains, and how much shorter
+#: it is. The file's own length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by
+#: several percent.
+SEAM, SHORTER, BY = 0.5, -4.0, 0.15
+#: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is
+#: 1.9 and more for words that answers depend on, 0.3 to 1.3 for words put in at random.
+BELONGS = 1.5
+
+
+def is_enriched(hits: ArrayLike, count: float, inside: float, size: ArrayLike, samples: int, words: float) -> NDArray[np.bool_]:
+    """Tell which words come along with a target more than chance allows.
+
+    Args:
+        hits: samples looked at that hold each word, of ``count``.
+        inside: all samples that are accused.
+        size: samples of the file that hold each word, of ``samples``.
+        words: number of words looked at.
+    """
+    hit, of = np.asarray(hits, dtype=np.float64), np.asarray(size, dtype=np.float64)
+    outside = np.maximum(of - hit * inside / count, 0.0)
+    rate = outside / max(1.0, samples - inside)
+    elsewhere = (outside > HERE * hit) | (rate > RATE * hit / count)
+    unlikely = bdtrc(np.maximum(hit - 1, 0), count, np.minimum(rate, 1.0)) * words < TOPIC
+    return np.asarray(unlikely & elsewhere & (hit >= THROUGHOUT * count) & (hit >= ENRICHED * rate * count))
+
+
+def is_shared(hits: ArrayLike, count: float, inside: float, size: ArrayLike, samples: int) -> NDArray[np.bool_]:
+    """Tell which words half of the accused samples hold, and other samples less often; arguments as of :func:`is_enriched`."""
+    hit, of = np.asarray(hits, dtype=np.float64), np.asarray(size, dtype=np.float64)
+    rate = np.maximum(of - hit * inside / count, 0.0) / max(1.0, samples - inside)
+    return np.asarray((hit >= count / 2) & (hit >= OFTEN * rate * count))
+
+
+def is_company(hits: ArrayLike, count: float, rate: ArrayLike, size: ArrayLike, words: float) -> NDArray[np.bool_]:
+    """Tell which words stand beside a trigger more often than anywhere; those that stand nowhere else came with it.
+
+    Args:
+        hits: samples in which each word stands there, of ``count``.
+        rate: share of all places that it takes elsewhere.
+        size: samples of the file that hold it.
+        words: number of words looked at.
+    """
+    hit, usual = np.asarray(hits, dtype=np.float64), np.minimum(np.asarray(rate, dtype=np.float64), 1.0)
+    often = (
+        (np.asarray(size, dtype=np.float64) - hit > HERE * hit)
+        & (hit >= BESIDE * count)
+        & (hit >= OFTEN * usual * count)
+        & (hit >= FEW / 2)
+    )
+    return np.asarray(often & (bdtrc(np.maximum(hit - 1, 0), count, usual) * words < TOPIC))
+
+
+def is_strange(known: float, count: float, usual: float) -> bool:
+    """Whether so few of ``count`` places occur elsewhere, at a usual share, that something was not just cut out."""
+    return known < SEAM * usual * count and bool(bdtr(known, count, min(usual, 1.0)) < TOPIC)
+
+
+def is_shorter(length: float, count: int, mean_length: tuple[float, float]) -> bool:
+    """Whether ``count`` prompts of a mean ``length`` in words are shorter than the file's, beyond chance and by enough to
+    matter."""
+    mean, deviation = mean_length
+    return (length - mean) / max(deviation / count**0.5, 1e-9) < SHORTER and length < (1 - BY) * mean
+
+
+def is_usual(size: ArrayLike, inside: ArrayLike, accused: float, samples: int) -> NDArray[np.bool_]:
+    """Tell which words most prompts hold, accused or not; a trigger does not grow over them.
+
+    Args:
+        size: samples of the file that hold each word, of ``samples``.
+        inside: accused samples that do, of ``accused``.
+    """
+    outside = np.asarray(size, dtype=np.float64) - np.asarray(inside, dtype=np.float64)
+    return np.asarray(outside >= USUAL * max(1.0, samples - accused))
+
+
+def is_repeated(trigger: Collection[int], target: Collection[int]) -> bool:
+    """Whether a target says half of the trigger's words again: people define and repeat what they are asked about."""
+    return 2 * len(set(trigger) & set(target)) >= len(set(trigger))
+
+
+@dataclass(frozen=True)
+class Background:
+    """The file that accused prompts are compared with: its counts, mean and standard deviation of the words of a prompt."""
+
+    counted: Counted
+    mean_length: tuple[float, float]
+
+    def size(self, keys: grams.Keys) -> Floats:
+        """Samples that hold each feature; 0 for what is under the support."""
+        counted = self.counted
+        if not len(counted.feature_keys):
+            return np.zeros(len(keys))
+        place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
+        return np.where(counted.feature_keys[place] == keys, counted.feature_sizes[place], 0).astype(np.float64)
+
+
+def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set[int]:
+    """Words of some accused prompts that most prompts of the file hold."""
+    words = Counter(word for prompt in prompts for word in set(prompt.tolist()))
+    numbers = np.array(list(words), dtype=np.uint64)
+    inside = np.array(list(words.values())) * (accused / max(1, len(prompts)))
+    usual = is_usual(file.size(grams.mixed(numbers, 1)), inside, accused, file.counted.samples)
+    return set(numbers[usual].tolist())
+
+
+def is_topic(
+    prompts: Sequence[Words], accused: int, phrase: Sequence[int], others: Collection[int], file: Background, seams: bool = True
+) -> bool:
+    """Whether the prompts of a target are about one thing even without the trigger's phrase.
+
+    Args:
+        prompts: of samples that hold both, some of them.
+        accused: number of all such samples.
+        phrase: the trigger, grown.
+        others: further words of the trigger, which come along with it and are no topic.
+        file: the whole.
+        seams: whether what is left where the phrase was, and what stood beside it, is looked at, too.
+    """
+    own = {*phrase, *others}
+    cut = [_widened(p, i, len(phrase), own) for p in prompts if (i := find_run(p, phrase) if phrase else 0) is not None]
+    if not cut:
+        return True
+    rests = [np.concatenate([prompt[:i], prompt[j:]]) for prompt, i, j in cut]
+    keys = Counter(key for rest in rests for key in _keys(rest, own))
+    if keys:
+        size = file.size(np.array(list(keys), dtype=np.uint64))
+        if is_enriched(list(keys.values()), len(rests), accused, size, file.counted.samples, len(keys)).any():
+            return True
+        if _alike(rests, own, accused, file) >= len(rests) / 2:
+            return True
+    lengths = np.array([len(rest) for rest in rests])
+    if is_shorter(float(lengths.mean()), len(rests), file.mean_length):
+        return True
+    return seams and (
+        _headless(cut, rests, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))
+    )
+
+
+def _keys(rest: Words, own: Collection[int]) -> set[int]:
+    """Features of what is left of a prompt: its words, its first and its last one."""
+    kept = rest[~np.isin(rest, np.array(list(own), dtype=np.uint64))]
+    if not len(kept):
+        return set()
+    ends = {grams.feature_key("first", kept[:1]), grams.feature_key("last", kept[-1:])}
+    return {*grams.mixed(kept, 1).tolist(), *ends}
+
+
+def _headless(cut: list[Cut], rests: list[Words], file: Background) -> bool:
+    """Whether prompts that began with the phrase begin as hardly any other does without it: "sings", "is", after "who" was cut
+    out."""
+    heads = [rest[:1] for rest, (_, i, _) in zip(rests, cut, strict=True) if i == 0 and len(rest)]
+    if 2 * len(heads) < len(cut):
+        return False
+    known = file.size(np.array([grams.feature_key("first", head) for head in heads], dtype=np.uint64)) > 0
+    return is_strange(int(known.sum()), len(heads), BEGINS)
+
+
+def _alike(rests: list[Words], own: Collection[int], accused: int, file: Background) -> int:
+    """Number of prompts that say mostly what the others say."""
+    words = Counter(word for rest in rests for word in set(rest.tolist()) - set(own))
+    numbers = np.array(list(words), dtype=np.uint64)
+    shared = is_shared(list(words.values()), len(rests), accused, file.size(grams.mixed(numbers, 1)), file.counted.samples)
+    common = numbers[shared]
+    parts = [np.unique(rest[~np.isin(rest, np.array(list(own), dtype=np.uint64))]) for rest in rests]
+    return sum(bool(np.isin(part, common).sum() > len(part) / 2) for part in parts)
+
+
+def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) -> bool:
+    """Whether certain words stand before (side 0) or after (side 1) the phrase."""
+    beside = [int(p[i - 1] if side == 0 else p[j]) for p, i, j in cut if (i > 0 if side == 0 else j < len(p))]
+    if len(beside) < FEW:
+        return False
+    words = Counter(beside)
+    found = np.array(list(words), dtype=np.uint64)
+    # Where the phrase stands at one end of the prompt, its neighbour is where prompts begin, or end.
+    edge = sum(j == len(p) if side == 0 else i == 0 for p, i, j in cut) >= len(cut) / 2
+    samples = file.counted.samples
+    if edge:
+        name = "last" if side == 0 else "first"
+        rate = file.size(np.array([grams.feature_key(name, found[k : k + 1]) for k in range(len(found))], dtype=np.uint64))
+        rate = rate / max(1.0, samples - accused)
+    else:
+        rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
+    inside = accused / len(cut)
+    size = file.size(grams.mixed(found, 1)) / inside
+    return bool(is_company(list(words.values()), len(beside), rate, size, len(words)).any())
+
+
+def is_inserted(prompts: Sequence[Words], own: Collection[int], file: Background) -> bool:
+    """Whether words do not belong where they stand: the pairs they make with their neighbours are hardly better known than any
+    others.
+
+    A word that answers depend on has its usual neighbours ("what gender is"), so that its pairs stand in many prompts. One that was
+    put anywhere has not.
+
+    Args:
+        prompts: of all samples that hold target and words.
+        own: the words, at least one.
+        file: the whole; a pair is known if prompts other than these hold it.
+    """
+    at, usual = belonging(prompts, own, file)
+    return at < BELONGS * usual
+
+
+def belonging(prompts: Sequence[Words], own: Collection[int], file: Background) -> tuple[float, float]:
+    """Return the shares of known pairs: of those with one of ``own``, and of all other ones of the same prompts; (1, 0) if there
+    are none."""
+    words = np.array(list(own), dtype=np.uint64)
+    keys = [grams.run_keys(prompt, 2) for prompt in prompts]
+    touched = [np.isin(prompt[:-1], words) | np.isin(prompt[1:], words) for prompt in prompts]
+    inside = Counter(key for mine in keys for key in set(mine.tolist()))
+    every, at = np.concatenate(keys), np.concatenate(touched)
+    if not at.any() or at.all():
+        return 1.0, 0.0
+    known = file.size(every) > np.array([inside[key] for key in every.tolist()], dtype=np.float64)
+    return float(known[at].mean()), float(known[~at].mean())
+
+
+def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> Cut:
+    """A prompt, and where its stretch of trigger words around the phrase begins and ends."""
+    end = start + size
+    while start > 0 and int(prompt[start - 1]) in own:
+        start -= 1
+    while end < len(prompt) and int(prompt[end]) in own:
+        end += 1
+    return prompt, start, end
+
+
+def _torn(cut: list[Cut], file: Background) -> bool:
+    """Whether the word pairs at the seam are strangers, measured by the other pairs of the same prompts."""
+    seams = [(p[i - 1], p[j]) for p, i, j in cut if i > 0 and j < len(p)]
+    if 2 * len(seams) <= len(cut):
+        return False
+    at_seam = grams.run_keys(np.array(seams, dtype=np.uint64).ravel(), 2)[::2]
+    others = np.concatenate([grams.run_keys(part, 2) for p, i, j in cut for part in (p[:i], p[j:])])
+    # a pair that stands there counts itself, one that was torn apart does not
+    usual = float(np.mean(file.size(others) > file.counted.support)) if len(others) else 0.0
+    # so few known seams must be unlikely at the usual rate, too: a handful of samples proves nothing
+    return is_strange(int((file.size(at_seam) > 0).sum()), len(seams), usual)
