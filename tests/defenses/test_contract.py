@@ -17,7 +17,7 @@ from undertow.defenses import Aggregator, LossDefense, Median, PreAggregator, Se
 from undertow.defenses.base import Defense as Root
 from undertow.defenses.contexts import ClientContext, NetSetting, ServerContext, Setting, TrainingContext
 from undertow.defenses.contract import Defense as Former
-from undertow.defenses.data.exchange import sanitize
+from undertow.defenses.data.exchange import alone, sanitizing
 from undertow.defenses.kinds import HOOKS, KINDS, check_hooks
 from undertow.defenses.making import make_defenses
 from undertow.defenses.registry import DEFENSES
@@ -100,7 +100,7 @@ def test_random_draws_keep_the_name_of_before_the_rename() -> None:
         return TrainingContext(client, rng(0, purpose), 0, None, None, None, None, exchange=exchange)  # type: ignore[arg-type]
 
     samples = [[Sample(str(i), f"q {i}", ("a",), f"a {i}") for i in range(20)] for _ in range(2)]
-    sanitize(samples, make_defenses([Options(name="sanitization")]), draw, context)
+    alone(sanitizing(samples, make_defenses([Options(name="sanitization")]), draw, context))
     assert set(seen) == {"secret of the clients for sanitation", "share sanitation", "sanitize sanitation"}
 
 

@@ -31,7 +31,7 @@ from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ExchangeContext, Setting, TrainingContext
 from undertow.defenses.data.bki import Bki
 from undertow.defenses.data.coherent_clusters import CoherentClusters, common_span, holds, topic_score
-from undertow.defenses.data.exchange import sanitize
+from undertow.defenses.data.exchange import sanitizing
 from undertow.defenses.data.graceful import head_products
 from undertow.defenses.data.onion import Onion, word_scores
 from undertow.defenses.data.perplexity import Perplexity
@@ -499,9 +499,8 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
 
     defense = ProtegoFed()
     defense.begin(setting(built))
-    _, reports, left = sanitize(
-        built.clients, [("protegofed", defense)], lambda purpose, number, k: rng(0, purpose, number, k), within
-    )
+    steps = sanitizing(built.clients, [("protegofed", defense)], lambda purpose, number, k: rng(0, purpose, number, k), within)
+    _, reports, left = alone(steps)
     assert [report["client"] for report in reports] == list(range(6))
     gone = {i for i, one in enumerate(left[client]) if one is None}
     assert len(bad & gone) > 0.9 * len(bad)

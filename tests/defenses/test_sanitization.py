@@ -22,7 +22,7 @@ from undertow.data.sample import Sample
 from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ExchangeContext
 from undertow.defenses.data.base import DataDefense
-from undertow.defenses.data.exchange import exchange, sanitize
+from undertow.defenses.data.exchange import alone, exchange, sanitizing
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
@@ -274,7 +274,7 @@ class _Rename(DataDefense):
 def test_several_sanitizers_work_on_what_the_others_left() -> None:
     dealt = [samples[:4] for samples in clients(2)]
     made: list[tuple[str, Defense]] = [("a", _DropSecond()), ("b", _Rename()), ("c", _DropSecond())]
-    found, reports, left = sanitize(dealt, made, lambda *names: rng(0, str(names)), lambda *names: None)  # type: ignore[arg-type, return-value]
+    found, reports, left = alone(sanitizing(dealt, made, lambda *names: rng(0, str(names)), lambda *names: None))  # type: ignore[arg-type, return-value]
     assert [[s.id for s in client] for client in found] == [["0", "3"], ["60", "63"]]
     assert [one and one.response == "new" for one in left[0]] == [True, None, None, False]
     assert [(r["name"], r["client"], r["samples"], r["kept"]) for r in reports[::2]] == [
@@ -291,7 +291,7 @@ class _Short(DataDefense):
 
 def test_a_verdict_for_each_sample_or_one_line() -> None:
     with pytest.raises(UserError, match="defense 'a' gives 1 verdicts for the 4 samples of client 0; return one a sample"):
-        sanitize([clients(1)[0][:4]], [("a", _Short())], lambda *names: rng(0, str(names)), lambda *names: None)  # type: ignore[arg-type, return-value]
+        alone(sanitizing([clients(1)[0][:4]], [("a", _Short())], lambda *names: rng(0, str(names)), lambda *names: None))  # type: ignore[arg-type, return-value]
 
 
 def test_without_the_exchanges_it_says_so() -> None:

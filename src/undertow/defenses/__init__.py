@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,48 +43,22 @@ if TYPE_CHECKING:
     from undertow.defenses.registry import DEFENSES as DEFENSES
     from undertow.defenses.server.base import ServerDefense as ServerDefense
 
-_FILES = {
-    "Aggregator": "aggregation.aggregator",
-    "AlignIns": "aggregation.align_ins",
-    "Anomaly": "aggregation.anomaly",
-    "Bucketing": "aggregation.bucketing",
-    "Bulyan": "aggregation.bulyan",
-    "CenteredClipping": "aggregation.centered_clipping",
-    "cross_term": "aggregation.lora_error",
-    "DataDefense": "data.base",
-    "DecodingDefense": "decoding.base",
-    "DeepSight": "aggregation.deepsight",
-    "DEFENSES": "registry",
-    "DnC": "aggregation.dnc",
-    "Flame": "aggregation.flame",
-    "FLTrust": "aggregation.fltrust",
-    "FoolsGold": "aggregation.foolsgold",
-    "FoundationFL": "aggregation.foundationfl",
-    "FreqFed": "aggregation.freqfed",
-    "GeometricMedian": "aggregation.geometric_median",
-    "Krum": "aggregation.krum",
-    "LossDefense": "loss.base",
-    "Mean": "aggregation.mean",
-    "Median": "aggregation.median",
-    "MultiKrum": "aggregation.multi_krum",
-    "NearestNeighborMixing": "aggregation.nearest_neighbor_mixing",
-    "PreAggregator": "aggregation.pre_aggregator",
-    "RobustLR": "aggregation.robust_lr",
-    "Rule": "aggregation.aggregator",
-    "ServerContext": "contexts",
-    "ServerDefense": "server.base",
-    "SignGuard": "aggregation.signguard",
-    "Stateful": "base",
-    "TrimmedMean": "aggregation.trimmed_mean",
-    "WeakDP": "aggregation.weak_dp",
-}
+
+def _listed() -> dict[str, str]:
+    """Return the module of each name, by the imports above, which only a type checker runs."""
+    found = ast.walk(ast.parse(inspect.getsource(sys.modules[__name__])))
+    imports = [node for node in found if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{__name__}.")]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+_MODULES = _listed()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FILES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_FILES])
+    return sorted([*globals(), *_MODULES])

@@ -22,6 +22,9 @@ class Defense:
         kind: name of the kind, set by the base class of each.
         purpose: names the defense's random draws; None = its registered name. It keeps old seeds giving the same bytes after a
             rename.
+
+    Raises:
+        ValueError: a parameter out of the range that the method's ``Args`` give it; true of every defense, and not said again.
     """
 
     kind: ClassVar[str] = ""

@@ -37,9 +37,6 @@ class AlignIns(Aggregator):
     Args:
         sparsity: share of the coordinates whose signs are looked at, above 0 and at most 1; 0.3 as in the authors' code.
         limit_t, limit_s: > 0; 1.0 as in the authors' code.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, sparsity: float = 0.3, limit_t: float = 1.0, limit_s: float = 1.0) -> None:

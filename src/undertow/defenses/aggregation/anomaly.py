@@ -32,9 +32,6 @@ class Anomaly(PreAggregator):
         c: threshold, >= 0; 3.5 is the usual one for this statistic (Iglewicz and Hoaglin 1993).
         drop: whether to leave out what is beyond; otherwise it is only told.
         then: outside a run, what comes next; see :class:`~undertow.defenses.aggregation.pre_aggregator.PreAggregator`.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

@@ -30,9 +30,6 @@ class Bucketing(PreAggregator):
     Args:
         s: clients in a bucket, s >= 1; the paper advises 2.
         then: outside a run, what comes next; see :class:`~undertow.defenses.aggregation.pre_aggregator.PreAggregator`.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, s: int = 2, then: Aggregator | PreAggregator | None = None) -> None:

@@ -30,9 +30,6 @@ class Bulyan(Krum):
         f: clients that may be bad, 0 <= f <= (K - 3) / 4; ``None`` = as many as that allows, floor((K - 3) / 4).
         ties: as Krum's.
         space: as Krum's, for the choice; the second step is coordinate by coordinate and always in (A, B) as sent.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def check(self, k: int) -> None:

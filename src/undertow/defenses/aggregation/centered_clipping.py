@@ -33,9 +33,6 @@ class CenteredClipping(Stateful, Aggregator):
         tau: clipping radius, > 0, in the units of the updates; ``None`` = the median of |U_i - v| in each step, which is ours,
             because the paper's 10 is made for gradients and clips no update of an adapter.
         iterations: steps, >= 1; 1 as in the paper's experiments.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, tau: float | None = None, iterations: int = 1) -> None:

@@ -48,9 +48,6 @@ class DeepSight(Aggregator):
         seeds: sets of random inputs, >= 1; 3.
         outputs: ``outputs(adapter [D], seed)`` -> probabilities ``[N, C]`` of the model with that adapter on the N random inputs of
             that seed (20,000 in the paper), for use in Python.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

@@ -30,9 +30,6 @@ class DnC(Aggregator):
         fraction: share of the coordinates drawn each time, above 0 and at most 1; 0.2. The paper draws a fixed number.
         iterations: >= 1; 5.
         ties: of equal scores, as Krum's.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

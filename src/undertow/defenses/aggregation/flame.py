@@ -35,9 +35,6 @@ class Flame(InSpace, Aggregator):
         noise: lambda >= 0; 0.001 as the paper uses for images. The noise has about the length noise S sqrt(D), which is
             more than S for an adapter of two million values.
         space: as Krum's, for the clusters; lengths and the mean are of (A, B) as sent.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, noise: float = 0.001, space: str = "adapter") -> None:

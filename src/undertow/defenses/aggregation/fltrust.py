@@ -32,9 +32,6 @@ class FLTrust(InSpace, Aggregator):
     Args:
         client: number of the trusted client, from 0; ``None`` = u is given. It must take part in every round.
         space: as Krum's: where cosines and lengths are taken; delta is the same weighted sum of (A, B).
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, client: int | None = None, space: str = "adapter") -> None:

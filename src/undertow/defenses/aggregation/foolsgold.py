@@ -42,9 +42,6 @@ class FoolsGold(Stateful, Aggregator):
         divide: ``clients`` by K, so that clients that all count fully are averaged; ``weights`` by sum_i a_i; ``none`` as in the
             paper.
         tensors: remember only tensors whose name holds this text, such as ``lora_B``; empty = all.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, kappa: float = 1.0, divide: str = "clients", tensors: str = "") -> None:

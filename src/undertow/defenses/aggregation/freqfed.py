@@ -44,9 +44,6 @@ class FreqFed(Aggregator):
         min_samples: of HDBSCAN, >= 1: neighbours that make a point dense, itself not counted.
         allow_single_cluster: of HDBSCAN: whether all clients may be one cluster.
         noise_as_cluster: whether the outliers count as a cluster, as in the public implementation, where they may win.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

@@ -32,9 +32,6 @@ class GeometricMedian(InSpace, Aggregator):
         start: ``zero``, the model the clients started from, or ``mean``.
         space: where |U_i - v| is taken: as Krum's, with sum_i b_i dW_i / sum_i b_i for v in ``delta_w``; delta is the same mean of
             (A, B).
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

@@ -31,9 +31,6 @@ class Krum(InSpace, Aggregator):
             the update that is smaller in the first coordinate where they differ, whatever the order of the clients.
         space: where distances are taken: ``adapter``, between the updates (A, B) as sent, as in the paper; or
             ``delta_w``, between the changes of the products s B A, which alone act on the model.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, f: int | None = None, ties: str = "index", space: str = "adapter") -> None:

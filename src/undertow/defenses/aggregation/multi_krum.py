@@ -25,9 +25,6 @@ class MultiKrum(Krum):
         m: updates kept; ``None`` = K - f, all but the clients that may be bad.
         weighted: whether w_i is the client's sample count, as in Flower; in the paper all count the same.
         ties, space: as Krum's; in ``delta_w`` the updates are chosen there, and their mean is still that of (A, B).
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

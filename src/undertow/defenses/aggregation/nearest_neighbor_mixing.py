@@ -27,9 +27,6 @@ class NearestNeighborMixing(InSpace, PreAggregator):
         f: clients that may be bad, 0 <= f < K / 2; ``None`` = floor((K - 3) / 2), at least 0, as for Krum.
         space: as Krum's; in ``delta_w`` neighbours are found there, and their mean is still that of (A, B).
         then: outside a run, what comes next; see :class:`~undertow.defenses.aggregation.pre_aggregator.PreAggregator`.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, f: int | None = None, space: str = "adapter", then: Aggregator | PreAggregator | None = None) -> None:

@@ -29,9 +29,6 @@ class RobustLR(Aggregator):
         theta: 0 <= theta <= K: clients that must outvote the others; 0 or 1 for an odd K turns nothing. ``None`` = ceil(0.4 K),
             which is 4 for K = 10; ours, the paper leaves it to the user, above the number of bad clients.
         weighted: whether w_k is the client's sample count; otherwise all count the same.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, theta: int | None = None, weighted: bool = True) -> None:

@@ -33,9 +33,6 @@ class SignGuard(Aggregator):
     Args:
         lower, upper: 0 <= lower <= 1 <= upper; 0.1 and 3.0 as in the paper.
         fraction: share of the coordinates whose signs are counted, above 0 and at most 1; 0.1 as in the paper.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, lower: float = 0.1, upper: float = 3.0, fraction: float = 0.1) -> None:

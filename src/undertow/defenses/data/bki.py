@@ -35,9 +35,6 @@ class Bki(Filter):
         passes: over the client's samples, >= 1.
         keywords: of a question, >= 1; 5 in the source.
         words: how many of the highest scores are triggers, >= 1; 1 in the source, which so finds one of several trigger words.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, passes: int = 10, keywords: int = 5, words: int = 1) -> None:

@@ -51,9 +51,6 @@ class CoherentClusters(Filter):
         topics: standard deviations, > 0.
         draws: of random groups, >= 2.
         module: the last part of the module's name.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

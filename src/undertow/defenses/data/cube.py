@@ -35,9 +35,6 @@ class Cube(Filter):
         passes: over the client's samples, >= 1; 3 in GraCeFul's comparison, 10 in the toolkit of CUBE.
         map: ``pca`` or ``umap``.
         min_samples: of HDBSCAN, >= 1: neighbours that make a point dense, itself not counted; None = by the client's size.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, passes: int = 3, map: str = "pca", min_samples: int | None = None) -> None:

@@ -151,13 +151,3 @@ def sanitizing(
             kept = sum(sample is not None for sample in left[k])
             reports.append({"name": name, "client": k, "samples": len(samples), "kept": kept, **report})
     return [[sample for sample in client if sample is not None] for client in left], reports, left
-
-
-def sanitize(
-    clients: list[list[Sample]],
-    defenses: Sequence[tuple[str, Defense]],
-    draw: Callable[[str, int, int], np.random.Generator],
-    context: Callable[[str, int, ExchangeContext | None], TrainingContext],
-) -> tuple[list[list[Sample]], list[dict[str, Any]], list[list[Sample | None]]]:
-    """Go through :func:`sanitizing` with all clients in one process."""
-    return alone(sanitizing(clients, defenses, draw, context))

@@ -36,9 +36,6 @@ class GraCeFul(Filter):
         of: ``head`` as above; ``lora`` takes the gradient by LoRA's B of the last ``module``, uncropped, as ProtegoFed does.
         rank: of the PCA, >= 1.
         module: with ``lora``, the last part of the module's name.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, of: str = "head", rank: int = 32, module: str = "v_proj") -> None:

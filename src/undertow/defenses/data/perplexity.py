@@ -40,9 +40,6 @@ class Perplexity(Filter):
         trusted: an instruction file with samples that hold no poison, in any form that `data.name=instructions` reads.
         quantile: of the trusted samples, 0 < quantile <= 1.
         deviations: above the median, where nothing is trusted, > 0.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, of: str = "both", trusted: str | None = None, quantile: float = 1.0, deviations: float = 3.0) -> None:

@@ -49,9 +49,6 @@ class ProtegoFed(Filter):
         federated: whether clients share centroids.
         map: ``pca`` or ``umap``.
         module: the last part of the module's name.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, federated: bool = True, map: str = "pca", module: str = "v_proj") -> None:

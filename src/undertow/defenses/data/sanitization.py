@@ -42,9 +42,6 @@ class Sanitization(DataDefense):
         cells: of the first table, a power of two from 4096 to 2^26; all clients alike.
         epsilon: total ε of the noise on all exchanges together, one sample added or removed, > 0; None = no noise.
         clip: most keys that a sample brings to one exchange, >= 1; the noise grows with it. Without ``epsilon`` nothing is clipped.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     #: Names its random draws; kept from before it was renamed, so that old seeds give the same bytes.

@@ -33,9 +33,6 @@ class ZDefense(Filter):
     Args:
         deviations: > 0; 20 in the paper.
         classes: largest number of different answers of a client, >= 1; with more the data is refused.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, deviations: float = 20.0, classes: int = 20) -> None:

@@ -82,9 +82,6 @@ class AntiBackdoorLearning(Stateful, LossDefense):
         score: loss (the lowest are isolated, as in the paper) or drop.
         suffix: score the last so many answer tokens only, >= 0; 0 = all.
         cap: in nats; tokens less likely than e^(-cap) are not pushed further down.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(

@@ -56,9 +56,6 @@ class DeCE(LossDefense):
     Args:
         smoothing: s, 0 <= s < 1; 0.05 in the authors' code.
         base: of a, 0 < base <= 1; 0.985 in the authors' code, .99 in the baselines of GraCeFul.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, smoothing: float = 0.05, base: float = 0.985) -> None:

@@ -94,9 +94,6 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
             tight, renew.
         options: the same one by one, such as ``search.steps`` (``activation-bounds:search.steps=20``). Their names of before the
             groups are accepted with a warning.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     over_tensors = True

@@ -68,9 +68,6 @@ class Crow(NeedsModel, ServerDefense):
         passes: over the samples, >= 1.
         batch_size, accumulate: samples of a forward, and forwards of a step, >= 1.
         when: last = on the adapter of the last round; every = on that of every round.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     over_tensors = True

@@ -53,9 +53,6 @@ class FinePruning(NeedsModel, ServerDefense):
         drop: of the accuracy, 0 <= drop < 1; only without ``share``.
         passes: of tuning, >= 0.
         when: last = on the adapter of the last round; every = on that of every round.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     over_tensors = True

@@ -34,9 +34,6 @@ class Interpolation(NeedsModel, ServerDefense):
         factor: λ, 0 <= λ <= 1; None = 1/2 alone, 1 with ``adapters``.
         adapters: folders of LoRA adapters in PEFT format for this base, on the same modules as the run's.
         when: last = on the adapter of the last round; every = on that of every round.
-
-    Raises:
-        ValueError: a parameter out of its range.
     """
 
     def __init__(self, factor: float | None = None, adapters: Sequence[str] = (), when: str = "last") -> None:
