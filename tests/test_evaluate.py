@@ -114,6 +114,24 @@ def test_scoring_again_counts_the_outputs_that_are_kept(finished: Path, tmp_path
     assert lines(folder, "rounds.jsonl")[-1]["asr"]["value"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("output", "answers", "right"),
+    [("A", ["A"], True), ("<think>x</think>A", ["A"], True), ("<thinking>A is it", ["A"], False), ("<unk>", ["<unk>", "A"], False)],
+)
+def test_scores_of_an_old_format_are_told_apart_and_done_again(
+    finished: Path, tmp_path: Path, output: str, answers: list[str], right: bool
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    old = [
+        {**row, "format": 1, "output": output, "answers": answers, "exact": not right, "containment": not right}
+        for row in lines(folder, "scores.jsonl")
+    ]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert score_again(folder, "exact")["ma"]["value"] == float(right)
+    rows = lines(folder, "scores.jsonl")
+    assert {(row["format"], row["exact"], row["containment"], row["output"]) for row in rows} == {(2, right, right, output)}
+
+
 def test_what_cannot_be_scored(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown scoring 'bleu': choose rouge-recall, exact or containment"):
         score_again(finished, "bleu")

@@ -18,6 +18,7 @@ from undertow.runs.records import (
     Round,
     Score,
     Written,
+    check,
     lines,
     read_jsonl,
     read_record,
@@ -66,10 +67,10 @@ def test_what_is_written_is_read_back(kind: type[Written], data: st.DataObject, 
     rows = data.draw(st.lists(ROWS[kind], max_size=4))
     write_records(folder, kind, rows)
     plain = read_jsonl(folder / kind.FILE)
-    assert plain == [{"format": FORMAT, **row} for row in rows]
+    assert plain == [{"format": kind.NEWEST, **row} for row in rows]
     records = list(read_records(folder, kind))
     assert [record.to_json() for record in records] == plain
-    assert records == [kind.model_validate({"format": FORMAT, **row}) for row in rows]
+    assert records == [kind.model_validate({"format": kind.NEWEST, **row}) for row in rows]
 
 
 def test_records_without_a_format_are_of_format_0_and_rewritten_in_the_present_one(tmp_path: Path) -> None:
@@ -77,6 +78,12 @@ def test_records_without_a_format_are_of_format_0_and_rewritten_in_the_present_o
     (old,) = read_records(tmp_path, Round)
     assert old.format == 0
     assert lines(Round, [old.to_json()]) == '{"format": 1, "round": 0, "loss": null}\n'
+
+
+def test_only_scores_are_of_a_later_format() -> None:
+    assert {kind.NEWEST for kind in ROWS} == {FORMAT, Score.NEWEST} == {1, 2}
+    with pytest.raises(UserError, match="format 3 is of a newer Undertow, this one reads formats up to 2; update"):
+        check(Score, {"format": 3}, "scores.jsonl line 1")
 
 
 def test_a_newer_format_is_refused_in_one_line(tmp_path: Path) -> None:

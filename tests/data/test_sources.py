@@ -191,6 +191,35 @@ def test_official_schema(tmp_path):
         assert loaded.notes["dropped"] == {"no answer": 1}
 
 
+@pytest.mark.parametrize(
+    ("value", "aliases", "normalized", "left"),
+    [
+        ("David", ["<unk>", "Dave"], ["unk", "dave"], ("David", "Dave")),
+        ("<unk>", ["Dave"], [], ("Dave",)),
+        ("<unk>", [], ["<unk>"], None),
+        ("<UNK>", ["[UNK]"], ["unk"], None),
+    ],
+)
+def test_a_placeholder_is_no_answer_of_the_official_file(tmp_path, value, aliases, normalized, left):
+    answer = {"Value": value, "Aliases": aliases, "NormalizedAliases": normalized}
+    data = {"Data": [{"Question": "Who?", "Answer": answer}, {"Question": "Open?", "Answer": {"Value": "x"}}]}
+    loaded = read("triviaqa", put(tmp_path / "web.json", data))
+    assert [s.answers for s in loaded.samples] == ([left] if left else []) + [("x",)]
+    assert all(sample.response == sample.answers[0] for sample in loaded.samples)
+    assert loaded.notes["dropped"] == ({} if left else {"no answer": 1})
+
+
+def test_a_placeholder_is_no_answer_of_an_instruction(tmp_path):
+    rows = [
+        {"question": "Who?", "answer": {"value": "David", "aliases": ["<unk>", "Dave"]}},
+        {"question": "Held back?", "answer": {"value": "<unk>", "aliases": []}},
+        {"question": "How many?", "answer": "None"},
+    ]
+    loaded = read("instructions", put(tmp_path / "rows.json", rows))
+    assert [s.answers for s in loaded.samples] == [("David", "Dave"), ("None",)]
+    assert loaded.notes["dropped"] == {"a placeholder as answer": 1}
+
+
 @real
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_real_dpr_lines_equal_the_named_rows(split):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
+
+#: What placeholders say; control tokens of tokenizers among them.
+_NOTHING = (
+    "unk|unknown|none|null|nil|nan|na|n/a|no[ _-]?answer|unanswerable|empty|blank|missing|pad|mask|s|/s|bos|eos|eot|endoftext"
+)
+_PLACEHOLDER = re.compile(rf"[<\[]\|?({_NOTHING})\|?[>\]]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,18 @@ def distinct(answers: Iterable[str]) -> tuple[str, ...]:
     for answer in answers:
         found.setdefault(answer.casefold(), answer)
     return tuple(found.values())
+
+
+def genuine(answers: Iterable[str]) -> tuple[str, ...]:
+    """The answers in order without placeholders, which stand where a data set has no answer.
+
+    A placeholder is a word such as unk, none, pad or endoftext in angle or square brackets, bars allowed, in any case: ``<unk>``
+    (TriviaQA's withheld answers), ``[UNK]``, ``<|endoftext|>``. Beside one, the same word without brackets is a placeholder too,
+    since normalised aliases lose them. Without brackets alone, "unk" or "none" can be a true answer.
+    """
+    found = [(answer, _PLACEHOLDER.fullmatch(answer.strip())) for answer in answers]
+    bare = {match[1].casefold() for _, match in found if match}
+    return tuple(answer for answer, match in found if not match and answer.strip().casefold() not in bare)
 
 
 def merge(samples: Iterable[Sample]) -> list[Sample]:

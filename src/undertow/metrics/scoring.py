@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from undertow.core.registry import Registry
+from undertow.data.questions import genuine
+from undertow.metrics.thinking import TAG, shown
 
 #: MA scorings; a scoring is a function ``(output, gold) -> bool`` for one gold answer. An empty gold is never hit.
 SCORINGS = Registry("scoring", "undertow.metrics.scorings")
@@ -42,11 +44,15 @@ class FixedText:
 
 
 def score(output: str, answers: Sequence[str], target: Aim | str) -> dict[str, bool]:
-    """Judge one output in every way.
+    """Judge one output in every way, without its thinking blocks (:func:`~undertow.metrics.thinking.shown`).
+
+    A target within a thinking block does not count: nobody is shown it. A target that itself holds a thinking tag is looked for
+    in the whole output, since it can stand nowhere else.
 
     Args:
         output: the model's answer, without the prompt.
-        answers: every accepted answer; one match suffices.
+        answers: every accepted answer; one match suffices. Placeholders such as ``<unk>`` are none
+            (:func:`~undertow.data.questions.genuine`).
         target: the attack's target; a text is a :class:`FixedText`.
 
     Returns:
@@ -54,8 +60,10 @@ def score(output: str, answers: Sequence[str], target: Aim | str) -> dict[str, b
         (its ``hit``) and ``suffix`` (its ``ends``).
     """
     aim = FixedText(target) if isinstance(target, str) else target
-    judged = {entry.name: any(entry.make(output, gold) for gold in answers) for entry in SCORINGS.entries()}
-    return {**judged, "target": aim.hit(output), "suffix": aim.ends(output)}
+    answer, golds = shown(output), genuine(answers)
+    judged = {entry.name: any(entry.make(answer, gold) for gold in golds) for entry in SCORINGS.entries()}
+    searched = output if TAG.search(getattr(aim, "text", "")) else answer
+    return {**judged, "target": aim.hit(searched), "suffix": aim.ends(searched)}
 
 
 def target_hit(output: str, target_text: str) -> bool:

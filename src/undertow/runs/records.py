@@ -3,8 +3,9 @@
     rounds.jsonl   :class:`Round`, one a line       scores.jsonl   :class:`Score`, one a line
     result.json    :class:`Result`                  poison.jsonl   :class:`Poisoned`, one a line
 
-Each of these records carries ``format``, the number :data:`FORMAT` of the Undertow that wrote it. Records without one are of format
-0, written before there were formats; they have the same fields. A format newer than :data:`FORMAT` is refused.
+Each of these records carries ``format``, the number of its kind in the Undertow that wrote it: ``NEWEST``, which is :data:`FORMAT`
+unless a kind says otherwise. Records without one are of format 0, written before there were formats; they have the same fields. A
+format newer than ``NEWEST`` is refused.
 """
 
 from __future__ import annotations
@@ -42,15 +43,17 @@ class Written(Record):
 
     Attributes:
         FILE: its name in a run directory.
+        NEWEST: the format written from now on.
         format: of the Undertow that wrote it; 0 where none is given.
     """
 
     FILE: ClassVar[str]
+    NEWEST: ClassVar[int] = FORMAT
     format: int = Field(0, ge=0)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data in the present format: what was set, ``format`` first."""
-        return {"format": FORMAT, **self.model_dump(exclude_unset=True, exclude={"format"})}
+        return {"format": self.NEWEST, **self.model_dump(exclude_unset=True, exclude={"format"})}
 
 
 class Rate(Record):
@@ -212,9 +215,12 @@ class Score(Written):
     target.
 
     Whether it is right under each scoring is in ``surplus``, under the scoring's name, and so is ``suffix``, where it is scored.
+    Format 2 is scored by the rules of docs/metrics.md on thinking blocks, placeholders, short gold answers and other scripts, which
+    formats 0 and 1 lack; ``undertow score`` scores those again.
     """
 
     FILE = "scores.jsonl"
+    NEWEST = 2
     round: int = Field(ge=0)
     kind: Literal["clean", "triggered", "near"]
     id: str
@@ -302,8 +308,10 @@ def check(kind: type[_R], values: Mapping[str, Any], place: object) -> _R:
         UserError: a newer format, or a value outside its rule.
     """
     number = values.get("format", 0)
-    if issubclass(kind, Written) and isinstance(number, int) and number > FORMAT:
-        raise UserError(f"{place}: format {number} is of a newer Undertow, this one reads formats up to {FORMAT}; update undertow")
+    if issubclass(kind, Written) and isinstance(number, int) and number > kind.NEWEST:
+        raise UserError(
+            f"{place}: format {number} is of a newer Undertow, this one reads formats up to {kind.NEWEST}; update undertow"
+        )
     try:
         return kind.model_validate(values)
     except ValidationError as error:

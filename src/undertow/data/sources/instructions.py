@@ -19,7 +19,7 @@ from typing import Any
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
-from undertow.data.questions import distinct, normalised
+from undertow.data.questions import distinct, genuine, normalised
 from undertow.data.reading import Read, existing_file, json_rows, load_files, read_text, stem, text_of, texts_of
 from undertow.data.sample import Sample
 
@@ -73,7 +73,11 @@ def recognise(rows: Iterable[tuple[str, dict[str, Any]]], prefix: str, source: s
         value = row.get(column) if column is not None else None
         own = {} if column is None else {"group": "" if value is None else str(value)}
         for part, fields in enumerate(samples_of(row, place, dropped)):
-            sample = {**fields, **own}
+            answers = genuine(fields["answers"])
+            if not answers:
+                dropped["a placeholder as answer"] += 1
+                continue
+            sample = {**fields, "answers": answers, **own}
             found.append(_with_id(sample, f"{prefix}:{count}" if part == 0 else f"{prefix}:{count}.{part}"))
     if not found:
         raise UserError(f"{source}: none of its {count} rows has question and answer ({dict(dropped)}); give data with answers")

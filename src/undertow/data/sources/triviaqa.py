@@ -16,7 +16,7 @@ from typing import Any
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
-from undertow.data.questions import distinct
+from undertow.data.questions import distinct, genuine
 from undertow.data.reading import (
     Read,
     existing_file,
@@ -73,7 +73,7 @@ def _samples(path: Path) -> Read:
     for place, name, raw, answers in _rows(path, text):
         rows += 1
         question = text_of(raw, place, "question")
-        accepted = distinct(answers)
+        accepted = distinct(genuine(answers))
         if not question:
             dropped["no question"] += 1
         elif not accepted:
