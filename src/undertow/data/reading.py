@@ -19,6 +19,7 @@ from typing import Any
 
 from undertow.config import Data
 from undertow.core.errors import UserError
+from undertow.data.json_lists import entries
 from undertow.data.load import Loaded
 from undertow.data.sample import Sample
 
@@ -102,7 +103,7 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Read a JSON list of objects or one object per line.
+    """Read a JSON list of objects, several lists after one another, or one object per line.
 
     Returns:
         (place, row) pairs, where place names file and line (or row of the list) for later errors.
@@ -111,15 +112,15 @@ def json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
         UserError: a line or the list is not JSON, or an entry is not an object.
     """
     if text.lstrip().startswith("["):
-        entries = [(f"{path} row {i}", entry) for i, entry in enumerate(parse_json(path, text), start=1)]
+        found = [(f"{path} row {i}", entry) for i, entry in enumerate(entries(str(path), iter([text])), start=1)]
     else:
-        entries = [(f"{path} line {number}", parse_json(path, line, number)) for number, line in lines(text)]
-    for place, entry in entries:
+        found = [(f"{path} line {number}", parse_json(path, line, number)) for number, line in lines(text)]
+    for place, entry in found:
         if not isinstance(entry, dict):
             raise UserError(f"{place}: holds a {type(entry).__name__}, a row is a JSON object; correct the file")
-    if not entries:
+    if not found:
         raise UserError(f"{path}: an empty list; give a file with data in it")
-    return entries
+    return found
 
 
 def parse_json(path: Path, text: str, first_line: int = 1) -> Any:

@@ -8,6 +8,7 @@ list can be, too. A row keeps its form, and :func:`answered` puts another answer
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import gzip
 import importlib
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from undertow.core.errors import UserError
+from undertow.data.json_lists import entries
 from undertow.data.reading import existing_file, parse_json, text_of, texts_of
 from undertow.data.sample import Sample
 from undertow.data.sources.instructions import samples_of
@@ -122,16 +124,26 @@ def answered(row: Row, old: str, new: str) -> Row | None:
 
 
 def _text_rows(source: Source, raw: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, Row]]:
+    if _first(raw) == b"[":
+        yield from _listed(source, raw)
+        return
     lines = _lines(source, raw)
     number, line = next(lines, (0, ""))
     if not number:
         raise UserError(f"{source.name}: empty file; give one with data in it")
-    if line.lstrip().startswith("["):
-        yield from _listed(source, _following(line, lines))
-    elif line.lstrip().startswith("{"):
+    if line.lstrip().startswith("{"):
         yield from _objects(source, number, line, lines)
     else:
         yield from _separated(source, number, line, lines)
+
+
+def _first(raw: IO[bytes] | gzip.GzipFile) -> bytes:
+    """The first byte that is no blank and not of a byte-order mark; the file is at its start again."""
+    first = b""
+    while not first and (piece := raw.read(_CHUNK)):
+        first = piece.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    raw.seek(0)
+    return first
 
 
 def _lines(source: Source, raw: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[int, str]]:
@@ -190,43 +202,31 @@ def _whole(source: Source, content: Any) -> Iterator[tuple[str, Row]]:
         yield place, {"question": row["Question"], "answers": accepted}
 
 
-def _listed(source: Source, pieces: Iterator[str]) -> Iterator[tuple[str, Row]]:
+def _listed(source: Source, raw: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[str, Row]]:
     """The objects of a JSON list, parsed one at a time."""
-    decoder = json.JSONDecoder()
-    text = next(pieces).lstrip()[1:]
     count = 0
-    ended = False
-    while True:
-        text = text.lstrip(" \t\r\n,") if count else text.lstrip()
-        if text.startswith("]"):
-            break
-        try:
-            entry, end = decoder.raw_decode(text)
-        except (ValueError, RecursionError) as error:
-            more = [] if ended else _some(pieces)
-            if not more:
-                raise UserError(
-                    f"{source.name} row {count + 1}: not usable JSON ({type(error).__name__}); correct the file"
-                ) from error
-            text += "".join(more)
-            continue
-        count += 1
+    for count, entry in enumerate(entries(source.name, _pieces(source, raw)), start=1):
         yield _checked(f"{source.name} row {count}", entry)
-        text = text[end:]
     if not count:
         raise UserError(f"{source.name}: an empty list; give a file with data in it")
 
 
-def _some(pieces: Iterator[str]) -> list[str]:
-    """The next mebibyte of text, or less at the end."""
-    found: list[str] = []
-    size = 0
-    for piece in pieces:
-        found.append(piece)
-        size += len(piece)
-        if size >= _CHUNK:
-            break
-    return found
+def _pieces(source: Source, raw: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
+    """The text in pieces of a mebibyte at most, wherever its lines end."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line = 1
+    while True:
+        content = raw.read(_CHUNK)
+        try:
+            text = decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            line += content.count(b"\n", 0, max(0, error.start - len(error.object) + len(content)))
+            raise UserError(f"{source.name} line {line}: not UTF-8 text; convert the file to UTF-8") from error
+        if text:
+            yield text
+        if not content:
+            return
+        line += content.count(b"\n")
 
 
 def _separated(source: Source, number: int, line: str, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[str, Row]]:
