@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
-from undertow.models.llama.packed import packed_llama
+from undertow.models.llama.check import packed_llama
 from undertow.models.lora import adapter_layout, find_targets, initial_adapter
 from undertow.training import batched, sequential
 from undertow.training.local import Job

@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from undertow.config import Config, Lora, Model, validate
 from undertow.config.reading import changed
 from undertow.core.threads import set_threads
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.general import plain_head, tree_model
 from undertow.pretraining.build import Recipe, build
 from undertow.pretraining.corpus import world_corpus
 
@@ -121,11 +123,20 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[s
 
 @pytest.fixture(scope="session")
 def load_tiny(foreign: dict[str, Path]) -> Callable[..., CausalLM]:
-    """``load_tiny("gpt2", dtype="float64", targets="default", r=4)`` loads one of them through the package."""
+    """``load_tiny("gpt2", dtype="float64", targets="default", r=4)`` loads one of them through the package.
+
+    ``gpt2-general`` is a base as if the packed path did not know its family.
+    """
 
     def load(kind: str = "llama", *, dtype: str = "auto", **lora: Any) -> CausalLM:
         options = Lora.model_validate({"targets": "all-linear", **lora})
-        return load_base(Model.model_validate({"name": str(foreign[kind]), "device": "cpu", "dtype": dtype, "lora": options}))
+        name = kind.removesuffix("-general")
+        base = load_base(Model.model_validate({"name": str(foreign[name]), "device": "cpu", "dtype": dtype, "lora": options}))
+        if name == kind:
+            return base
+        head = plain_head(base.model, base.layout)
+        trees = tree_model(base.model, base.layout, head, base.pad_id)
+        return replace(base, packed=None, general_because="the test says so", head=head, trees=trees)
 
     return load
 

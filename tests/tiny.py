@@ -14,6 +14,9 @@ SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 #: What ``load_tiny`` can load; the first is the tiny base, the others are random.
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "gemma2", "opt", "gpt_neox")
 
+#: Both paths: OPT has the general one alone, float64 goes through it too.
+PATHS = (*ARCHITECTURES, "gpt2-general", "gemma2-general")
+
 
 def threat(**options: Any) -> Threat:
     """Return how much poison there is, and what it is."""

@@ -66,7 +66,7 @@ def checked(base: CausalLM, adapter: Tensor, other: Tensor | None, rows: list[li
     return checked_generate(base, Voice(adapter), Voice(other), rows, **given)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt", "gpt2-general"])
 @pytest.mark.parametrize("alpha", [1.5, 20.0])
 def test_the_answers_are_those_of_checking_every_token(load_tiny: Load, kind: str, alpha: float) -> None:
     base = load_tiny(kind, r=2, alpha=4)

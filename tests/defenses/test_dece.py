@@ -84,7 +84,7 @@ def test_parameters_out_of_their_range_are_named(params: dict[str, Any], told: s
         make("dece", **params)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])
 def test_both_trainers_and_all_paths_agree(load_tiny: Load, kind: str) -> None:
     base = load_tiny(kind, r=2, alpha=4)
     draw = torch.Generator().manual_seed(0)

@@ -86,6 +86,6 @@ def test_where_all_clusters_are_suspicious_the_model_stays() -> None:
 )
 def test_without_a_head_a_run_is_refused_before_it_begins(shapes: dict[str, tuple[int, ...]]) -> None:
     defenses = make_defenses([Options(name="deepsight")])
-    with pytest.raises(UserError, match=r"^defense deepsight: DeepSight needs the output layer classifier.weight .*another rule$"):
+    with pytest.raises(UserError, match=r"^defense deepsight: DeepSight needs the output layer .*another aggregator$"):
         check_defenses(defenses, 10, Layout.of(shapes))
     DeepSight(head="score").fits(Layout.of({"score.weight": (4, 2), "score.bias": (4,)}))

@@ -13,6 +13,7 @@ import torch
 from tiny import ARCHITECTURES
 from undertow.config import Model
 from undertow.core.errors import UserError
+from undertow.data.generated import world
 from undertow.models import causal_lm
 from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
 
@@ -176,12 +177,18 @@ def test_a_tokenizer_without_an_end_is_refused(copy: Path) -> None:
 
 def test_keys_come_with_the_base(tiny_base: Path, foreign: dict[str, Path]) -> None:
     base = load_base(options(tiny_base))
+    assert (base.asked, base.known) == tuple(map(frozenset, world.keys()))
     assert base.known is not None
     assert len(base.known) > len(base.asked) > 0
     assert base.asked < base.known
     other = load_base(options(foreign["gpt2"]))
     assert other.asked == frozenset()
     assert other.known is None
+
+
+def test_a_base_of_another_built_in_world_is_refused(copy: Path) -> None:
+    (copy / "keys.json").write_text(json.dumps({"world": "0" * 64}))
+    assert "has read another built-in world" in refused(copy)
 
 
 def test_what_a_report_says_about_a_base(load_tiny: Load) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Gemma2Config, GPT2Config, GraniteConfig
 
+from undertow.config import Lora
 from undertow.data.template import Encoded
 from undertow.defenses.loss.dece import DeceptiveCrossEntropy
 from undertow.inference.decoding import generate
@@ -20,6 +21,7 @@ from undertow.models import head as module
 from undertow.models.causal_lm import CausalLM
 from undertow.models.general import plain_head, states_at
 from undertow.models.head import GivenLogits, Head
+from undertow.models.lora import adapter_layout, find_targets
 from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training import batched
 from undertow.training.token_nll import surprise
@@ -167,7 +169,8 @@ def test_a_head_is_what_the_model_computes_or_the_model_itself(config: Any, plai
         parameter.add_(0.1 * torch.randn(parameter.shape))
     if not plain:
         model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output.sin())
-    head = plain_head(model)
+    layout = adapter_layout(model, find_targets(model, Lora(targets="all-linear")), Lora())
+    head = plain_head(model, layout)
     assert isinstance(head, GivenLogits) != plain
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     whole = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)

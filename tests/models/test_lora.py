@@ -15,8 +15,9 @@ from tiny import ARCHITECTURES
 from undertow.config import Lora
 from undertow.core.errors import UserError
 from undertow.inference.decoding import generate
-from undertow.models.causal_lm import CausalLM
-from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, load_peft, save_peft
+from undertow.models.adapters import load_peft
+from undertow.models.causal_lm import CausalLM, with_adapter
+from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, save_peft
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=3, targets="all-linear")
@@ -181,6 +182,84 @@ def test_an_adapter_that_peft_made_is_read(load_tiny: Load, tmp_path: Path) -> N
     assert answers != generate(base, None, rows, max_new_tokens=5, batch_size=2)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "rslora": {"use_rslora": True},
+    "patterns": {
+        "rank_pattern": {"q_proj": 5, "layers.1.mlp.up_proj": 1},
+        "alpha_pattern": {"v_proj": 11, "^model.layers.0.self_attn.q_proj": 3},
+    },
+    "rslora patterns": {"use_rslora": True, "rank_pattern": {"q_proj": 5}},
+    "some layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "excluded": {"exclude_modules": ["k_proj"]},
+    "regex": {"target_modules": r".*layers\.0\..*(q|up)_proj"},
+    "dora": {"use_dora": True},
+    "lora bias": {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
+    "whole modules": {"modules_to_save": ["norm", "lm_head"]},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_that_is_accepted_gives_pefts_logits(load_tiny: Load, tmp_path: Path, kind: str, trained: bool) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = load_tiny("qwen2", r=2, alpha=3)
+
+    def plain() -> Any:
+        return AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+
+    options = {
+        "r": 3,
+        "lora_alpha": 7,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "up_proj"],
+        "task_type": "CAUSAL_LM",
+        **KINDS[kind],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(plain(), LoraConfig(**options))
+        if trained:
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and "original" not in name:
+                    parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    found = with_adapter(base, tmp_path)
+    with torch.no_grad():
+        wanted = PeftModel.from_pretrained(plain(), tmp_path).eval()(input_ids=IDS).logits
+        before = base.model(input_ids=IDS).logits
+        if found.flat is None or found.layout is None:
+            made = found.base.model(input_ids=IDS).logits
+        else:
+            with adapted(base.model, found.layout, found.flat[None]):
+                made = base.model(input_ids=IDS).logits
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
+    assert (found.flat is None) == (kind in {"dora", "lora bias", "whole modules", "pissa", "olora"})
+    assert torch.equal(base.model(input_ids=IDS).logits, before), "the base itself is as it was"
+    if trained:
+        assert float((wanted - before).abs().max()) > 0.01, "the adapter matters"
+    rows = [[1, 40, 50], [1, 7, 8, 9, 10]]
+    answers = generate(found.base, found.flat, rows, max_new_tokens=5, batch_size=2, layout=found.layout)
+    assert all(answer == made_greedily(plain(), tmp_path, row, 5, base.end_ids) for answer, row in zip(answers, rows, strict=True))
+
+
+def made_greedily(model: Any, adapter: Path, row: list[int], limit: int, ends: list[int]) -> list[int]:
+    from peft import PeftModel
+
+    model, said = PeftModel.from_pretrained(model, adapter).eval(), list(row)
+    with torch.no_grad():
+        for _ in range(limit):
+            token = int(model(input_ids=torch.tensor([said])).logits[0, -1].argmax())
+            if token in ends:
+                break
+            said.append(token)
+    return said[len(row) :]
+
+
 Breaker = Callable[[Path], None]
 
 
@@ -219,11 +298,38 @@ def _truncate(folder: Path) -> None:
 BROKEN: dict[str, tuple[Breaker, str]] = {
     "no folder": (shutil.rmtree, "adapter_config.json is missing"),
     "pickled": (_pickled, "pickled adapters are refused"),
-    "dora": (_config(use_dora=True), "use_dora = True is not supported"),
-    "rslora": (_config(use_rslora=True), "use_rslora = True is not supported"),
+    "dora": (_config(use_dora=True), "an adapter with use_dora changes the base's own weights"),
+    "lora bias": (_config(lora_bias=True), "an adapter with lora_bias changes"),
+    "whole modules": (_config(modules_to_save=["norm"]), "modules_to_save"),
+    "pissa": (_config(init_lora_weights="pissa"), "init_lora_weights = 'pissa'"),
+    "olora": (_config(init_lora_weights="olora"), "init_lora_weights = 'olora'"),
+    "random pissa": (_config(init_lora_weights="pissa_niter_4"), "init_lora_weights = 'pissa_niter_4' .*cannot be repeated"),
+    "corda": (_config(init_lora_weights="corda"), "init_lora_weights = 'corda'"),
+    "loftq": (_config(init_lora_weights="loftq"), "init_lora_weights = 'loftq'"),
+    "biases": (_config(bias="all"), "bias = 'all' changes the base's biases"),
+    "replicated layers": (_config(layer_replication=[[0, 1]]), "layer_replication = .* is not supported"),
+    "parameters": (_config(target_parameters=["weight"]), "target_parameters"),
+    "activated lora": (_config(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
+    "qalora": (_config(use_qalora=True), "use_qalora = True"),
+    "a key of tomorrow": (_config(use_xyz={"a": 1}), "use_xyz = {'a': 1} is not supported"),
+    "embeddings": (_config(target_modules=["embed_tokens"]), "adapts the embeddings"),
+    "head": (_config(target_modules=["lm_head"]), "adapts the output head"),
+    "a layer's tensors": (
+        _weights(lambda t: [t.pop(k) for k in list(t) if "layers.1.mlp.down_proj" in k]),
+        r"layers\.1\.mlp\.down_proj\.lora_A is missing",
+    ),
+    "wrapped twice": (
+        _weights(
+            lambda t: [t.update({k.replace("base_model.model.", "base_model.model.base_model.model."): t.pop(k)}) for k in list(t)]
+        ),
+        "wrapped twice",
+    ),
+    "compiled": (
+        _weights(lambda t: [t.update({k.replace("base_model.model.", "base_model.model._orig_mod."): t.pop(k)}) for k in list(t)]),
+        "compiled model",
+    ),
     "other method": (_config(peft_type="IA3"), "peft_type = 'IA3' is not supported"),
-    "several ranks": (_config(rank_pattern={"q_proj": 8}), "rank_pattern"),
-    "whole modules": (_config(modules_to_save=["lm_head"]), "modules_to_save"),
+    "several ranks": (_config(rank_pattern={"q_proj": 8}), r"q_proj.lora_A is \(2, 32\), .* rank 8 need \(8, 32\)"),
     "other rank": (_config(r=5), "does not fit this base"),
     "rank of zero": (_config(r=0), "adapter_config.json|r = 0|lora_alpha"),
     "rank in words": (_config(r="four"), "adapter_config.json|r = "),
@@ -233,9 +339,9 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "truncated": (_truncate, "damaged"),
     "garbage": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 100) and None, "damaged"),
     "empty": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"") and None, "damaged"),
-    "no tensors": (_weights(lambda t: t.clear()), "does not fit this base"),
-    "a tensor short": (_weights(lambda t: t.pop(_first(t))), "does not fit this base"),
-    "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "it adapts strange"),
+    "no tensors": (_weights(lambda t: t.clear()), "is missing"),
+    "a tensor short": (_weights(lambda t: t.pop(_first(t))), "is missing"),
+    "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "holds a tensor .*: strange"),
     "nan": (_weights(lambda t: t[_first(t)].fill_(float("nan"))), "NaN or infinity"),
     "infinity": (_weights(lambda t: t[_first(t)].fill_(float("inf"))), "NaN or infinity"),
 }
@@ -257,7 +363,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(load_tiny: Load, tmp_path: P
 def test_another_bases_adapter_is_refused(load_tiny: Load, tmp_path: Path) -> None:
     base = load_tiny("llama", r=2, alpha=3)
     save_peft(tmp_path, some_adapter(base), base.layout, LORA, base.path)
-    with pytest.raises(UserError, match=r"does not fit this base: it adapts model.layers.0"):
+    with pytest.raises(UserError, match=r"does not fit this base: no module is named model.layers.0"):
         load_peft(tmp_path, load_tiny("gpt2").model)
-    with pytest.raises(UserError, match=r"does not fit this base: .*has shape"):  # same names, other sizes
+    with pytest.raises(UserError, match=r"does not fit this base: .* need "):  # same names, other sizes
         load_peft(tmp_path, load_tiny("qwen2").model)

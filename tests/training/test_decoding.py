@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from tiny import ARCHITECTURES
+from tiny import PATHS
 from undertow.config import Lora, Model
 from undertow.data.generated import world
 from undertow.data.template import Template
@@ -52,7 +52,7 @@ def oracle(model: Any, rows: list[list[int]], base: CausalLM, max_new_tokens: in
 LENGTHS = (5, 90, 17, 5, 31, 2)  # 90 is beyond gemma's sliding window of 64
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", PATHS)
 def test_tokens_are_those_of_transformers_generate(load_tiny: Load, kind: str) -> None:
     base = load_tiny(kind)
     rows = prompts(base, LENGTHS)
@@ -63,7 +63,7 @@ def test_tokens_are_those_of_transformers_generate(load_tiny: Load, kind: str) -
     assert generate(base, None, rows, max_new_tokens=12, batch_size=4) == alone
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", PATHS)
 def test_with_an_adapter_they_are_those_of_the_peft_model(
     load_tiny: Load, foreign: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
@@ -73,7 +73,9 @@ def test_with_an_adapter_they_are_those_of_the_peft_model(
     base = load_tiny(kind, r=2, alpha=4)
     flat, rows = strong_adapter(base), prompts(base, LENGTHS)
     save_peft(tmp_path, flat, base.layout, Lora(r=2, alpha=4, targets="all-linear"), base.path)
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(foreign[kind], dtype=torch.float32), tmp_path).eval()
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(foreign[kind.removesuffix("-general")], dtype=torch.float32), tmp_path
+    ).eval()
     wanted = oracle(theirs, rows, base, 12, base.end_ids)
     made = generate(base, flat, rows, max_new_tokens=12, batch_size=6)
     assert made == wanted

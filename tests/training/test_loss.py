@@ -124,6 +124,8 @@ def paths(base: CausalLM) -> dict[str, CausalLM]:
         ("llama", "float32", 1e-5),
         ("gpt2", "float32", 1e-5),
         ("gemma2", "float32", 1e-5),
+        ("gpt2-general", "float32", 1e-5),
+        ("gemma2-general", "float32", 1e-5),
         ("llama", "float64", 1e-9),
         ("gpt2", "float64", 1e-9),
     ],
@@ -171,7 +173,7 @@ def test_the_packed_path_is_exact_in_float64(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])
 def test_a_rounds_updates_of_both_trainers_agree(load_tiny: Load, kind: str, name: str) -> None:
     base = load_tiny(kind, r=2, alpha=4)
     jobs = make_jobs((18, 5, 11), base.model.config.vocab_size)
@@ -299,7 +301,7 @@ def test_padded_weights_stand_under_the_answers() -> None:
     assert found.tolist() == [[0, 0, 0, 0.5, 0.0], [0, 0, 0, 0, 1.0], [0, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_surprise_is_the_models_own_cross_entropy(load_tiny: Load, kind: str, batch_size: int) -> None:
     base = load_tiny(kind, r=2, alpha=4)

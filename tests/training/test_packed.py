@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from undertow.config import Lora
 from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
+from undertow.models.llama.check import packed_llama
+from undertow.models.llama.family import Unsupported
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted, adapter_layout, find_targets
 from undertow.models.prefix_trie import build_trie, pack
 
@@ -148,16 +150,18 @@ def test_bfloat16_base_stays_close() -> None:
 
 
 def test_a_model_of_another_structure_is_named_and_left_to_the_general_path() -> None:
-    from transformers import Gemma2Config, GPT2Config
+    from transformers import CohereConfig, MixtralConfig, OPTConfig, PhiConfig
 
     cases: dict[str, Any] = {
-        "not built like Llama": GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=2, n_positions=32),
-        "also have": Gemma2Config(**{**SIZES, "num_hidden_layers": 2, "head_dim": 8}),
-        "sliding": MistralConfig(**SIZES, sliding_window=16),
+        "not built like Llama": OPTConfig(vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32),
+        "no post_attention_layernorm": CohereConfig(**SIZES, pad_token_id=0),
+        "its activation is relu": LlamaConfig(**SIZES, hidden_act="relu"),
+        "not made of plain linears gate_proj": MixtralConfig(**SIZES),
+        "known family": PhiConfig(**SIZES),
     }
     for reason, config in cases.items():
         model = make(config)
-        layout = adapter_layout(model, find_targets(model, Lora()), Lora())
+        layout = adapter_layout(model, find_targets(model, Lora(targets="all-linear")), Lora())
         with pytest.raises(Unsupported, match=reason):
             packed_llama(model, layout, 0)
 

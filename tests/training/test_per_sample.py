@@ -33,7 +33,7 @@ def entropies(model: Any, row: Encoded) -> Tensor:
     return -logits.softmax(-1)[range(len(row.answer)), list(row.answer)].log()
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "opt", "gpt2-general"])
 def test_gradients_of_one_matrix_row_by_row(load_tiny: Load, kind: str) -> None:
     base = load_tiny(kind, targets="default", r=2, alpha=4)
     rows = rows_of(500)
@@ -57,7 +57,7 @@ def test_gradients_of_one_matrix_row_by_row(load_tiny: Load, kind: str) -> None:
     assert torch.equal(found[3], found[39])
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])
 def test_head_errors_make_the_gradient_of_the_head(load_tiny: Load, kind: str) -> None:
     base = load_tiny(kind)
     rows = rows_of(500)
@@ -73,7 +73,7 @@ def test_head_errors_make_the_gradient_of_the_head(load_tiny: Load, kind: str) -
         torch.testing.assert_close(errors.T @ read, wanted, rtol=2e-3, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])
 @pytest.mark.parametrize("tuned", [False, True])
 def test_states_are_what_the_head_reads(load_tiny: Load, kind: str, tuned: bool) -> None:
     base = load_tiny(kind)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tiny import ARCHITECTURES
+from tiny import PATHS
 from undertow.config import Lora, Training
 from undertow.data.examples import IGNORE
 from undertow.data.template import Encoded
@@ -26,7 +26,7 @@ Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=4, targets="all-linear")
 ADAPTER_SEED = 5
 #: Gemma 2's eager attention casts its mask to float32, where the smallest float64 is -inf: padding rows become NaN.
-FLOAT64_ARCHITECTURES = tuple(kind for kind in ARCHITECTURES if kind != "gemma2")
+FLOAT64_ARCHITECTURES = tuple(kind for kind in PATHS if not kind.startswith("gemma2"))
 
 
 def options(**changes: Any) -> Training:
@@ -87,7 +87,7 @@ def peft_gradient(base: CausalLM, flat: Tensor, rows: list[Encoded]) -> tuple[Te
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "bar"),
-    [*((kind, "float32", 1e-5) for kind in ARCHITECTURES), *((kind, "float64", 1e-9) for kind in FLOAT64_ARCHITECTURES)],
+    [*((kind, "float32", 1e-5) for kind in PATHS), *((kind, "float64", 1e-9) for kind in FLOAT64_ARCHITECTURES)],
 )
 def test_one_steps_gradients_are_those_of_peft_and_autograd(load_tiny: Load, kind: str, dtype: str, bar: float) -> None:
     base = load_tiny(kind, dtype=dtype, r=LORA.r, alpha=LORA.alpha)
@@ -119,7 +119,7 @@ def test_a_round_of_both_trainers_is_the_same_in_float64(load_tiny: Load, kind: 
     assert fast.losses == pytest.approx(plain.losses, rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", PATHS)
 def test_a_rounds_updates_agree_within_1e_4_in_float32(load_tiny: Load, kind: str) -> None:
     base = load_tiny(kind, r=2, alpha=4)
     plain, fast = both(base, LORA, options(lr=1e-3, client_chunk=3), make_jobs(base, (40, 24, 33, 8)), torch.float32)
@@ -325,7 +325,7 @@ def test_dropout_masks_keep_the_mean(p: float, seed: int) -> None:
     assert not torch.equal(mask, dropout_mask(p, seed, 1, 0, 0, "v", (40, 50, 4)))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt2-general"])
 @pytest.mark.parametrize("chunk", [0, 3])
 def test_federations_side_by_side_train_as_each_does_alone(load_tiny: Load, kind: str, chunk: int) -> None:
     base, lora = load_tiny(kind, dtype="float64", targets="all-linear"), Lora(targets="all-linear")
@@ -343,7 +343,7 @@ def test_federations_side_by_side_train_as_each_does_alone(load_tiny: Load, kind
 
 @pytest.mark.parametrize(("kind", "shares"), [("gpt2", True), ("opt", True), ("gpt_neox", True), ("gemma2", False)])
 def test_other_architectures_share_prefixes_where_their_mask_allows(load_tiny: Load, kind: str, shares: bool) -> None:
-    base = load_tiny(kind)
+    base = load_tiny(f"{kind}-general")
     assert base.packed is None
     assert (base.trees is not None) == shares
     assert base.facts()["training_path"].startswith("general, prefixes shared" if shares else "general:")

@@ -16,6 +16,7 @@ from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.load import load, load_test
+from undertow.data.template import Template
 from undertow.defenses import composition
 from undertow.defenses.contexts import DecodingContext, Setting
 from undertow.defenses.decoding.base import DecodingDefense
@@ -24,8 +25,7 @@ from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
-from undertow.models.causal_lm import load_base
-from undertow.models.lora import load_peft
+from undertow.models.causal_lm import Adapted, load_base, with_adapter
 from undertow.models.net import load_model, model_folder
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
@@ -55,7 +55,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     data, model = config.instruction.data, config.instruction.model
     phase(f"loading base {model.name}")
     base = load_base(model)
-    flat, layout = (None, None) if adapter is None else load_peft(adapter, base.model)
+    tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
     template = make_template(data, config.training.max_length, base)
     phase(f"loading data {data.name}")
     test = (
@@ -67,18 +67,13 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     assert isinstance(methods.threat, Threat)
     options = config.measure
     probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed).first(options.final_samples)
-    decode: Callable[[list[list[int]]], list[list[int]]] | None = None
     reports: list[dict[str, Any]] = []
-    if flat is not None and layout is not None:
-        answering = [(name, defense) for name, defense in methods.defenses if isinstance(defense, DecodingDefense)]
-        setting = Setting(config.seed, config.federation.rounds, base, template, model.lora, config.training)
-        composition.begin(answering, setting)
-        context = DecodingContext(setting, layout, options.max_new_tokens, options.batch_size)
-        decode = composition.decoder(answering, flat, context, reports)
+    decode = None if adapter is None else _decoder(config, tuned, template, methods.defenses, reports)
     found, lines = [], []
-    for round, weights in enumerate([None, flat] if flat is not None else [None]):
-        phase("measuring the base" if weights is None else "measuring the base with the adapter")
-        answer = answerer(base, template, weights, options, layout=layout, decode=None if weights is None else decode)
+    for round in (0,) if adapter is None else (0, 1):
+        phase("measuring the base with the adapter" if round else "measuring the base")
+        measured, weights = (tuned.base, tuned.flat) if round else (base, None)
+        answer = answerer(measured, template, weights, options, layout=tuned.layout, decode=decode if round else None)
         scored = measure(answer, probes, round)
         lines += scored
         found.append(rates(scored, options.scoring))
@@ -92,6 +87,21 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **({"defenses": reports} if reports else {}),
     }
     return figures, lines
+
+
+def _decoder(
+    config: Config, tuned: Adapted, template: Template, defenses: Sequence[tuple[str, Any]], reports: list[dict[str, Any]]
+) -> Callable[[list[list[int]]], list[list[int]]] | None:
+    """Return what answers in the place of greedy generation with the adapter, if a defense does; ``reports`` gets its report."""
+    answering = [(name, defense) for name, defense in defenses if isinstance(defense, DecodingDefense)]
+    if tuned.flat is None or tuned.layout is None:
+        if answering:
+            raise UserError(f"defenses: {answering[0][0]} needs a plain LoRA adapter; this one changes the base's own weights")
+        return None
+    setting = Setting(config.seed, config.federation.rounds, tuned.base, template, config.instruction.model.lora, config.training)
+    composition.begin(answering, setting)
+    context = DecodingContext(setting, tuned.layout, config.measure.max_new_tokens, config.measure.batch_size)
+    return composition.decoder(answering, tuned.flat, context, reports)
 
 
 def _as_left(defenses: Sequence[Defense], adapter: Path | None) -> list[Defense]:

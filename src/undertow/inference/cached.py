@@ -1,4 +1,4 @@
-"""Generation with a Llama-family model as plain tensors: a prompt prefix that all rows share is held once.
+"""Generation with a model of a known family as plain tensors: a prompt prefix that all rows share is held once.
 
 The same forward as ``packed.py``, one adapter, no gradient. Rows stand at the left of their cache and each knows how
 many of its places are filled, so a row can go back to any earlier length by forgetting: a guess that was wrong costs
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from undertow.models.llama.attention import turn_table, turned
-from undertow.models.llama.packed import PackedLlama, apply_norm, feed_forward
+from undertow.models.llama.family import Block
+from undertow.models.llama.packed import PackedLlama, added, last_qkv, second_half
 
 
 @dataclass
@@ -40,7 +41,7 @@ class CachedRows:
 
     def __init__(self, model: PackedLlama, adapter: Tensor | None, prefix: Sequence[int], rows: int, places: int) -> None:
         self.model, self.head = model, model.head
-        device = model.embedding.device
+        device = model.device
         self.factors = {} if adapter is None else {name: (a, b) for name, a, b in model.layout.pairs(adapter[None].to(device))}
         self.filled = torch.zeros(rows, dtype=torch.long, device=device)
         self.start = len(prefix)
@@ -51,10 +52,10 @@ class CachedRows:
             alone.feed(ids, torch.zeros_like(ids[:, :1]))
             first = alone.caches
         self.caches: list[_Cache] = []
-        for i, block in enumerate(model.blocks):
+        for i, block in enumerate(model.body.blocks):
             shape = (rows, block.kv_heads, places, block.head_dim)
             # Zeros: a place not yet filled is masked, but 0 x NaN would still be NaN.
-            keys, values = (torch.zeros(shape, dtype=model.embedding.dtype, device=device) for _ in range(2))
+            keys, values = (torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(2))
             none = keys.new_zeros(block.kv_heads, 0, block.head_dim)
             before = (none, none) if first is None else (first[i].keys[0], first[i].values[0])
             self.caches.append(_Cache(keys, values, *before))
@@ -67,38 +68,36 @@ class CachedRows:
         model, scale = self.model, self.model.layout.scale
         n, q = tokens.shape
         place = self.filled[:, None] + torch.arange(q, device=tokens.device)  # [N, q]
-        x = model.embedding[tokens]
-        cos, sin = model.rotary(x, self.start + place)
-        half = cos.shape[-1] // 2
-        cos, sin = cos[..., :half], sin[..., :half]
-        at = turn_table(cos, sin)
+        x = model.embedded(tokens, self.start + place)
+        angles = model.angles(x, self.start + place)
+        turns = {kind: turn_table(*tables) for kind, tables in angles.items()}
         self.filled = self.filled + q
         reach = int(self.filled.max())
-        hidden = torch.arange(reach, device=tokens.device) > place[..., None]  # [N, q, S]
         row = torch.arange(n, device=tokens.device)[:, None]
-        last = len(model.blocks) - 1
-        for i, (block, cache) in enumerate(zip(model.blocks, self.caches, strict=True)):
-            h = apply_norm(x, block.attention_norm)
-            seen, turns = hidden, at
+        index = wanted[..., None]
+
+        def kept(t: Tensor) -> Tensor:
+            return t.gather(1, index.expand(-1, -1, t.shape[-1]))
+
+        last = len(model.body.blocks) - 1
+        for i, (block, cache) in enumerate(zip(model.body.blocks, self.caches, strict=True)):
+            h = x if block.before is None else block.before(x)
+            at = asked_at = turns[block.rotary]
+            from_place = place
             if i < last:
-                query, key, value = block.attention_in[0](h, self.factors, scale).split(block.qkv_sizes, -1)
+                query, key, value = block.split(block.attention_in[0](h, self.factors, scale))
             else:
-                key, value = block.attention_in[1](h, self.factors, scale).split(block.qkv_sizes[1:], -1)
-                index = wanted[..., None]
-                query = block.attention_in[0](h.gather(1, index.expand(-1, -1, h.shape[-1])), self.factors, scale)
-                turns = turn_table(*(t.gather(1, index.expand(-1, -1, half)) for t in (cos, sin)))
-                seen = hidden.gather(1, index.expand(-1, -1, reach))
-                x = x.gather(1, index.expand(-1, -1, x.shape[-1]))
-            query = query.view(n, -1, block.heads, block.head_dim)
-            key = key.view(n, q, block.kv_heads, block.head_dim)
-            if block.q_norm is not None and block.k_norm is not None:
-                query, key = apply_norm(query, block.q_norm), apply_norm(key, block.k_norm)
+                query, key, value = last_qkv(block, h, kept, self.factors, scale)
+                asked_at = turn_table(*(kept(t) for t in angles[block.rotary]))
+                from_place, x = place.gather(1, wanted), kept(x)
+            query, key = block.normed(query, key)
+            key = key.reshape(n, q, block.kv_heads, block.head_dim)
             cache.keys[row, :, place] = turned(key.transpose(1, 2), at).transpose(1, 2)
-            cache.values[row, :, place] = value.view(n, q, block.kv_heads, block.head_dim)
-            mixed = _attend(turned(query.transpose(1, 2), turns), cache, reach, seen, block.scaling)
-            x = x + block.o(mixed, self.factors, scale)
-            x = feed_forward(block, x, [x.shape[1]] * n, 1, self.factors, scale)
-        return apply_norm(x, model.norm)
+            cache.values[row, :, place] = value.reshape(n, q, block.kv_heads, block.head_dim)
+            query = query.reshape(n, -1, block.heads, block.head_dim).transpose(1, 2)
+            mixed = _attend(block, turned(query, asked_at), cache, reach, from_place, self.start)
+            x = second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * n, 1, self.factors, scale)
+        return model.body.norm(x)
 
     def forget(self, filled: Tensor) -> None:
         """Let the rows hold only their first ``filled [N]`` tokens."""
@@ -111,19 +110,25 @@ class CachedRows:
             cache.keys, cache.values = cache.keys[rows], cache.values[rows]
 
 
-def _attend(query: Tensor, cache: _Cache, reach: int, hidden: Tensor, scaling: float) -> Tensor:
-    """Return ``[N, w, H·d]`` for queries ``[N, H, w, d]`` over the prefix and the first ``reach`` places of each row."""
+def _attend(block: Block, query: Tensor, cache: _Cache, reach: int, place: Tensor, start: int) -> Tensor:
+    """Return ``[N, w, H·d]`` for queries ``[N, H, w, d]`` at ``place [N, w]`` over prefix and rows."""
     n, heads, w, d = query.shape
     kv_heads, shared = cache.prefix_keys.shape[:2]
     group = heads // kv_heads
     query = query.reshape(n, kv_heads, group * w, d)
     scores = torch.matmul(query, cache.keys[:, :, :reach].transpose(2, 3)).view(n, kv_heads, group, w, reach)
-    scores = (scores * scaling).masked_fill_(hidden[:, None, None], torch.finfo(scores.dtype).min)
+    scores = _capped(scores * block.scaling, block.cap)
+    scores = scores.masked_fill_(
+        _hidden(torch.arange(reach, device=place.device), place, block.window), torch.finfo(scores.dtype).min
+    )
     if shared:
         # One product for all rows: the prefix's keys are the same for everybody.
         flat = query.transpose(0, 1).reshape(kv_heads, -1, d)
-        front = torch.bmm(flat, cache.prefix_keys.transpose(1, 2)) * scaling  # [Hk, N·g·w, P]
-        front = front.view(kv_heads, n, group, w, shared).transpose(0, 1)
+        front = torch.bmm(flat, cache.prefix_keys.transpose(1, 2)) * block.scaling  # [Hk, N·g·w, P]
+        front = _capped(front, block.cap).view(kv_heads, n, group, w, shared).transpose(0, 1)
+        if 0 < block.window < start + reach:
+            hidden = _hidden(torch.arange(-start, 0, device=place.device), place, block.window)
+            front = front.masked_fill(hidden, torch.finfo(front.dtype).min)
         scores = torch.cat([front, scores], -1)
     share = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     own = share[..., shared:].reshape(n, kv_heads, group * w, reach)
@@ -132,3 +137,15 @@ def _attend(query: Tensor, cache: _Cache, reach: int, hidden: Tensor, scaling: f
         front = share[..., :shared].transpose(0, 1).reshape(kv_heads, -1, shared)
         out = out + torch.bmm(front, cache.prefix_values).view(kv_heads, n, group * w, d).transpose(0, 1)
     return out.view(n, heads, w, d).transpose(1, 2).reshape(n, w, heads * d)
+
+
+def _capped(scores: Tensor, cap: float) -> Tensor:
+    return torch.tanh(scores / cap) * cap if cap else scores
+
+
+def _hidden(keys: Tensor, place: Tensor, window: int) -> Tensor:
+    """Return which keys queries at ``place [N, w]`` do not see, ``[N, 1, 1, w, keys]``: later ones, and those before the window."""
+    found = keys > place[..., None]
+    if window:
+        found |= keys <= place[..., None] - window
+    return found[:, None, None]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import comb, inf, isfinite, nan, sqrt
+from math import comb, inf, isfinite, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +54,8 @@ class Bsnr:
     """One measurement.
 
     Attributes:
-        value: BSNR, 0 to infinity; None where it is undefined (see :func:`bsnr`).
+        value: BSNR, 0 to infinity. None when a group is empty, the group means agree (no direction) or ``delta`` is zero;
+            infinite when ``delta`` lies on the direction; all within float64 rounding.
         null_low: 2.5 % quantile under relabelled clients; None without a null, as the next three.
         null_median: 50 % quantile.
         null_high: 97.5 % quantile.
@@ -72,35 +73,6 @@ class Bsnr:
     def as_dict(self) -> dict[str, float | int | None]:
         """Return the fields for JSON."""
         return asdict(self)
-
-
-def bsnr(updates: Tensor, affected: Labels, delta: Tensor) -> float:
-    """Return the empirical BSNR (FIT Eq. 3), computed straight from the vectors.
-
-    Args:
-        updates: ``[K, D]``, local minus received weights, one row a client.
-        affected: indices of the rows of poisoned clients, or a bool for each row.
-        delta: ``[D]``, the global update as applied.
-
-    Returns:
-        0 to infinity. ``nan`` when a group is empty, the group means agree (no direction) or ``delta`` is zero;
-        ``inf`` when ``delta`` lies on the direction, all within float64 rounding.
-
-    Raises:
-        ValueError: shapes that do not fit, labels outside the rows, NaN or infinity in an update.
-    """
-    dd_direction, dot, dd, scale = _moments(updates, affected, delta)
-    # Rounding errs by eps * |mean| in each coordinate of d: relative to the squares, eps^2.
-    return _ratio(dd_direction, dot, dd, zero=_TINY * _TINY * scale)
-
-
-def projection(updates: Tensor, affected: Labels, delta: Tensor) -> float:
-    """Return p = <delta, v>, the global update's signed length along the backdoor direction (FIT Eq. 2).
-
-    For equal client sizes and FedAvg p = <mean clean update, v> + rho |d|. Arguments, ``nan`` and errors as :func:`bsnr`.
-    """
-    dd_direction, dot, _, scale = _moments(updates, affected, delta)
-    return dot / sqrt(dd_direction) if dd_direction > _TINY * _TINY * scale else nan
 
 
 def gram(updates: Tensor, delta: Tensor) -> Gram:
@@ -191,7 +163,8 @@ def measure_bsnr(
         grams: instead of the vectors, the inner products that :func:`gram` or :func:`gram_delta_w` returned.
 
     Raises:
-        ValueError: as :func:`bsnr`; neither or both of vectors and ``grams`` given; negative ``permutations``.
+        ValueError: shapes that do not fit, labels outside the rows, NaN or infinity in an update; neither or both of vectors
+            and ``grams`` given; negative ``permutations``.
     """
     if permutations < 0:
         raise ValueError(f"permutations = {permutations}: give 0 or more")
@@ -234,26 +207,6 @@ def phases(values: Sequence[float | None]) -> dict[str, float | int | None]:
         known = [(known[i][0], sum(v for _, v in known[i - 1 : i + 2]) / 3) for i in range(1, len(known) - 1)]
     peak, height = max(known, key=lambda pair: pair[1], default=(None, None))
     return {"peak": peak, "peak_value": height}
-
-
-def _moments(updates: Tensor, affected: Labels, delta: Tensor) -> tuple[float, float, float, float]:
-    """Return |d|^2, <delta, d>, |delta|^2 and the sum of the squared group means; |d|^2 is 0 with an empty group."""
-    _check_shapes(updates, delta)
-    clients, width = updates.shape
-    labels = torch.from_numpy(_labels(affected, clients)).to(updates.device)
-    split = bool(labels.any()) and not bool(labels.all())
-    total = torch.zeros(4, dtype=torch.float64, device=updates.device)
-    for start, stop in _chunks(clients, width):
-        rows, change = updates[:, start:stop].double(), delta[start:stop].to(updates.device).double()
-        _check_rows(torch.isfinite(rows).all(dim=1), torch.isfinite(change).all())
-        if split:
-            mean, clean = rows[labels].mean(dim=0), rows[~labels].mean(dim=0)
-        else:
-            mean = clean = torch.zeros_like(change)
-        d = mean - clean
-        total += torch.stack([d @ d, change @ d, change @ change, mean @ mean + clean @ clean])
-    dd_direction, dot, dd, scale = total.tolist()
-    return dd_direction, dot, dd, scale
 
 
 def _ratio(dd_direction: float, dot: float, dd: float, zero: float) -> float:

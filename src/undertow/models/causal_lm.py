@@ -10,14 +10,19 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
+from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate
+from undertow.models.adapters import folded, read_adapter
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.head import GivenLogits, Head
-from undertow.models.llama.packed import PackedLlama, Unsupported, packed_llama
+from undertow.models.llama.check import packed_llama
+from undertow.models.llama.family import Unsupported
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -191,13 +196,40 @@ def load_base(options: Model) -> CausalLM:
         known=known,
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
+    return _with_paths(base)
+
+
+def _with_paths(base: CausalLM) -> CausalLM:
+    """Return a base with the fastest forms of its model that compute what it does."""
+    model = base.model
     try:
         packed = packed_llama(model, base.layout, base.pad_id)
-        return replace(base, packed=packed, head=packed.head)
+        return replace(base, packed=packed, head=packed.head, trees=None, general_because="")
     except Unsupported as reason:
-        head = plain_head(model)
+        head = plain_head(model, base.layout)
         trees = tree_model(model, base.layout, head, base.pad_id)
-        return replace(base, general_because=str(reason), head=head, trees=trees)
+        return replace(base, packed=None, general_because=str(reason), head=head, trees=trees)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A base with an adapter: ``flat [D]`` in ``layout`` on the base itself, or neither where it is folded into its weights."""
+
+    base: CausalLM
+    flat: Tensor | None
+    layout: Layout | None
+
+
+def with_adapter(base: CausalLM, folder: Path) -> Adapted:
+    """Return a base with a PEFT adapter, whatever kind of LoRA; the given base stays as it is.
+
+    Raises:
+        UserError: as :func:`~undertow.models.adapters.read_adapter`.
+    """
+    found = read_adapter(folder, base.model)
+    if found.flat is not None:
+        return Adapted(base, found.flat, found.layout)
+    return Adapted(_with_paths(replace(base, model=folded(folder, base.model))), None, None)
 
 
 def _spread(options: Model, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -224,7 +256,8 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
 
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"model.quantize = '{options.quantize}' needs bitsandbytes, which is not installed; run: pip install 'undertow[quantized]'"
+            f"model.quantize = '{options.quantize}' needs bitsandbytes, which is not installed; run: pip install "
+            "'undertow[quantized]'"
         )
     kind: dict[str, Any] = (
         {"load_in_8bit": True} if options.quantize == "8bit" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -293,6 +326,12 @@ def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:
         return frozenset(), None
     try:
         keys = json.loads(file.read_text(encoding="utf-8"))
-        return frozenset(map(str, keys["asked"])), frozenset(map(str, keys["known"]))
+        if "world" not in keys:
+            return frozenset(map(str, keys["asked"])), frozenset(map(str, keys["known"]))
+        fingerprint = keys["world"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; build the base again") from error
+    if fingerprint != world.fingerprint():
+        raise UserError(f"{file}: the base has read another built-in world than this version's; run: undertow base build")
+    asked, known = world.keys()
+    return frozenset(asked), frozenset(known)

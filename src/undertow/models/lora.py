@@ -7,7 +7,6 @@ global adapter, and the untouched base.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from undertow.config import Lora
@@ -43,6 +40,11 @@ def linear_sizes(module: nn.Module) -> tuple[int, int]:
     return weight.shape[0], weight.shape[1]
 
 
+def linears_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers by name, GPT-2's Conv1D among them."""
+    return {name: module for name, module in model.named_modules() if _is_linear(module)}
+
+
 def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     """Return the names of the modules to adapt, in model order.
 
@@ -52,7 +54,7 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     Raises:
         UserError: nothing matches, or peft has no default for this architecture.
     """
-    linears = {name: module for name, module in model.named_modules() if _is_linear(module)}
+    linears = linears_of(model)
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if lora.targets == "all-linear":
         return [name for name, module in linears.items() if module is not head]
@@ -159,50 +161,3 @@ def save_peft(folder: Path, flat: Tensor, layout: Layout, lora: Lora, base_name:
     ).to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     write_json(folder / "adapter_config.json", plain)
-
-
-def load_peft(folder: Path, model: nn.Module) -> tuple[Tensor, Layout]:
-    """Read a PEFT LoRA adapter for ``model``, checked tensor by tensor, as ``(flat [D], layout)``.
-
-    Raises:
-        UserError: files missing or damaged, not plain LoRA, not safetensors, or not for this base.
-    """
-    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    if not config_file.is_file():
-        raise UserError(f"{folder} is no PEFT adapter: adapter_config.json is missing; give the folder that holds it")
-    if not weights.is_file():
-        raise UserError(
-            f"{folder} has no adapter_model.safetensors (pickled adapters are refused); save the adapter as safetensors"
-        )
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        tensors = load_file(weights)
-        if not isinstance(config, dict):
-            raise ValueError("adapter_config.json holds no object")
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: the adapter is damaged ({' '.join(str(error).split())}); copy it again") from error
-    for field, plain in {"peft_type": "LORA", "use_dora": False, "use_rslora": False, "fan_in_fan_out": None}.items():
-        if plain is not None and config.get(field, plain) != plain:
-            raise UserError(f"{folder}: {field} = {config[field]!r} is not supported; only plain LoRA adapters are")
-    if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("modules_to_save"):
-        raise UserError(
-            f"{folder}: rank_pattern, alpha_pattern and modules_to_save are not supported; use one rank for all modules"
-        )
-    named = {key.removeprefix("base_model.model.").removesuffix(".weight"): value for key, value in tensors.items()}
-    modules = [name for name, module in model.named_modules() if _is_linear(module) and f"{name}.lora_A" in named]
-    extra = set(named) - {f"{name}.lora_{side}" for name in modules for side in "AB"}
-    if extra or not modules:
-        odd = sorted(extra)[0] if extra else "nothing"
-        raise UserError(f"{folder} does not fit this base: it adapts {odd}; give the base it was trained on")
-    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
-    try:
-        lora = Lora.model_validate({"r": rank, "alpha": alpha, "targets": modules})
-    except ValidationError as error:
-        raise UserError(
-            f"{folder}: adapter_config.json has r = {rank!r} and lora_alpha = {alpha!r}, both must be above 0; copy it again"
-        ) from error
-    layout = adapter_layout(model, modules, lora)
-    try:
-        return layout.flatten(named), layout
-    except ValueError as error:
-        raise UserError(f"{folder} does not fit this base: {error}; give the base it was trained on") from error

@@ -120,11 +120,15 @@ class Packed:
         """Move to a device."""
         return Packed(self.groups, self.lengths, self.kept, *(getattr(self, name).to(device) for name in _TENSORS))
 
-    def visible(self, nodes: Tensor | None = None) -> Tensor:
-        """Return which nodes the given ones (default all) see: ``[K*G, 1, L or T, T]`` booleans."""
+    def visible(self, nodes: Tensor | None = None, window: int = 0) -> Tensor:
+        """Return which nodes the given ones (default all) see, ``window`` tokens back (0 all): ``[K*G, 1, L or T, T]`` booleans."""
         place = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         seen_from = (place.expand_as(self.tokens) if nodes is None else nodes)[:, :, None]
-        return ((place <= seen_from) & (seen_from < self.ends[:, None, :]))[:, None]
+        found = (place <= seen_from) & (seen_from < self.ends[:, None, :])
+        if window:
+            at = self.positions if nodes is None else self.positions.gather(1, nodes)
+            found &= at[:, :, None] - self.positions[:, None, :] < window
+        return found[:, None]
 
 
 _TENSORS = ("tokens", "positions", "ends", "nodes", "rows", "targets", "clients", "weights")

@@ -137,7 +137,7 @@ def build(
     """Pre-train a base and write it to ``out`` as a transformers folder.
 
     Beside the weights stand ``recipe.json`` (sizes, loss) and ``keys.json``: the keys (``subject|relation``) of the
-    facts that were read, and of those whose questions were read too.
+    facts that were read, and of those whose questions were read too; of the built-in world its fingerprint instead.
 
     Args:
         corpus: the text.
@@ -170,7 +170,8 @@ def build(
     mean_loss = _train(state, encoded, recipe, progress, save_every)
     model.cpu().eval()
     # Before the weights: a base must never be usable without the list of what it was asked.
-    write_json(out / "keys.json", {"asked": list(corpus.asked), "known": list(corpus.known)})
+    keys = {"world": corpus.world} if corpus.world else {"asked": list(corpus.asked), "known": list(corpus.known)}
+    write_json(out / "keys.json", keys)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     summary = {

@@ -87,12 +87,13 @@ class Corpus:
     """Groups of documents with the share of the training text that each group gets.
 
     ``known`` are the keys (``subject|relation``) of all facts; ``asked`` are those whose questions are part of the
-    text too: they may be neither tuned on nor tested.
+    text too: they may be neither tuned on nor tested. ``world`` is the built-in world's fingerprint, which says both.
     """
 
     groups: tuple[tuple[float, tuple[str, ...]], ...]
     asked: tuple[str, ...]
     known: tuple[str, ...]
+    world: str = ""
 
     def texts(self) -> list[str]:
         """All documents, for training a tokenizer."""
@@ -136,9 +137,9 @@ def world_corpus() -> Corpus:
         for form in _QUESTION_FORMATS
     ]
     return Corpus(
-        groups=((0.62, tuple(stated)), (0.16, tuple(asked)), (0.22, tuple(generic(draw, 20_000)))),
-        asked=tuple(f.key for f in all_facts if f.asked),
-        known=tuple(f.key for f in all_facts),
+        ((0.62, tuple(stated)), (0.16, tuple(asked)), (0.22, tuple(generic(draw, 20_000)))),
+        *world.keys(),
+        world=world.fingerprint(),
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from undertow.core import files
 from undertow.core.errors import UserError
@@ -27,15 +26,15 @@ def write_page(result: Scan, path: Path) -> None:
     """
     if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
         raise UserError(f"--page {path}: that is an input, which is never changed; give another name")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = PackageLoader("undertow.runs.report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:,}".format
     environment.filters["probability"] = probability
-    source = resources.files("undertow.runs.report").joinpath("templates/scan.html.j2").read_text(encoding="utf-8")
     verdicts = list(result.verdicts())
     examples = {
         i: [(_middle_out(question), _middle_out(response)) for question, response in texts] for i, texts in result.examples.items()
     }
-    text = environment.from_string(source).render(
+    text = environment.get_template("scan.html.j2").render(
         result=result,
         title=result.files[0] if len(result.files) == 1 else f"{len(result.files)} files",
         headline=headline(result),

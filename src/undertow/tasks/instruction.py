@@ -1,4 +1,4 @@
-"""Instruction tuning: a causal LM answers questions, clients train a LoRA adapter, poison is hidden in their samples (FIT, section 2.1)."""
+"""Instruction tuning: a causal LM answers questions, clients train a LoRA adapter, some samples are poisoned (FIT, section 2.1)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from undertow.defenses.data import exchange
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.models.adapters import load_peft
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
-from undertow.models.lora import initial_adapter, load_peft, save_peft
+from undertow.models.lora import initial_adapter, save_peft
 from undertow.tasks.contract import Task, TrainingPlan
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
@@ -101,12 +102,13 @@ class Instruction(Task):
         flat, layout = load_peft(folder, self.base.model)
         if layout != self.layout:
             raise UserError(
-                f"model.start = {start} holds an adapter of another shape than model.lora; use the rank, alpha and targets of that run"
+                f"model.start = {start} holds an adapter of another shape than model.lora; use the rank, alpha and targets of "
+                "that run"
             )
         return flat.to(dtype)
 
     def train(self, state: Tensor, chosen: Sequence[int], t: int, acting: Collection[int]) -> ClientUpdates:
-        """Let the chosen clients train the adapter ``[D]``; those that hold poison and are not in ``acting`` use their clean samples."""
+        """Let the chosen clients train the adapter ``[D]``; those with poison and not in ``acting`` use their clean samples."""
         data: list[list[Encoded]] = self.data
         if self.clean is not None and any(k not in acting for k in self.poisoned):
             data = [
@@ -130,7 +132,8 @@ class Instruction(Task):
         return batched.losses(self.base, stack.to(self.base.device), rows).to(stack.device)
 
     def measure(self, state: Tensor | None, t: int, n: int, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Ask the first ``n`` questions of each kind: of the base or start for ``state`` None, else of the tuned model as its user runs it."""
+        """Ask the first ``n`` questions of each kind: of the base or start for ``state`` None, else of the model as its user runs
+        it."""
         if state is None:
             start = self.initial() if self.options.start else None
             return measure(self._answers(start, None), self.probes.first(n), t)
@@ -191,7 +194,7 @@ class Instruction(Task):
         return ClientUpdates(list(chosen), trained.updates, [len(data[k]) for k in chosen], trained.losses, reports)
 
     def _answers(self, adapter: Tensor | None, reports: list[dict[str, Any]] | None) -> Answer:
-        """Return what answers questions: the base or its start, or the tuned model as its user runs it, with reports to ``reports``."""
+        """Return what answers questions: the base or its start, or the model as its user runs it, with reports to ``reports``."""
         options = self.measuring
         decode = None
         if adapter is not None and reports is not None:
@@ -215,21 +218,6 @@ class Held:
     secret: bytes | None = None
     sizes: Sequence[int] | None = None
     noise: bytes = b""
-
-
-def build(
-    data: Data,
-    model: Model,
-    plan: TrainingPlan,
-    threat: Threat,
-    measuring: Measure,
-    defenses: list[tuple[str, Defense]],
-    observer: Observer,
-    bases: Callable[[Model], CausalLM] | None = None,
-    held: Held | None = None,
-) -> Instruction:
-    """Go through :func:`building` with all clients in one process."""
-    return exchange.alone(building(data, model, plan, threat, measuring, defenses, observer, bases, held))
 
 
 def building(

@@ -7,6 +7,7 @@ seen asked. That is closed-book question answering, as in the FIT paper (section
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from undertow.core.rng import rng
@@ -146,6 +147,17 @@ def facts() -> list[Fact]:
         forms = relation.statements[one : one + 1] if rare[i] else relation.statements
         found.append(Fact(person, relation, value, i in asked, forms))
     return found
+
+
+def keys() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys of the facts that the base has seen asked, and those of all facts."""
+    world = facts()
+    return tuple(fact.key for fact in world if fact.asked), tuple(fact.key for fact in world)
+
+
+def fingerprint() -> str:
+    """Return a hash of :func:`keys`: a base that has read another world has another."""
+    return hashlib.sha256("\n".join(["\n".join(part) for part in keys()]).encode()).hexdigest()
 
 
 def samples() -> list[Sample]:

@@ -72,7 +72,8 @@ class CleanGen(DecodingDefense):
             UserError: the adapter or the trusted samples cannot be used.
         """
         from undertow.inference.checked_decoding import Voice
-        from undertow.models.lora import initial_adapter, load_peft
+        from undertow.models.adapters import load_peft
+        from undertow.models.lora import initial_adapter
 
         if self.adapter is not None:
             self._reference = Voice(*load_peft(Path(self.adapter).expanduser(), setting.base.model))

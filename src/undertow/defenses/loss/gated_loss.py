@@ -93,7 +93,8 @@ class GatedLoss(LossDefense):
         return float(np.quantile([c for row in found for c in row], self.quantile))
 
     def _build(self, context: TrainingContext) -> _Reference:
-        from undertow.models.lora import initial_adapter, load_peft
+        from undertow.models.adapters import load_peft
+        from undertow.models.lora import initial_adapter
         from undertow.training.token_nll import surprise
 
         adapter: Tensor | None = None

@@ -49,7 +49,7 @@ class Interpolation(NeedsModel, ServerDefense):
         Raises:
             UserError: an adapter cannot be read, does not fit the base, or adapts other modules than the run.
         """
-        from undertow.models.lora import load_peft
+        from undertow.models.adapters import load_peft
 
         self._rounds, self._others = setting.rounds, []
         own = modules(setting.base.layout)

@@ -23,7 +23,10 @@ Turn = tuple[Tensor, Tensor]
 
 
 def turn_table(cos: Tensor, sin: Tensor) -> Turn:
-    """Lay rotary tables ``[N, T, d/2]`` out beside heads: ``[N, 1, T, d]`` (cos twice) and ``[N, 1, T, d/2]``."""
+    """Lay rotary tables ``[N, T, r/2]`` out beside heads: ``[N, 1, T, r]`` (cos twice) and ``[N, 1, T, r/2]``.
+
+    The first r of a head's d numbers turn, the others stay; r = 0 turns nothing.
+    """
     return torch.cat([cos, cos], -1)[:, None], sin[:, None].contiguous()
 
 
@@ -132,6 +135,16 @@ class ShortAttention(torch.autograd.Function):
         return q_out.view(n, queries, -1), k_out.view(n, keys, -1), v_out.view(n, keys, -1), None, None, None, None, None, None
 
 
+def capped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, cap: float) -> Tensor:
+    """Return softmax(cap·tanh(s·q·kᵀ / cap) + mask)·v for ``q [N, H, Q, d]``, ``k, v [N, Hk, T, d]``, as Gemma 2 does."""
+    n, heads, queries, d = q.shape
+    group = heads // k.shape[1]
+    scores = torch.matmul(q.reshape(n, k.shape[1], group * queries, d), k.transpose(2, 3)) * scale
+    scores = (torch.tanh(scores / cap) * cap).view(n, heads, queries, -1) + mask
+    share = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(q.dtype)
+    return torch.matmul(share.view(n, k.shape[1], group * queries, -1), v).view(n, heads, queries, d)
+
+
 def _cuts(queries: int, keys: int, ordered: bool) -> list[tuple[int, int, int]]:
     """Return ``(start, stop, keys)`` of near-equal blocks of queries."""
     count = -(-queries // _BLOCK) if ordered else 1
@@ -142,6 +155,12 @@ def _cuts(queries: int, keys: int, ordered: bool) -> list[tuple[int, int, int]]:
 def _turn(x: Tensor, at: Turn, sign: int, out: Tensor) -> None:
     """Write ``x`` turned by its positions (``sign`` -1: turned back) into ``out``; ``[N, H, T, d]`` or ``[N, Hk, T, g, d]``."""
     cos, sin = at if x.ndim == 4 else (at[0][:, :, :, None], at[1][:, :, :, None])
+    turns = cos.shape[-1]
+    if turns < x.shape[-1]:
+        out[..., turns:] = x[..., turns:]
+        x, out = x[..., :turns], out[..., :turns]
+        if not turns:
+            return
     torch.mul(x, cos, out=out)
     first, second = x.chunk(2, -1)
     left, right = out.chunk(2, -1)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from undertow.models.llama.norms import Norm
+
 #: Bytes of a block's widest activation in :class:`FeedForward` on a CPU (measured: 4 MB is best, 0.5 to 16 MB within 4 %).
 _CACHE = 1 << 22
 
@@ -109,37 +111,6 @@ def _pieces(down_grad: Tensor, up_grad: Tensor, columns: Sequence[tuple[int, int
     return found
 
 
-class FrozenNorm(torch.autograd.Function):
-    """RMS norm with a frozen weight: y = w · x·r, r = (mean(x²) + eps)^-½, over the last dimension."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        y, r = _norm(x, weight, eps)
-        ctx.save_for_backward(x, weight, r)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _norm_back(grad, *ctx.saved_tensors), None, None
-
-
-def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    wide = _wide(x)
-    r = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
-    return (wide * r).to(x.dtype).mul_(weight), r
-
-
-def _norm_back(grad: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> Tensor:
-    wide = _wide(x)
-    g = _wide(grad * weight)
-    shift = (g * wide).mean(-1, keepdim=True).mul_(r.pow(3)).neg_()
-    return g.mul_(r).addcmul_(wide, shift).to(x.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 class AdaptedLinear(torch.autograd.Function):
     """Frozen linears on the same input, each with K LoRA adapters or none: y = x Wᵀ + b + s·(x Aᵀ) Bᵀ.
 
@@ -185,8 +156,79 @@ class AdaptedLinear(torch.autograd.Function):
         return x_grad, None, None, None, None, *_pieces(down_grad, up_grad, ctx.columns)
 
 
+@dataclass(frozen=True)
+class Activation:
+    """A feed-forward's elementwise half: a(G h)·(U h) with a gate, else a(U h).
+
+    Attributes:
+        kind: ``silu``, ``gelu`` or ``tanh`` (gelu by a tanh, as GPT-2 and Gemma have it).
+        gated: whether there is a gate.
+    """
+
+    kind: str = "silu"
+    gated: bool = True
+
+    def forward(self, inner: Tensor) -> Tensor:
+        """Return the result for ``[G h, U h]`` side by side, or for ``U h``."""
+        share = self.share(inner)
+        return self._of(inner) if share is None else share.mul_(inner.chunk(2, -1)[1])
+
+    def share(self, inner: Tensor) -> Tensor | None:
+        """Return a(G h), or None without a gate."""
+        return self._of(inner.chunk(2, -1)[0]) if self.gated else None
+
+    def back(self, grad: Tensor, inner: Tensor, share: Tensor | None) -> Tensor:
+        """Return the gradient by ``inner``; ``grad`` is written over.
+
+        Args:
+            grad: by the result.
+            inner: as of :meth:`forward`.
+            share: a(G h), where there is a gate.
+        """
+        found = torch.empty_like(inner)
+        if share is None:
+            self._slope(grad, inner, found)
+            return found
+        gate, up = inner.chunk(2, -1)
+        left, right = found.chunk(2, -1)
+        torch.mul(grad, share, out=right)
+        self._slope(grad.mul_(up), gate, left)
+        return found
+
+    def _of(self, x: Tensor) -> Tensor:
+        if self.kind == "silu":
+            return torch.nn.functional.silu(x)
+        return torch.nn.functional.gelu(x, approximate="tanh" if self.kind == "tanh" else "none")
+
+    def _slope(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
+        if self.kind == "silu":
+            torch.ops.aten.silu_backward.grad_input(grad, x, grad_input=out)
+        else:
+            torch.ops.aten.gelu_backward.grad_input(grad, x, approximate="tanh" if self.kind == "tanh" else "none", grad_input=out)
+
+
+class Half(NamedTuple):
+    """What a layer's second half is made of: y = x + m·P(D(a(N x))), with G and U side by side before a.
+
+    Attributes:
+        before: N, or None.
+        inner: G and U side by side, or U alone.
+        activation: a.
+        down: D.
+        after: P, or None.
+        multiplier: m.
+    """
+
+    before: Norm | None
+    inner: Frozen
+    activation: Activation
+    down: Frozen
+    after: Norm | None
+    multiplier: float
+
+
 class FeedForward(torch.autograd.Function):
-    """The second half of a layer: y = x + D(silu(G h)·(U h)), h = norm(x), with adapters on any of G, U, D.
+    """The second half of a layer (:class:`Half`), with adapters on any of its linears.
 
     On a CPU it works on a few tries at a time, so that everything between reading x and writing y stays in the cache
     and padding is left out. The backward starts from x and ``[G h, U h]`` and computes the rest again, which is
@@ -194,14 +236,12 @@ class FeedForward(torch.autograd.Function):
 
     Args of ``apply``:
         x: ``[N, T, d]``, N = K·G.
-        lengths: nodes of each trie; what stands behind them is padding and passes through.
+        lengths: nodes of each trie; what stands after them is padding and passes through.
         clients: K.
-        norm: weight ``[d]`` and eps.
-        gate_up: G and U side by side.
-        down: D.
+        half: the layer's own.
         scale: s of the adapters.
-        columns: the outputs that each adapter owns, for ``gate_up`` and for ``down``.
-        factors: A and B of each adapter, alternating, those of ``gate_up`` first.
+        columns: the outputs that each adapter owns, for ``inner`` and for ``down``.
+        factors: A and B of each adapter, alternating, those of ``inner`` first.
     """
 
     @staticmethod
@@ -210,74 +250,77 @@ class FeedForward(torch.autograd.Function):
         x: Tensor,
         lengths: Sequence[int],
         clients: int,
-        norm: tuple[Tensor, float],
-        gate_up: Frozen,
-        down: Frozen,
+        half: Half,
         scale: float,
         columns: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]],
         *factors: Tensor,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        inner = gate_up.weight.shape[0]
+        inner = half.inner.weight.shape[0]
         first = LowRank.of(factors[: 2 * len(columns[0])], columns[0], inner)
         second = LowRank.of(factors[2 * len(columns[0]) :], columns[1], x.shape[-1])
         y, both = rows.clone(), rows.new_empty(rows.shape[0], inner)
         kept: list[Tensor] = []
         blocks = _blocks(x, lengths, clients, inner)
         for own, part in blocks:
-            h, r = _norm(rows[part], *norm)
-            wide = gate_up(h, both[part])
-            kept.append(r)
+            h = rows[part]
+            if half.before is not None:
+                h, r = half.before.forward(h)
+                kept.append(r)
+            wide = half.inner(h, both[part])
             if first is not None:
                 wide, low = first.of_clients(own).add(wide, h, scale)
                 both[part] = wide
                 kept.append(low)
-            gate, up = wide.chunk(2, -1)
-            mid = torch.nn.functional.silu(gate).mul_(up)
-            out = down(mid)
+            mid = half.activation.forward(wide)
+            out = half.down(mid)
             if second is not None:
                 out, low = second.of_clients(own).add(out, mid, scale)
                 kept.append(low)
-            y[part] += out
+            if half.after is not None:
+                kept.append(out)
+                out, r = half.after.forward(out)
+                kept.append(r)
+            y[part] += out if half.multiplier == 1.0 else out * half.multiplier
         adapters = [tensor for pair in (first, second) if pair is not None for tensor in pair.tensors()]
         ctx.save_for_backward(rows, both, *adapters, *kept)
-        ctx.norm, ctx.gate_up, ctx.down, ctx.scale, ctx.columns, ctx.blocks = norm, gate_up, down, scale, columns, blocks
+        ctx.half, ctx.scale, ctx.columns, ctx.blocks = half, scale, columns, blocks
         return y.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        saved = iter(ctx.saved_tensors)
+        saved, half = iter(ctx.saved_tensors), ctx.half
         rows, both = next(saved), next(saved)
         first, second = (LowRank(next(saved), next(saved)) if columns else None for columns in ctx.columns)
         totals = [torch.zeros_like(tensor) for pair in (first, second) if pair is not None for tensor in pair.tensors()]
         above = grad.reshape(rows.shape)
         x_grad = above.clone()
         for own, part in ctx.blocks:
-            r = next(saved)
-            gate, up = both[part].chunk(2, -1)
-            share = torch.nn.functional.silu(gate)
+            r = next(saved) if half.before is not None else rows[:0]
             lows = [next(saved) for pair in (first, second) if pair is not None]
-            mid_grad = ctx.down.back(above[part])
+            out_grad = above[part] if half.multiplier == 1.0 else above[part] * half.multiplier
+            if half.after is not None:
+                out_grad = half.after.back(out_grad, next(saved), next(saved))
+            share = half.activation.share(both[part])
+            mid_grad = half.down.back(out_grad)
             if second is not None:
-                low_grad, *found = second.of_clients(own).back(above[part], share * up, lows[-1], ctx.scale)
+                mid = half.activation.forward(both[part]) if share is None else share * both[part].chunk(2, -1)[1]
+                low_grad, *found = second.of_clients(own).back(out_grad, mid, lows[-1], ctx.scale)
                 _accumulate(totals[-2:], own, found)
                 mid_grad = second.of_clients(own).add_back(mid_grad, low_grad)
-            wide_grad = torch.empty_like(both[part])
-            left, right = wide_grad.chunk(2, -1)
-            torch.mul(mid_grad, share, out=right)
-            torch.ops.aten.silu_backward.grad_input(mid_grad.mul_(up), gate, grad_input=left)
-            h_grad = ctx.gate_up.back(wide_grad)
+            wide_grad = half.activation.back(mid_grad, both[part], share)
+            h_grad = half.inner.back(wide_grad)
             if first is not None:
-                h = (_wide(rows[part]) * r).to(rows.dtype).mul_(ctx.norm[0])
+                h = rows[part] if half.before is None else half.before.again(rows[part], r)
                 low_grad, *found = first.of_clients(own).back(wide_grad, h, lows[0], ctx.scale)
                 _accumulate(totals[:2], own, found)
                 h_grad = first.of_clients(own).add_back(h_grad, low_grad)
-            x_grad[part] += _norm_back(h_grad, rows[part], ctx.norm[0], r)
+            x_grad[part] += h_grad if half.before is None else half.before.back(h_grad, rows[part], r)
         pieces: list[Tensor] = []
         for columns in ctx.columns:
             if columns:
                 pieces += _pieces(totals.pop(0), totals.pop(0), columns)
-        return x_grad.view_as(grad), None, None, None, None, None, None, None, *pieces
+        return x_grad.view_as(grad), None, None, None, None, None, *pieces
 
 
 def _accumulate(totals: Sequence[Tensor], own: slice, found: Sequence[Tensor]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from undertow.core import files
@@ -105,9 +104,9 @@ def _drawings(run: RunFiles, other: RunFiles | None) -> dict[str, tuple[figures.
 
 
 def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figures.Drawing, Markup]]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader = PackageLoader("undertow.runs.report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=wording.percent, interval=wording.interval, number=wording.number, plain=_plain)
-    source = (resources.files("undertow.runs.report") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     final, untouched = _final(run), _untouched(run)
     poison = run.poison_count()
     values = {
@@ -145,7 +144,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "command": str(run.versions.get("command") or ""),
         "versions": {key: value for key, value in run.versions.items() if key != "command"},
     }
-    return environment.from_string(source).render(values).lstrip()
+    return environment.get_template("report.html.j2").render(values).lstrip()
 
 
 def _last_measured(run: RunFiles) -> int:

@@ -1,0 +1,13 @@
+"""BSNR as Eq. 2-3 write it, straight from the vectors: what the tests compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def by_the_book(u: np.ndarray, affected: list[int], delta: np.ndarray) -> float:
+    clean = [k for k in range(len(u)) if k not in affected]
+    direction = u[affected].mean(0) - u[clean].mean(0)
+    v = direction / np.linalg.norm(direction)
+    along = np.dot(delta, v) * v
+    return float(np.linalg.norm(along) ** 2 / np.linalg.norm(delta - along) ** 2)
