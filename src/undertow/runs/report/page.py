@@ -287,9 +287,8 @@ def _reports(record: Round) -> list[tuple[str, str]]:
     for report in record.defenses or []:
         values = [f"{key}: {_plain(value)}" for key, value in report.items() if key != "name"]
         reports.append((str(report.get("name", "?")), "; ".join(values) or "nothing reported"))
-    fusion = record.surplus.get("fusion")
-    if isinstance(fusion, dict):
-        reports.append(("fusion", "; ".join(f"{key}: {_plain(value)}" for key, value in fusion.items())))
+    if record.fusion is not None:
+        reports.append(("fusion", "; ".join(f"{key}: {_plain(value)}" for key, value in record.fusion.items())))
     return reports
 
 
