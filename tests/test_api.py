@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import undertow
 from tiny import Quiet
 from undertow.config import Config
-from undertow.core.errors import UserError
+from undertow.core.errors import ConvertedWarning, UserError
 from undertow.runs.records import Poisoned, Result, Round, Score
 
 Make = Callable[..., Config]
@@ -162,8 +165,6 @@ def test_a_run_shows_itself(made: undertow.Run) -> None:
 
 
 def test_names_are_escaped(made: undertow.Run, tmp_path: Path) -> None:
-    import shutil
-
     odd = Path(shutil.copytree(made.folder, tmp_path / "<b>&"))
     assert "<caption>&lt;b&gt;&amp;</caption>" in undertow.load_run(odd)._repr_html_()
 
@@ -362,3 +363,35 @@ def test_aggregators_by_name() -> None:
         undertow.aggregate("undertow", matrix)
     with pytest.raises(ValueError, match="more than 2f"):
         undertow.aggregate("krum", matrix, f=3)
+
+
+def test_a_run_folder_of_format_0_is_read_reported_collected_and_resumed(made: undertow.Run, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    old = Path(shutil.copytree(made.folder, tmp_path / "old"))
+    for name in ("rounds.jsonl", "scores.jsonl", "poison.jsonl"):
+        text = (old / name).read_text()
+        assert text.startswith('{"format": 1, ')
+        (old / name).write_text(text.replace('{"format": 1, ', "{"))
+    (old / "result.json").write_text((old / "result.json").read_text().replace(' "format": 1,\n', ""))
+    values = {key: value for key, value in made.config.short_values().items() if key != "format"}
+    (old / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    run = undertow.load_run(old)
+    with pytest.warns(ConvertedWarning, match="a config of format 0 was read as format 1"):
+        assert run.config == made.config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvertedWarning)
+        assert [record.format for record in run.rounds] == [0, 0, 0]
+        assert run.to_frame().equals(made.to_frame())
+        assert run.report().stat().st_size > 1000
+        assert len(undertow.collect(old)) == 3
+        shutil.rmtree(old / "checkpoint" / "round-000002")
+        state = old / "checkpoint" / "round-000001" / "state.json"  # the files were shorter then, too
+        lengths = {
+            name: sum(len(line) + 1 for line in (old / name).read_bytes().splitlines() if json.loads(line)["round"] < 2)
+            for name in ("rounds.jsonl", "scores.jsonl")
+        }
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"offsets": lengths}))
+        (old / "result.json").unlink()
+        again = undertow.run(old / "config.yaml", out=old, report=False)
+    assert [record.format for record in again.rounds] == [0, 0, 1]
+    assert all(torch.equal(tensor, made.adapter[name]) for name, tensor in again.adapter.items())
