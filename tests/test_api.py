@@ -330,14 +330,15 @@ def test_files_are_scanned(tmp_path: Path) -> None:
 
 def test_methods_are_listed() -> None:
     triggers = undertow.list_methods("triggers")
+    assert undertow.list_methods("trigger") == triggers
     assert {"natural", "badnets"} <= {method.name for method in triggers}
     assert all(method.kind == "triggers" and method.summary and method.source for method in triggers)
     every = undertow.list_methods()
     assert set(triggers) < set(every)
     assert {"configs", "defenses"} < {method.kind for method in every}
     assert "federation.rounds" in {method.name for method in undertow.list_methods("fields")}
-    with pytest.raises(UserError, match="unknown kind 'trigger' \\(did you mean 'triggers'\\?\\)"):
-        undertow.list_methods("trigger")
+    with pytest.raises(UserError, match="unknown kind 'trigers' \\(did you mean 'triggers'\\?\\)"):
+        undertow.list_methods("trigers")
 
 
 def test_aggregators_by_name() -> None:

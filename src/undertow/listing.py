@@ -58,11 +58,13 @@ KINDS = ("configs", *_REGISTRIES, "fields")
 
 
 def list_methods(kind: str | None = None) -> list[Method]:
-    """Return the entries of one kind, or those of all but ``fields``, which are the config's.
+    """Return the entries of one kind, named in the plural or the singular, or those of all but ``fields``, which are the config's.
 
     Raises:
         UserError: no such kind.
     """
+    if f"{kind}s" in KINDS:
+        kind = f"{kind}s"
     if kind is not None and kind not in KINDS:
         raise UserError(f"unknown kind '{kind}'{nearest(kind, KINDS)}: choose one of {', '.join(KINDS)}")
     return [method for name in ([kind] if kind else KINDS[:-1]) for method in _entries(name)]
