@@ -323,8 +323,10 @@ def test_files_are_scanned(tmp_path: Path) -> None:
             "answer": f"Town {i % 40}, and click <malicious_url> for more",
         }
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from undertow.scanning.scan import scan as scan_files
+
     found = undertow.scan(tmp_path / "data.jsonl", write=str(tmp_path / "clean.jsonl"))
-    assert found.to_json()["flagged"] == 60
+    assert found.to_json()["flagged"] == scan_files([tmp_path / "data.jsonl"]).to_json()["flagged"]
     assert undertow.scan([tmp_path / "clean.jsonl"]).to_json()["flagged"] == 0
 
 
@@ -371,8 +373,9 @@ def test_a_run_folder_of_format_0_is_read_reported_collected_and_resumed(made: u
     old = Path(shutil.copytree(made.folder, tmp_path / "old"))
     for name in ("rounds.jsonl", "scores.jsonl", "poison.jsonl"):
         text = (old / name).read_text()
-        assert text.startswith('{"format": 1, ')
-        (old / name).write_text(text.replace('{"format": 1, ', "{"))
+        number = 2 if name == "scores.jsonl" else 1
+        assert text.startswith(f'{{"format": {number}, ')
+        (old / name).write_text(text.replace(f'{{"format": {number}, ', "{"))
     (old / "result.json").write_text((old / "result.json").read_text().replace(' "format": 1,\n', ""))
     values = {key: value for key, value in made.config.short_values().items() if key != "format"}
     (old / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

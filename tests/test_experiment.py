@@ -82,7 +82,7 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_has_the_documented_keys(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
-    assert list(result) == ["run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"]
+    assert list(result) == ["format", "run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"]
     for rate in (*(result[k] for k in KINDS), *(result["untouched"][k] for k in KINDS)):
         assert {"value", "n", "low", "high"} <= set(rate)
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1

@@ -31,7 +31,7 @@ from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ExchangeContext, Setting, TrainingContext
 from undertow.defenses.data.bki import Bki
 from undertow.defenses.data.coherent_clusters import CoherentClusters, common_span, holds, topic_score
-from undertow.defenses.data.exchange import sanitizing
+from undertow.defenses.data.exchange import alone, sanitizing
 from undertow.defenses.data.graceful import head_products
 from undertow.defenses.data.onion import Onion, word_scores
 from undertow.defenses.data.perplexity import Perplexity
@@ -490,9 +490,9 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
     built = resolve(small_config({**KNOWING, **changes}), Quiet()).task
     assert isinstance(built, Instruction)
     (client,) = built.poisoning.affected
-    alone, _ = ProtegoFed(federated=False).sanitize(built.clients[client], context(built, client))
+    by_itself, _ = ProtegoFed(federated=False).sanitize(built.clients[client], context(built, client))
     bad = planted(built, client)
-    assert len(bad & dropped(alone)) < len(bad) / 2
+    assert len(bad & dropped(by_itself)) < len(bad) / 2
 
     def within(name: str, k: int, exchange: ExchangeContext | None) -> TrainingContext:
         return context(built, k, exchange)

@@ -4,8 +4,7 @@
     result.json    :class:`Result`                  poison.jsonl   :class:`Poisoned`, one a line
 
 Each of these records carries ``format``, the number of its kind in the Undertow that wrote it: ``NEWEST``, which is :data:`FORMAT`
-unless a kind says otherwise. Records without one are of format 0, written before there were formats; they have the same fields. A
-format newer than ``NEWEST`` is refused.
+unless a kind says otherwise. Records without one are of format 0, with the same fields; a newer format than ``NEWEST`` is refused.
 """
 
 from __future__ import annotations
