@@ -155,7 +155,7 @@ def test_version_and_list(type_in: Callable[..., tuple[int, str, str]]) -> None:
         (["evaluate", "deno"], "did you mean 'demo'"),
         (["report", "nowhere"], "nowhere"),
         (["score", "nowhere"], "has no config.yaml"),
-        (["list", "trigger"], "did you mean 'triggers'"),
+        (["list", "trigers"], "did you mean 'triggers'"),
         (["base", "build", "--out", "b", "--asked", "1"], "a share in [0, 1)"),
         (["base", "build", "--out", "b", "--hidden", "50"], "multiple of 32"),
         (["base", "build", "--out", "b", "--facts", "absent.tsv"], "absent.tsv"),

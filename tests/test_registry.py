@@ -31,8 +31,8 @@ def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
         assert method.name
         assert len(method.summary) > 5, method
         assert method.source or method.kind == "configs", method
-    with pytest.raises(UserError, match=r"unknown kind 'trigger' \(did you mean 'triggers'\?\)"):
-        list_methods("trigger")
+    with pytest.raises(UserError, match=r"unknown kind 'trigers' \(did you mean 'triggers'\?\)"):
+        list_methods("trigers")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
