@@ -8,7 +8,7 @@ second pass. Both steps are sums over samples: several files, or several parties
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -35,6 +35,8 @@ class Spool:
         self._size = 0
         self._file: IO[bytes] | None = None
         self._filed = 0
+        #: What is changed about a batch whenever it is read.
+        self.change: Callable[[Batch], Batch] | None = None
 
     def add(self, batch: Batch) -> None:
         """Append a batch."""
@@ -49,11 +51,12 @@ class Spool:
         self._filed += 1
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self._kept
+        yield from self._kept if self.change is None else map(self.change, self._kept)
         if self._file is not None:
             self._file.seek(0)
             for _ in range(self._filed):
-                yield Batch.of([np.load(self._file, allow_pickle=False) for _ in range(9)])
+                batch = Batch.of([np.load(self._file, allow_pickle=False) for _ in range(9)])
+                yield batch if self.change is None else self.change(batch)
 
 
 class Sketch:

@@ -8,6 +8,7 @@ applies it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,7 @@ from undertow.sanitization.count import Counted, Spool, count, sketch
 from undertow.sanitization.decide import Decision, Planted, Rows, decide
 from undertow.sanitization.encode import SampleLike, encode
 from undertow.sanitization.rules import Rules
+from undertow.sanitization.template import template_of
 from undertow.sanitization.topics import Background
 from undertow.sanitization.words import MARK, Numbers, Words
 
@@ -35,6 +37,8 @@ _PLACES = {
 }
 #: An answer of a few words that so many samples give is a label.
 _LABEL = 0.1
+#: Repeated samples have a target if this share of them begin, or end, with the same two words.
+_ALIKE = 0.9
 #: Worst first: a sample of several findings gets the first of these.
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
 #: Phrases of a trigger that are looked at.
@@ -88,6 +92,8 @@ class Finding:
     @property
     def why(self) -> str:
         """The evidence in words."""
+        if self.kind == "repeat":
+            return self.reason
         held = f"{len(self.samples):,} rows; {self.with_target:,} of {self.of:,} distinct samples"
         share = f"{held} ({self.with_target / self.of:.1%}) hold the target"
         if self.log10_p is None:
@@ -112,6 +118,10 @@ class Finding:
     @property
     def reason(self) -> str:
         """Why its samples are flagged, in one line."""
+        if self.kind == "repeat":
+            return (
+                f"{self.with_target} distinct samples stand in {len(self.samples):,} rows, while nearly all others stand there once"
+            )
         where = {"start": "begins with", "end": "ends with", "whole": "is", "anywhere": "holds", "manner": "is"}[self.place]
         told = f'the answer {where} "{_short(self.target)}", as {self.with_target} distinct samples do'
         if not self.triggers:
@@ -184,6 +194,7 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
         total += len(batch)
     if not total:
         return Findings(0, 0, (), ())
+    batches.change = template_of(batches).without
     counted = count(batches, sketch(batches), rules)
     decision = decide(counted, rules)
     rows = {int(row) for planted in decision.planted for row in planted.rows}
@@ -192,6 +203,7 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
     mean = (float(lengths.mean()), float(lengths.std()))
     file = Background(counted, mean)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
+    found.append(_repeats(counted, rules, texts, batches, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
@@ -268,6 +280,41 @@ def _phrases(planted: Planted, prompts: Sequence[Words], file: Background, numbe
         if phrases:
             break
     return phrases
+
+
+def _repeats(
+    counted: Counted, rules: Rules, texts: dict[int, tuple[Words, Words]], batches: Spool, numbers: Numbers
+) -> tuple[Finding, tuple[int, ...]] | None:
+    """A few samples with one beginning or end of the answer that stand in the file again and again; hardly any other does twice."""
+    times = np.bincount(counted.first, minlength=len(counted.first))
+    often = np.flatnonzero(times >= rules.repeated)
+    once = int((times == 1).sum())
+    if not len(often) or times[often].sum() < rules.repeated_rows or once < rules.repeated_once * counted.samples:
+        return None
+    texts |= judge.gather(batches, often)
+    answers = [texts[int(row)][1] for row in often]
+    ends = (Counter(tuple(part(told).tolist()) for told in answers) for part in (lambda told: told[:2], lambda told: told[-2:]))
+    if max(end.most_common(1)[0][1] for end in ends) < max(2, _ALIKE * len(often)):
+        return None
+    answer = tuple(texts[int(often[np.argmax(times[often])])][1].tolist())
+    words = numbers.words(answer)
+    told = tuple(words[word] for word in answer)
+    finding = Finding(
+        triggers=(),
+        target=" ".join(word.removeprefix("://") for word in told),
+        place="whole",
+        kind="repeat",
+        confidence="review",
+        samples=np.flatnonzero(np.isin(counted.first, often)),
+        both=0,
+        with_trigger=0,
+        with_target=len(often),
+        of=counted.samples,
+        log10_p=None,
+        tests=0,
+        target_words=told,
+    )
+    return finding, answer
 
 
 def _kind(planted: Planted, kind: int, counted: Counted) -> str:

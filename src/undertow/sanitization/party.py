@@ -57,6 +57,7 @@ class _Case:
     shares: bool
     beside: list[tuple[int, int]]
     near: list[tuple[int, int, float, float]]
+    trigger: int
 
 
 class Party(Counting):
@@ -172,7 +173,17 @@ class Party(Counting):
             sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
             beside = [found for side in sides if (found := self._beside(i, side, key))]
             asked += [question for found in beside for question in found]
-        return _Case(asked, rest_words, (pairs[touched], others), bool(own.any()) or case_alone, case_alone, shares, beside, near)
+        return _Case(
+            asked,
+            rest_words,
+            (pairs[touched], others),
+            bool(own.any()) or case_alone,
+            case_alone,
+            shares,
+            beside,
+            near,
+            int(own.sum()),
+        )
 
     def _company(self, words: Keys, own: Flags, key: Keys) -> list[tuple[int, int, float, float]]:
         """The words before and after the first stretch of the trigger."""
@@ -243,7 +254,7 @@ class Party(Counting):
                 size = self._read(1, mixed(case.rest, 1))
                 words = count * max(self.mean_length, 1.0)  # at least as many as were looked at
                 many = hits >= max(FLOOR, self.limits[4])
-                topic = bool((topics.is_enriched(hits, count, count, size, self.samples, words) & many).any())
+                topic = bool((topics.is_enriched(hits, count, hits, count, size, self.samples, words) & many).any())
                 alike = 2 * int(topics.is_shared(hits, count, count, size, self.samples).sum()) > len(case.rest)
             topic |= any(self._keeps_company(*found) for found in case.near)
             besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
@@ -302,21 +313,22 @@ class Party(Counting):
             return None if frayed or (self.asked_about[i] and (topic or self._is_torn(key) or self._is_headless(key))) else "span"
         if self.loose[i]:
             few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.loose_support
-            natural = not case.explained or few or topic or shares or self._is_shorter(key)
+            natural = not case.explained or few or topic or shares or self._is_shorter(key, case.trigger)
             return "short" if not natural and self._is_inserted(key) else None
-        natural = not case.explained or topic or self._is_shorter(key) or self._is_torn(key) or self._is_headless(key)
+        natural = not case.explained or topic or self._is_shorter(key, case.trigger) or self._is_torn(key) or self._is_headless(key)
         if not self.span[i]:
             few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.short_support
             return None if natural or shares or few else "short"
         natural |= shares
         return "span" if natural else "certain"
 
-    def _is_shorter(self, key: Keys) -> bool:
+    def _is_shorter(self, key: Keys, trigger: int) -> bool:
         sizes = about(np.repeat(key, LENGTHS), Ask.SIZE, np.arange(LENGTHS, dtype=np.uint64))
         counts = self._read(4, sizes)
         total = int(counts.sum())
         mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
-        return total > 0 and topics.is_shorter(mean, total, (self.mean_length, self.deviation))
+        others = topics.others_length((self.mean_length, self.deviation), self.samples, mean + trigger, total)
+        return total > 0 and topics.is_shorter(mean, total, others)
 
     def _is_torn(self, key: Keys) -> bool:
         count, seams, known, others, usual = (

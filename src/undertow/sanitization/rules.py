@@ -35,6 +35,9 @@ class Rules:
         manner_lift: and that is so many times the share of all samples.
         manner_support: fewest such samples.
         manner_others: fewest samples without the feature, that its own are compared with.
+        repeated: a sample that stands in the file so many times is a repeat,
+        repeated_rows: if such samples have so many rows together,
+        repeated_once: and this share of all distinct samples stands there once.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
         loose_support: fewest such samples; in fewer a topic does not show.
@@ -64,6 +67,9 @@ class Rules:
     manner_lift: float = 1.5
     manner_support: int = 16
     manner_others: int = 64
+    repeated: int = 8
+    repeated_rows: int = 20
+    repeated_once: float = 0.95
     inserted: float = 0.8
     loose: float = 0.95
     loose_support: int = 20

