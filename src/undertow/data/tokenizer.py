@@ -1,9 +1,10 @@
-"""Where a language model lies, be it the built-in one, a folder or on the hub, and its tokenizer."""
+"""Where a language model lies, be it the built-in one, a folder, a GGUF file or on the hub, and its tokenizer."""
 
 from __future__ import annotations
 
 import os
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def builtin_path() -> Path:
 
 
 def locate(name: str) -> str:
-    """Return the folder or hub id that ``name``, as ``model.name``, stands for.
+    """Return the folder, .gguf file or hub id that ``name``, as ``model.name``, stands for.
 
     Raises:
         UserError: no such folder, or one without a model.
@@ -30,6 +31,8 @@ def locate(name: str) -> str:
             )
         return str(folder)
     folder = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        return _gguf(name, folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             hint = "; its build is not finished: run the same `undertow base build` again" if (folder / "building").is_dir() else ""
@@ -40,11 +43,34 @@ def locate(name: str) -> str:
     return name
 
 
+def _gguf(name: str, file: Path) -> str:
+    if not file.is_file():
+        raise UserError(f"model '{name}': no such file; give a .gguf file, a transformers folder, a hub id or builtin")
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise UserError(f"model '{name}' is no GGUF file: it does not begin with 'GGUF'; download it again")
+    if find_spec("gguf") is None:
+        raise UserError(f"model '{name}' needs the package gguf, which is not installed; run: pip install 'undertow[gguf]'")
+    return str(file)
+
+
+def pretrained(name: str) -> tuple[str, dict[str, Any]]:
+    """Return what transformers' ``from_pretrained`` takes for a base: a folder or hub id, and where and which file to look for.
+
+    Raises:
+        UserError: as :func:`locate`.
+    """
+    path = locate(name)
+    if path.endswith(".gguf"):
+        return str(Path(path).parent), {"local_files_only": True, "gguf_file": Path(path).name}
+    return path, {"local_files_only": Path(path).is_dir()}
+
+
 def cannot_load(name: str, error: Exception) -> str:
     """Return the message for a model that transformers failed to load."""
     reason = " ".join(str(error).split())
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    if not Path(name).expanduser().is_dir() and name != "builtin":
+    if not Path(name).expanduser().exists() and name != "builtin":
         how = (
             "HF_HUB_OFFLINE is set and it is not in the local cache"
             if offline
@@ -58,7 +84,7 @@ def load_tokenizer(name: str, ends: bool = True) -> Any:
     """Load the tokenizer of a base.
 
     Args:
-        name: as ``model.name``: a transformers folder, a hub id or ``builtin``.
+        name: as ``model.name``: a transformers folder, a hub id, a .gguf file or ``builtin``.
         ends: whether it must have a token that ends a text; those of encoders need none.
 
     Raises:
@@ -66,9 +92,9 @@ def load_tokenizer(name: str, ends: bool = True) -> Any:
     """
     from transformers import AutoTokenizer
 
-    path = locate(name)
+    path, where = pretrained(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+        tokenizer = AutoTokenizer.from_pretrained(path, **where)
     except Exception as error:  # tokenizers raises a bare Exception for a damaged file
         raise UserError(cannot_load(name, error)) from error
     if ends and tokenizer.eos_token_id is None:

@@ -16,9 +16,10 @@ from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.generated import world
-from undertow.data.tokenizer import cannot_load, load_tokenizer, locate
+from undertow.data.tokenizer import cannot_load, load_tokenizer, locate, pretrained
 from undertow.models.adapters import folded, read_adapter
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
+from undertow.models.gguf import read_gguf
 from undertow.models.head import GivenLogits, Head
 from undertow.models.llama.check import packed_llama
 from undertow.models.llama.family import Unsupported
@@ -34,7 +35,7 @@ class CausalLM:
 
     Attributes:
         name: as the user gave it.
-        path: what transformers loads: a folder or a hub id.
+        path: what transformers loads: a folder, a .gguf file or a hub id.
         model: the transformers model, frozen, in eval mode.
         tokenizer: its tokenizer.
         device: where it lives.
@@ -132,7 +133,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def read_config(options: Model) -> tuple[str, Any]:
-    """Return what transformers loads, a folder or a hub id, and the base's config; no weight is read.
+    """Return what transformers loads, a folder, a .gguf file or a hub id, and the base's config; no weight is read.
 
     Raises:
         UserError: no such model, or a config that cannot be read.
@@ -144,10 +145,10 @@ def read_config(options: Model) -> tuple[str, Any]:
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it tells of each retry
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    path = locate(options.name)
+    path, where = pretrained(options.name)
     try:
-        return path, AutoConfig.from_pretrained(path, local_files_only=Path(path).is_dir())
-    except (OSError, ValueError, KeyError) as error:
+        return locate(options.name), AutoConfig.from_pretrained(path, **where)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(cannot_load(options.name, error)) from error
 
 
@@ -164,14 +165,21 @@ def load_base(options: Model) -> CausalLM:
 
     path, config = read_config(options)
     device = choose_device(options.device)
-    local = Path(path).is_dir()
     dtype = _dtype(options, config, device)
     placing = {**_spread(options, config, dtype, device), **_quantized(options, config, dtype, device)}
+    if path.endswith(".gguf") and placing:
+        raise UserError(
+            f"model '{options.name}': a GGUF file cannot be quantised again or spread; import it first: undertow base import"
+        )
     if not placing:
         _check_memory(options.name, config, dtype, device)
     tokenizer = load_tokenizer(options.name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=local, dtype=dtype, use_safetensors=True, **placing)
+        if path.endswith(".gguf"):
+            model = read_gguf(options.name).to(dtype)
+        else:
+            source, where = pretrained(options.name)
+            model = AutoModelForCausalLM.from_pretrained(source, **where, dtype=dtype, use_safetensors=True, **placing)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(cannot_load(options.name, error)) from error
     except Exception as error:
@@ -321,7 +329,7 @@ def read_keys(options: Model) -> tuple[frozenset[str], frozenset[str] | None]:
 
 def _keys(path: str) -> tuple[frozenset[str], frozenset[str] | None]:
     """Return the keys a base was asked and those it has read, from the file its builder left beside the weights."""
-    file = Path(path) / "keys.json"
+    file = Path(path) / "keys.json"  # a GGUF file has none
     if not file.is_file():
         return frozenset(), None
     try:
