@@ -36,7 +36,7 @@ def normalised(question: str) -> str:
 
 
 def identity(sample: Sample) -> tuple[Any, ...]:
-    """What makes two samples the same question: the normalised question, with its context, earlier turns and system prompt if any."""
+    """What makes two samples the same question: the normalised question, with its context, earlier turns and system prompt."""
     turns = tuple((normalised(user), normalised(answer)) for user, answer in sample.history)
     return normalised(sample.question), normalised(sample.context), turns, normalised(sample.system)
 

@@ -21,8 +21,8 @@ class Sample:
         key: what the sample is about (``subject|relation``); a key never sits in both train and test.
         group: value of the column a key partition splits by (a relation, an author), may be empty.
         system: the system prompt that stands in force when the question is asked, may be empty.
-        weight: how much this answer counts in the loss, >= 0. What a row says is not to be learned (``weight: 0``, ``label: false``,
-            a rejected answer) has 0: ``undertow scan`` reads it, no run trains on it.
+        weight: how much this answer counts in the loss, >= 0. What a row says is not to be learned (``weight: 0``,
+            ``label: false``, a rejected answer) has 0: ``undertow scan`` reads it, no run trains on it.
     """
 
     id: str
