@@ -1,10 +1,15 @@
-"""Greedy evaluation of 300 prompts: Undertow's decoding against transformers' generate, paired, in one process.
+"""Greedy evaluation: Undertow's decoding against transformers' generate, paired, in one process.
 
-    python benchmarks/evaluation.py [--json] [--pairs 5] [--threads 2] [--batch 50]
+    python benchmarks/evaluation.py [--json] [--pairs 5] [--threads 2] [--batch 32]
+    python benchmarks/evaluation.py --base FOLDER --data FILE [--questions 300] [--dtype bfloat16] [--pairs 1] [--cases none]
 
-The built-in base answers 300 questions of the built-in world, at most 24 new tokens. Cases: no expectation, and
-expectations (the round before's outputs) of which 100, 70, 30 and 0 % hold. Ratios are generate's seconds / ours; every
-case's outputs are compared with generate's, and the number that differ is printed.
+Without ``--base`` the built-in base answers 300 questions of the built-in world; with it, a real base answers the questions of
+a file, and as many again with a trigger in them (badnets). At most 24 new tokens, the lab-qa template, batches sorted by length on
+both sides. Cases: no expectation (``none``), and expectations (the round before's outputs) of which 100, 70, 30 and 0 % hold.
+Ratios are generate's seconds / ours; every case's outputs are compared with generate's, and the number that differ is printed.
+
+``generate`` is helped: torch copies a frozen head's weight once for each row whose slice of a batch has gaps, which
+``load_base`` prevents in the model's own modules too. ``--unhelped`` times generate as it is without.
 """
 
 from __future__ import annotations
@@ -22,14 +27,19 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import numpy as np
 import torch
 
-from undertow.config import Model
+from undertow.backdoors.placement import make_threat, triggered
+from undertow.config import Attack, Data, InstructionBackdoor, Model
 from undertow.data.generated import world
+from undertow.data.load import load
 from undertow.data.template import Template
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
 
+LIMIT = 24
+CASES = {"none": None, "100": 100, "70": 70, "30": 30, "0": 0}
 
-def reference(base: CausalLM, prompts: list[list[int]], limit: int, batch: int) -> list[list[int]]:
+
+def reference(model: Any, base: CausalLM, prompts: list[list[int]], batch: int) -> list[list[int]]:
     """Return transformers' own greedy continuations, batches of equal lengths together as ours."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: list[list[int]] = [[] for _ in prompts]
@@ -38,13 +48,45 @@ def reference(base: CausalLM, prompts: list[list[int]], limit: int, batch: int) 
         length = max(len(prompts[i]) for i in chosen)
         ids = torch.tensor([[base.pad_id] * (length - len(prompts[i])) + prompts[i] for i in chosen])
         mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
-        out = base.model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=limit, pad_token_id=base.pad_id
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=LIMIT,
+            pad_token_id=base.pad_id,
+            eos_token_id=base.end_ids,
         )
         for i, row in zip(chosen, out[:, length:].tolist(), strict=True):
             end = next((j for j, token in enumerate(row) if token in base.end_ids), len(row))
             found[i] = row[:end]
     return found
+
+
+def questions(base: CausalLM, options: argparse.Namespace) -> list[list[int]]:
+    """Return prompts: of the built-in world, or a file's with as many triggered ones."""
+    template = Template("lab-qa", base.tokenizer)
+    if options.data is None:
+        return template.encode_prompts(world.samples()[: options.questions])
+    data = Data(name=options.dataset, path=options.data, train=1, test=options.questions)
+    clean = load(data, 0, 1, asked=base.asked).test
+    trigger = make_threat(Attack(), InstructionBackdoor(trigger="badnets")).trigger
+    return template.encode_prompts([*clean, *triggered(clean, trigger, 0)])
+
+
+def guesses(truth: list[list[int]], share: int | None) -> list[list[int]] | None:
+    """Return expectations of which ``share`` per cent hold, or None."""
+    if share is None:
+        return None
+    n = len(truth)
+    wrong = set(np.random.default_rng(share).choice(n, size=n - n * share // 100, replace=False).tolist())
+    return [truth[(i + 7) % n] if i in wrong else truth[i] for i in range(n)]
+
+
+def plain_model(base: CausalLM) -> Any:
+    """Return the same model as transformers alone loads it."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base.path, dtype=base.model.dtype).eval().requires_grad_(False)
 
 
 def main() -> None:
@@ -53,42 +95,51 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--base", default="builtin")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--data", help="a file of questions, instead of the built-in world's")
+    parser.add_argument("--dataset", default="simplequestions", help="who reads the file, see `undertow list datasets`")
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--cases", default="none,100,70,30,0", help="comma-separated; none comes first")
+    parser.add_argument("--unhelped", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    base = load_base(Model(name=options.base))
-    template = Template("lab-qa", base.tokenizer)
-    prompts = template.encode_prompts(world.samples()[:300])
-    limit = 24
-    truth = reference(base, prompts, limit, options.batch)
-    draw = np.random.default_rng(0)
-    cases: dict[str, list[list[int]] | None] = {"none": None}
-    for share in (100, 70, 30, 0):
-        wrong = set(draw.choice(300, size=300 - 3 * share, replace=False).tolist())
-        cases[f"{share} % hold"] = [truth[(i + 7) % 300] if i in wrong else truth[i] for i in range(300)]
+    base = load_base(Model(name=options.base, dtype=options.dtype))
+    theirs = plain_model(base) if options.unhelped else base.model
+    prompts = questions(base, options)
+    reference(theirs, base, prompts[:4], options.batch)
+    generate(base, None, prompts[:4], max_new_tokens=LIMIT, batch_size=options.batch)
+    truth: list[list[int]] = []
     found: dict[str, Any] = {}
-    for name, expected in cases.items():
-        ratios = []
+    for name in options.cases.split(","):
+        seconds: dict[str, list[float]] = {"generate": [], "ours": []}
         for _ in range(options.pairs):
             began = time.perf_counter()
-            reference(base, prompts, limit, options.batch)
+            said = reference(theirs, base, prompts, options.batch)
             middle = time.perf_counter()
-            ours = generate(base, None, prompts, max_new_tokens=limit, batch_size=options.batch, expected=expected)
-            ratios.append((middle - began) / (time.perf_counter() - middle))
-        ratios.sort()
-        found[name] = {
+            truth = truth or said
+            expected = guesses(truth, CASES[name])
+            again = time.perf_counter()
+            ours = generate(base, None, prompts, max_new_tokens=LIMIT, batch_size=options.batch, expected=expected)
+            seconds["ours"].append(time.perf_counter() - again)
+            seconds["generate"].append(middle - began)
+        ratios = sorted(a / b for a, b in zip(seconds["generate"], seconds["ours"], strict=True))
+        found[name if CASES[name] is None else f"{name} % hold"] = {
             "ratio": round(statistics.median(ratios), 3),
             "low": round(ratios[0], 3),
             "high": round(ratios[-1], 3),
+            "seconds": {side: round(statistics.median(each), 3) for side, each in seconds.items()},
             "different": sum(a != b for a, b in zip(ours, truth, strict=True)),
         }
     found["setting"] = {
-        "prompts": 300,
-        "mean_prompt": float(np.mean([len(p) for p in prompts])),
-        "mean_output": float(np.mean([len(t) for t in truth])),
+        "prompts": len(prompts),
+        "mean_prompt": round(float(np.mean([len(p) for p in prompts])), 1),
+        "mean_output": round(float(np.mean([len(t) for t in truth])), 1),
+        "dtype": options.dtype,
         "batch": options.batch,
         "threads": options.threads,
+        "generate": "unhelped" if options.unhelped else "helped",
         "load": os.getloadavg()[0],
     }
     print(json.dumps(found) if options.json else "\n".join(f"{name}: {row}" for name, row in found.items()))

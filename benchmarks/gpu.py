@@ -23,6 +23,7 @@ from undertow.models.lora import initial_adapter
 from undertow.training import batched, sequential
 
 LLAMA_2_7B = {
+    "model_type": "llama",
     "hidden_size": 4096,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from tiny import PATHS
 from undertow.config import Lora, Model
+from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.template import Template
 from undertow.inference.cached import CachedRows
@@ -187,3 +188,45 @@ def test_cached_rows_say_what_the_transformers_model_says(kind: str, shared: int
         more = cached.head.logits(cached.feed(torch.tensor([[11], [12]]), torch.zeros(2, 1, dtype=torch.long)))[:, 0]
         torch.testing.assert_close(more[0], whole([*rows[0][:4], 11])[-1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(more[1], whole([*rows[2], 12])[-1], rtol=1e-4, atol=1e-5)
+
+
+def runs_of(model: Any) -> list[int]:
+    """Return a list that gets an entry each time the modules themselves run."""
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def test_an_adapter_on_other_modules_is_decoded_without_the_modules(load_tiny: Load) -> None:
+    base = load_tiny("qwen2", targets="default")
+    other = load_tiny("qwen2", targets="all-linear", r=3)
+    flat, rows = strong_adapter(other), prompts(base, LENGTHS)
+    ran = runs_of(base.model)
+    wanted = generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=other.layout, modules=True)
+    assert ran
+    ran.clear()
+    assert generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=other.layout) == wanted
+    assert generate(base, None, rows, max_new_tokens=8, batch_size=4, layout=other.layout) != wanted
+    assert not ran
+
+
+def test_an_adapter_on_the_output_head_runs_the_modules(load_tiny: Load) -> None:
+    base = load_tiny("qwen2", targets="default")
+    other = adapter_layout(base.model, ["model.layers.0.mlp.down_proj", "lm_head"], Lora(r=2, alpha=4))
+    flat = torch.randn(other.size, generator=torch.Generator().manual_seed(2))
+    rows = prompts(base, LENGTHS)
+    wanted = generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=other, modules=True)
+    assert generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=other) == wanted
+
+
+def test_adapters_of_several_ranks_run_the_modules(load_tiny: Load) -> None:
+    """q, k and v are one product of one rank on the packed path."""
+    base = load_tiny("qwen2", targets="default")
+    name = "model.layers.1.self_attn."
+    low = adapter_layout(base.model, [f"{name}q_proj"], Lora(r=2, alpha=4))
+    high = adapter_layout(base.model, [f"{name}v_proj"], Lora(r=4, alpha=8))
+    mixed = Layout.of({slot.name: slot.shape for layout in (low, high) for slot in layout.slots}, scale=2.0)
+    flat = torch.randn(mixed.size, generator=torch.Generator().manual_seed(2))
+    rows = prompts(base, LENGTHS)
+    wanted = generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=mixed, modules=True)
+    assert generate(base, flat, rows, max_new_tokens=8, batch_size=4, layout=mixed) == wanted

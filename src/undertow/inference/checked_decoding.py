@@ -23,6 +23,7 @@ from undertow.inference.decoding import common_prefix
 from undertow.models.causal_lm import CausalLM
 from undertow.models.general import states_at
 from undertow.models.head import Head
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 
 
@@ -86,7 +87,7 @@ def checked_generate(
     outputs: list[list[int]] = [[] for _ in prompts]
     tokens = replaced = 0
     # The general path hangs its adapters into the one model: one batch at a time.
-    alone = any(not _packed(base, voice) for voice in (target, reference)) or base.device.type != "cpu"
+    alone = any(_packed(base, voice) is None for voice in (target, reference)) or base.device.type != "cpu"
     with side_by_side(1 if alone else max(1, len(batches))) as workers, ThreadPoolExecutor(workers) as pool:
         for chosen, (made, said, other) in zip(batches, pool.map(run, batches), strict=True):
             for i, ids in zip(chosen, made, strict=True):
@@ -190,14 +191,13 @@ class _Batch:
         return draft[:length], 0
 
 
-def _packed(base: CausalLM, voice: Voice) -> bool:
-    return base.packed is not None and (voice.layout is None or voice.layout == base.layout)
+def _packed(base: CausalLM, voice: Voice) -> PackedLlama | None:
+    return None if base.packed is None else base.packed.for_layout(voice.layout or base.layout)
 
 
 def _rows(base: CausalLM, voice: Voice, prefix: list[int], rows: int, places: int) -> _Rows:
-    if base.packed is not None and _packed(base, voice):
-        return CachedRows(base.packed, voice.adapter, prefix, rows, places)
-    return _PlainRows(base, voice, prefix, rows)
+    packed = _packed(base, voice)
+    return _PlainRows(base, voice, prefix, rows) if packed is None else CachedRows(packed, voice.adapter, prefix, rows, places)
 
 
 class _PlainRows:

@@ -36,6 +36,7 @@ def generate(
     batch_size: int,
     layout: Layout | None = None,
     expected: list[list[int]] | None = None,
+    modules: bool = False,
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, without the end token.
 
@@ -51,10 +52,12 @@ def generate(
         batch_size: prompts side by side.
         layout: of the adapter, if it is not the base's own.
         expected: a guess for each prompt, without the end token; guesses change the time, not the answers.
+        modules: run the transformers modules themselves, on which hooks may sit that packed weights know nothing of.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # equal lengths together: little padding
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    packed = base.packed if layout is None else None  # given, the modules themselves run: packed weights know no bounds
+    layout = base.layout if layout is None or adapter is None else layout
+    packed = None if modules or base.packed is None else base.packed.for_layout(layout)
     held = 1.0
 
     def run(chosen: list[int]) -> list[list[int]]:
@@ -71,12 +74,7 @@ def generate(
         return found
 
     outputs: list[list[int]] = [[] for _ in prompts]
-    hooks = adapter is not None and packed is None
-    hung = (
-        adapted(base.model, layout or base.layout, adapter[None].to(base.device))
-        if hooks and adapter is not None
-        else nullcontext()
-    )
+    hung = nullcontext() if adapter is None or packed else adapted(base.model, layout, adapter[None].to(base.device))
     alone = packed is None or base.device.type != "cpu"
     with hung, side_by_side(1 if alone else len(batches)) as workers, ThreadPoolExecutor(workers) as pool:
         for chosen, found in zip(batches, map(run, batches) if workers == 1 else pool.map(run, batches), strict=True):

@@ -204,10 +204,10 @@ def load_base(options: Model) -> CausalLM:
         known=known,
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
-    return _with_paths(base)
+    return with_paths(base)
 
 
-def _with_paths(base: CausalLM) -> CausalLM:
+def with_paths(base: CausalLM) -> CausalLM:
     """Return a base with the fastest forms of its model that compute what it does."""
     model = base.model
     try:
@@ -237,7 +237,7 @@ def with_adapter(base: CausalLM, folder: Path) -> Adapted:
     found = read_adapter(folder, base.model)
     if found.flat is not None:
         return Adapted(base, found.flat, found.layout)
-    return Adapted(_with_paths(replace(base, model=folded(folder, base.model))), None, None)
+    return Adapted(with_paths(replace(base, model=folded(folder, base.model))), None, None)
 
 
 def _spread(options: Model, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,6 @@ that a gradient passes through are kept.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,11 +93,11 @@ def lora_gradients(base: CausalLM, module: str, down: Tensor, rows: Sequence[Enc
 
 
 def _with_layout(base: CausalLM, layout: Layout) -> CausalLM:
-    packed = copy.copy(base.packed)  # shares the weights
-    if packed is not None:
-        packed.layout = layout
     return replace(
-        base, layout=layout, packed=packed, trees=None if base.trees is None else TreeModel(base.model, layout, base.head)
+        base,
+        layout=layout,
+        packed=None if base.packed is None else base.packed.for_layout(layout),
+        trees=None if base.trees is None else TreeModel(base.model, layout, base.head),
     )
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from undertow.core.layout import Layout
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
-from undertow.models.general import answered, states_at
+from undertow.models.general import TreeModel, answered, states_at
+from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 from undertow.models.padding import pad
 from undertow.models.prefix_trie import pack
@@ -33,8 +34,9 @@ def surprise(
         layout: of the adapter, where it is not the base's own.
         batch_size: rows side by side.
     """
-    own = layout is None or layout == base.layout
     layout = base.layout if layout is None else layout
+    trees = base.trees if layout == base.layout else None
+    shared = trees if base.packed is None else base.packed.for_layout(layout)
     stack = torch.zeros(1, layout.size, device=base.device) if adapter is None else adapter[None].to(base.device)
     # Sorted as a trie sorts, so that its loss terms come row by row; stable, so that equal rows keep their order.
     order = sorted(range(len(rows)), key=lambda i: (*rows[i].prompt, *rows[i].answer[:-1]))
@@ -43,17 +45,14 @@ def surprise(
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             batch = [rows[i] for i in places]
-            told = iter((_shared(base, stack, batch) if own else None) or _padded(base, stack, layout, batch))
+            told = iter(_padded(base, stack, layout, batch) if shared is None else _shared(base, shared, stack, batch))
             for i in places:
                 found[i] = tuple(next(told) for _ in rows[i].answer)
     return found
 
 
-def _shared(base: CausalLM, stack: Tensor, batch: list[Encoded]) -> list[float] | None:
-    """Score one batch with its prefixes computed once, or return None where the base cannot."""
-    model = base.packed or base.trees
-    if model is None:
-        return None
+def _shared(base: CausalLM, model: PackedLlama | TreeModel, stack: Tensor, batch: list[Encoded]) -> list[float]:
+    """Score one batch with its prefixes computed once."""
     packed = pack([batch], base.pad_id, model.groups(batch)).to(base.device)
     return list(model.head.losses(model.states(stack, packed), packed.targets).tolist())
 

@@ -197,8 +197,8 @@ class ActivationBounds(Stateful, ServerDefense, DecodingDefense):
                 [list(prompt) for prompt in prompts],
                 max_new_tokens=context.max_new_tokens,
                 batch_size=context.batch_size,
-                # Given, so that the modules themselves run: packed weights know nothing of bounds.
                 layout=context.layout,
+                modules=True,  # bounds hang on the modules themselves
             )
         return made, {"bounded": self._held is not None}
 

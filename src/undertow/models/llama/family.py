@@ -215,6 +215,11 @@ class Block:
     multiplier: float
     parallel: bool
 
+    @property
+    def linear_names(self) -> set[str]:
+        """Of the modules that an adapter may sit on."""
+        return {name for linears in (*self.attention_in, self.o, self.inner, self.down) for name in linears.names}
+
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the first product ``[N, T, ...]`` into queries, keys and values, heads side by side."""
         if self.interleaved:

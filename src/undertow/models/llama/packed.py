@@ -8,6 +8,7 @@ general path.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,18 @@ class PackedLlama:
         if head is None:
             raise Unsupported("its output head is no plain linear")
         self.body, self.head, self.layout = read_body(model), head, layout
+
+    def for_layout(self, layout: Layout) -> PackedLlama | None:
+        """Return the same weights for adapters of a layout; None where ranks differ, or one is on a module outside the layers."""
+        if layout == self.layout:
+            return self
+        linears = {name for block in self.body.blocks for name in block.linear_names}
+        ranks = {slot.shape[0] for slot in layout.slots if slot.name.endswith(".lora_A")}
+        if len(ranks) > 1 or not all(slot.name.rpartition(".lora_")[0] in linears for slot in layout.slots):
+            return None
+        found = copy.copy(self)
+        found.layout = layout
+        return found
 
     @property
     def device(self) -> torch.device:
