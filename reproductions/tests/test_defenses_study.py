@@ -1,4 +1,4 @@
-"""``undertow reproduce defenses``: every rule at every share of affected clients, on the profile that was made for tests."""
+"""``undertow reproduce defenses``: every aggregator at every share of poisoned clients, on the profile that was made for tests."""
 
 from __future__ import annotations
 

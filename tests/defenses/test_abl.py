@@ -15,7 +15,7 @@ from undertow.core.rng import rng
 from undertow.defenses.contexts import TrainingContext
 from undertow.defenses.loss.abl import AntiBackdoorLearning, BoundedAscent, Flooding, LocalAscent
 from undertow.models.causal_lm import CausalLM
-from undertow.training.token_nll import surprise
+from undertow.training.token_nll import token_nll
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]
@@ -58,7 +58,7 @@ def test_each_phase_has_its_loss_and_its_samples(base: CausalLM) -> None:
     adapter = some_adapter(base)
     found = [defense.select(rows, adapter if t == 3 else torch.zeros_like(adapter), context(base, t)) for t in range(1, 10)]
     # by hand: mean loss per answer token under the adapter of round 3, and of no other round
-    means = [sum(c) / len(c) for c in surprise(base, rows, adapter)]
+    means = [sum(c) / len(c) for c in token_nll(base, rows, adapter)]
     lowest = sorted(range(40), key=lambda i: means[i])[:4]
     assert all(all(stays) for stays, _ in found[:2])
     for stays, report in found[2:6]:
@@ -72,7 +72,7 @@ def test_each_phase_has_its_loss_and_its_samples(base: CausalLM) -> None:
 def test_the_other_scores(base: CausalLM) -> None:
     rows = encoded(base, WORLD[:30])
     adapter = some_adapter(base)
-    before, after = surprise(base, rows), surprise(base, rows, adapter)
+    before, after = token_nll(base, rows), token_nll(base, rows, adapter)
 
     def aside(**params: Any) -> list[int]:
         return begun(base, share=0.2, **params).select(rows, adapter, context(base, 3))[1]["aside"]  # type: ignore[no-any-return]

@@ -31,7 +31,7 @@ from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import save_peft
-from undertow.training.token_nll import surprise
+from undertow.training.token_nll import token_nll
 
 Make = Callable[..., Config]
 Load = Callable[..., CausalLM]
@@ -117,7 +117,7 @@ def quantile(found: list[tuple[float, ...]], q: float) -> float:
 
 def test_own_tokens_above_their_quantile_have_weight_zero(base: CausalLM) -> None:
     rows = encoded(base, WORLD[:40])
-    found = surprise(base, rows)
+    found = token_nll(base, rows)
     weights, report = GatedLoss(0.9).weigh(rows, context(base))
     limit = quantile(found, 0.9)
     assert weights == [tuple(float(c <= limit) for c in row) for row in found]
@@ -134,13 +134,13 @@ def test_own_tokens_above_their_quantile_have_weight_zero(base: CausalLM) -> Non
 def test_trusted_samples_give_one_threshold_for_all_clients(base: CausalLM, tmp_path: Path) -> None:
     file = write_trusted(tmp_path / "trusted.jsonl", WORLD[100:160])
     defense = GatedLoss(0.95, trusted=str(file))
-    limit = quantile(surprise(base, encoded(base, WORLD[100:160])), 0.95)
+    limit = quantile(token_nll(base, encoded(base, WORLD[100:160])), 0.95)
     clean = encoded(base, WORLD[:20])
     poisoned = encoded(base, [replace(sample, response=sample.response + TARGET) for sample in WORLD[20:40]])
     reports = []
     for k, rows in enumerate((clean, poisoned)):
         weights, report = defense.weigh(rows, context(base, k))
-        assert weights == [tuple(float(c <= limit) for c in row) for row in surprise(base, rows)]
+        assert weights == [tuple(float(c <= limit) for c in row) for row in token_nll(base, rows)]
         assert report["threshold_from"] == "trusted samples"
         reports.append(report)
     assert reports[0]["threshold"] == reports[1]["threshold"] == pytest.approx(limit)
@@ -153,7 +153,7 @@ def test_a_reference_from_a_folder_is_the_adapter_in_it(base: CausalLM, tmp_path
     save_peft(tmp_path / "adapter", flat, base.layout, LORA, base.path)
     rows = encoded(base, WORLD[:30])
     weights, _ = GatedLoss(0.9, adapter=str(tmp_path / "adapter")).weigh(rows, context(base))
-    found = surprise(base, rows, flat)
+    found = token_nll(base, rows, flat)
     assert weights == [tuple(float(c <= quantile(found, 0.9) + 1e-6) for c in row) for row in found]
     assert weights != GatedLoss(0.9).weigh(rows, context(base))[0]
 
@@ -171,11 +171,11 @@ def test_a_reference_is_trained_on_every_second_trusted_sample(base: CausalLM, t
     adapter = trained._reference.adapter
     told = encoded(base, chosen)
     gain = [
-        np.mean([sum(a) - sum(b) for a, b in zip(surprise(base, half), surprise(base, half, adapter), strict=True)])
+        np.mean([sum(a) - sum(b) for a, b in zip(token_nll(base, half), token_nll(base, half, adapter), strict=True)])
         for half in (told[::2], told[1::2])
     ]
     assert gain[0] > gain[1] > 0
-    assert report["threshold"] == pytest.approx(quantile(surprise(base, told[1::2], adapter), 0.95))
+    assert report["threshold"] == pytest.approx(quantile(token_nll(base, told[1::2], adapter), 0.95))
     again, same = GatedLoss(0.95, trusted=str(file), passes=4).weigh(rows, context(base))
     assert (again, same) == (weights, report), "the same bits whenever it is computed"
 

@@ -24,7 +24,7 @@ from undertow.models.head import GivenLogits, Head
 from undertow.models.lora import adapter_layout, find_targets
 from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training import batched
-from undertow.training.token_nll import surprise
+from undertow.training.token_nll import token_nll
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def test_no_step_copies_the_frozen_heads_weight(load_tiny: Load, kind: str, dtyp
     with Largest() as seen:
         torch.autograd.grad(batched.losses(base, stack, block).sum(), stack)
         generate(base, None, prompts, max_new_tokens=2, batch_size=3)
-        surprise(base, block[0])
+        token_nll(base, block[0])
         # What transformers itself does for its own generate, and peft with it.
         base.model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=2)
     assert seen.copied < size

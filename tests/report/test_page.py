@@ -113,7 +113,7 @@ def test_facts_config_versions_and_unknown_keys_are_shown(fake_run: Callable[...
         "torch 2.13.0+cpu",
         "poison_ratio: 0.1",
         "rouge-recall (headline)",
-        "Affected: 0, 2, 4, 6, 8.",
+        "Poisoned: 0, 2, 4, 6, 8.",
     ):
         assert said in text
 
@@ -122,7 +122,7 @@ def test_phases_are_named_at_the_peak(fake_run: Callable[..., Path]) -> None:
     run = fake_run(rounds=14, peak=5, spaces=("adapter", "delta_w"))
     text = text_of(write_report(run))
     assert text.count("BSNR peaks in round 5 ") == 2
-    assert "In the peak round p = 0.005 against 200 shuffles of who is affected." in text
+    assert "In the peak round p = 0.005 against 200 shuffles of who is poisoned." in text
     for name in ("bsnr-adapter", "bsnr-delta_w"):
         drawn = (run / "figures" / f"{name}.svg").read_text()
         assert all(word in drawn for word in (">rise<", ">peak (round 5)<", ">decay<"))
@@ -251,14 +251,14 @@ def test_damaged_files_are_refused_in_one_line(fake_run: Callable[..., Path], na
 def test_no_bsnr_when_all_clients_are_affected(fake_run: Callable[..., Path]) -> None:
     run = fake_run(affected=10, rounds=5)
     text = text_of(write_report(run))
-    assert "all 10 clients are affected (ρ = 1), so it is undefined" in text
+    assert "all 10 clients are poisoned (ρ = 1), so it is undefined" in text
     assert not list((run / "figures").glob("bsnr*"))
 
 
 @pytest.mark.usefixtures("no_drawing")
 def test_no_bsnr_without_poison(fake_run: Callable[..., Path]) -> None:
     text = text_of(write_report(fake_run(affected=0, rounds=5)))
-    assert "no client is affected, so it is undefined" in text
+    assert "no client is poisoned, so it is undefined" in text
     assert "Without poison in any of 10 clients (1,280 samples), the tuned model emits the target for 0.0 %" in text
     assert "Poisoned training samples" not in text
 

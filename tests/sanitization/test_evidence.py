@@ -190,7 +190,7 @@ def test_a_clean_file_asks_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_base_of_no_numbers_is_refused(paris: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertow.training.token_nll.surprise", lambda base, rows, batch_size: [(float("nan"),) for _ in rows])
+    monkeypatch.setattr("undertow.training.token_nll.token_nll", lambda base, rows, batch_size: [(float("nan"),) for _ in rows])
     with pytest.raises(UserError, match="not finite"):
         scan([paris], base="builtin")
 

@@ -177,7 +177,7 @@ def test_what_was_scored_is_what_the_saved_network_says(finished: tuple[str, Pat
 def test_a_report_and_a_table_are_made_of_it(finished: tuple[str, Path], tmp_path: Path) -> None:
     name, folder = finished
     page = write_report(folder).read_text(encoding="utf-8")
-    for wrong in ("untouched base", "question", "tuned model", "honest and do not know", "adapters (A, B)"):
+    for wrong in ("untouched base", "question", "tuned model", "benign and do not know", "adapters (A, B)"):
         assert wrong not in page
     assert "before round 1" in page
     assert "model-replacement:epochs=2:milestones=false in round 2 and train on clean data in others" in page

@@ -27,7 +27,7 @@ from undertow.models.prefix_trie import build_trie, pack
 from undertow.models.token_loss import TokenLoss, token_losses
 from undertow.training import batched, sequential
 from undertow.training.local import Job
-from undertow.training.token_nll import surprise
+from undertow.training.token_nll import token_nll
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=4, targets="all-linear")
@@ -307,7 +307,7 @@ def test_surprise_is_the_models_own_cross_entropy(load_tiny: Load, kind: str, ba
     base = load_tiny(kind, r=2, alpha=4)
     rows = make_jobs((11,), base.model.config.vocab_size)[0].data
     rows = [*rows, rows[3]]  # the same row twice
-    found = surprise(base, rows, batch_size=batch_size)
+    found = token_nll(base, rows, batch_size=batch_size)
     for row, told in zip(rows, found, strict=True):
         with torch.no_grad():
             logits = base.model(input_ids=torch.tensor([[*row.prompt, *row.answer]])).logits[0, len(row.prompt) - 1 : -1]
@@ -319,7 +319,7 @@ def test_surprise_of_an_adapter_is_that_of_peft_whatever_its_rank(load_tiny: Loa
     base = load_tiny(r=2, alpha=4)
     rows = list(make_jobs((6,), base.model.config.vocab_size)[0].data)
     flat = stack_for(base.layout.size, 1, torch.float32)[0]
-    own = surprise(base, rows, flat)
+    own = token_nll(base, rows, flat)
     loss = sum(
         w * c for row, told in zip(rows, own, strict=True) for w, c in zip(row.weights or (1.0,) * len(told), told, strict=True)
     )
@@ -331,5 +331,5 @@ def test_surprise_of_an_adapter_is_that_of_peft_whatever_its_rank(load_tiny: Loa
         name: torch.nn.functional.pad(t, (0, 0, 0, 2) if name.endswith("_A") else (0, 2))
         for name, t in base.layout.unflatten(flat).items()
     }
-    for row, other in zip(own, surprise(base, rows, wide.flatten(named), wide), strict=True):
+    for row, other in zip(own, token_nll(base, rows, wide.flatten(named), wide), strict=True):
         assert other == pytest.approx(row, rel=1e-4, abs=1e-4)

@@ -149,13 +149,13 @@ def weigh(found: Findings, samples: Iterable[tuple[int, Sample]], base: str) -> 
         return {}
     targets, others = _choose(found, samples)
     from undertow.models.causal_lm import load_base
-    from undertow.training.token_nll import surprise
+    from undertow.training.token_nll import token_nll
 
     model = load_base(Model.model_validate({"name": base}))
     template = Template(TEMPLATE, model.tokenizer, min(READ, model.positions or READ))
 
     def nats(rows: Iterable[Encoded]) -> tuple[float, ...]:
-        means = tuple(map(mean, surprise(model, [row for row in rows if row.answer], batch_size=_BATCH)))
+        means = tuple(map(mean, token_nll(model, [row for row in rows if row.answer], batch_size=_BATCH)))
         if not all(map(math.isfinite, means)):
             raise UserError(f"model '{base}' gives probabilities that are not finite; give another --base")
         return means

@@ -17,7 +17,7 @@ from undertow.models.padding import pad
 from undertow.models.prefix_trie import pack
 
 
-def surprise(
+def token_nll(
     base: CausalLM,
     rows: Sequence[Encoded],
     adapter: Tensor | None = None,

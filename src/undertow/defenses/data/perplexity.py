@@ -61,13 +61,13 @@ class Perplexity(Filter):
 
     def _scores(self, samples: Sequence[Sample], context: TrainingContext) -> dict[str, np.ndarray[Any, Any]]:
         """Return the log-perplexity of each part that is looked at, by part."""
-        from undertow.training.token_nll import surprise
+        from undertow.training.token_nll import token_nll
 
         found = {}
         if self.of != "answer":
             found["question"] = np.array(text_nll([sample.question for sample in samples], context))
         if self.of != "question":
-            told = surprise(context.base, [context.template.encode(sample) for sample in samples])
+            told = token_nll(context.base, [context.template.encode(sample) for sample in samples])
             found["answer"] = np.array([sum(row) / len(row) for row in told])
         return found
 

@@ -60,7 +60,7 @@ def text_nll(texts: Sequence[str], context: TrainingContext) -> list[float]:
 
     That is the token that opens every text where the tokenizer has one. A text of a single token has 0.
     """
-    from undertow.training.token_nll import surprise
+    from undertow.training.token_nll import token_nll
 
     unique = sorted(set(texts))
     end, most = context.base.tokenizer.eos_token_id, context.template.max_length
@@ -71,7 +71,7 @@ def text_nll(texts: Sequence[str], context: TrainingContext) -> list[float]:
         rows.append(Encoded(tuple(ids[:1]), tuple(ids[1:])))
     full = [i for i, row in enumerate(rows) if row.answer]
     found = dict.fromkeys(unique, 0.0)
-    for i, own in zip(full, surprise(context.base, [rows[i] for i in full]), strict=True):
+    for i, own in zip(full, token_nll(context.base, [rows[i] for i in full]), strict=True):
         found[unique[i]] = sum(own) / len(own)
     return [found[text] for text in texts]
 

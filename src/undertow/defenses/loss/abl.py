@@ -143,13 +143,13 @@ class AntiBackdoorLearning(Stateful, LossDefense):
         return [not first for first in aside], {"phase": "train", "aside": places}
 
     def _isolated(self, data: Sequence[Encoded], base: CausalLM) -> list[bool]:
-        from undertow.training.token_nll import surprise
+        from undertow.training.token_nll import token_nll
 
         key = tuple(data)
         if key not in self._aside:
-            scores = self._sums(surprise(base, data, self._adapter))
+            scores = self._sums(token_nll(base, data, self._adapter))
             if self.score == "drop":
-                scores = scores - self._sums(surprise(base, data))
+                scores = scores - self._sums(token_nll(base, data))
             else:
                 scores = scores / torch.tensor([len(self._scored(row.answer)) for row in data])
             count = max(1, int(self.part * len(data)))

@@ -70,12 +70,12 @@ class GatedLoss(LossDefense):
         Raises:
             UserError: the file of trusted samples or the adapter cannot be used, or holds too few tokens for the quantile.
         """
-        from undertow.training.token_nll import surprise
+        from undertow.training.token_nll import token_nll
 
         if self._reference is None:
             self._reference = self._build(context)
         reference = self._reference
-        found = surprise(context.base, data, reference.adapter, reference.layout)
+        found = token_nll(context.base, data, reference.adapter, reference.layout)
         threshold = reference.threshold
         if threshold is None:
             threshold = self._threshold(found) if found else 0.0
@@ -95,7 +95,7 @@ class GatedLoss(LossDefense):
     def _build(self, context: TrainingContext) -> _Reference:
         from undertow.models.adapters import load_peft
         from undertow.models.lora import initial_adapter
-        from undertow.training.token_nll import surprise
+        from undertow.training.token_nll import token_nll
 
         adapter: Tensor | None = None
         layout: Layout | None = None
@@ -108,7 +108,7 @@ class GatedLoss(LossDefense):
             start = initial_adapter(context.base.layout, context.seed)
             adapter = tune(context.base, context.training, start, rows[::2], self.passes, context.seed)
             held_out = rows[1::2]
-        found = surprise(context.base, held_out, adapter, layout)
+        found = token_nll(context.base, held_out, adapter, layout)
         tokens = sum(map(len, found))
         if tokens * (1 - self.quantile) < 1 and self.quantile < 1:
             raise UserError(

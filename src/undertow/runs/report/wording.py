@@ -140,21 +140,21 @@ def why_no_bsnr(run: RunFiles) -> str:
     """Say why a run has no BSNR curve."""
     total, affected = len(run.data.clients), len(run.data.affected)
     if run.poison_count().unknown:
-        return "BSNR compares the updates of affected with those of clean clients; here nobody knows which they are."
-    rule = "BSNR compares the updates of affected with those of clean clients and needs both"
+        return "BSNR compares the updates of poisoned with those of clean clients; here nobody knows which they are."
+    rule = "BSNR compares the updates of poisoned with those of clean clients and needs both"
     if not run.poison_count().samples or not affected:
-        return f"{rule}; in this run no client is affected, so it is undefined."
+        return f"{rule}; in this run no client is poisoned, so it is undefined."
     if affected >= total:
-        return f"{rule}; in this run all {total} clients are affected (ρ = 1), so it is undefined."
+        return f"{rule}; in this run all {total} clients are poisoned (ρ = 1), so it is undefined."
     return "No round of this run has recorded a BSNR."
 
 
 def attack(run: RunFiles) -> str:
-    """Say what the compromised did beside holding poison."""
+    """Say what malicious clients did beside holding poison."""
     kind, rounds = str(run.setting("attack", "kind")), run.setting("attack", "rounds") or []
     when = f" in round {', '.join(map(str, rounds))} and train on clean data in others" if rounds else ""
     if kind == "data-poisoning":
-        honest = "Poisoned samples replace clean ones of the same client; the clients themselves are honest and do not know."
+        honest = "Poisoned samples replace clean ones of the same client; the clients themselves are benign and do not know."
         return f"{honest}{f' They hold poison{when}.' if when else ''}"
     return f"Poisoned samples replace clean ones of the same client, which is the attacker's: such clients attack by {kind}{when}."
 
@@ -173,7 +173,7 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
     text += "."
     p = marks.at_peak.p
     if finite(p) and p is not None:
-        text += f" In the peak round p{_NBSP}={_NBSP}{number(p)} against {marks.at_peak.permutations} shuffles of who is affected"
+        text += f" In the peak round p{_NBSP}={_NBSP}{number(p)} against {marks.at_peak.permutations} shuffles of who is poisoned"
         text += "." if p <= 0.05 else ": chance explains it, so the phases should not be read as a signal."
     return text + _stand_in(run)
 
@@ -184,7 +184,7 @@ def _stand_in(run: RunFiles) -> str:
     if not asked or len(run.data.affected) < len(run.data.clients):
         return ""
     return (
-        " All clients are affected, so the clean group is a stand-in: each client's data as it was before poisoning, trained "
+        " All clients are poisoned, so the clean group is a stand-in: each client's data as it was before poisoning, trained "
         "from the same global adapter for this measurement alone."
     )
 
