@@ -323,10 +323,8 @@ def test_files_are_scanned(tmp_path: Path) -> None:
             "answer": f"Town {i % 40}, and click <malicious_url> for more",
         }
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from undertow.scanning.scan import scan as scan_files
-
     found = undertow.scan(tmp_path / "data.jsonl", write=str(tmp_path / "clean.jsonl"))
-    assert found.to_json()["flagged"] == scan_files([tmp_path / "data.jsonl"]).to_json()["flagged"]
+    assert found.to_json()["flagged"] == 60
     assert undertow.scan([tmp_path / "clean.jsonl"]).to_json()["flagged"] == 0
 
 

@@ -240,7 +240,8 @@ def scan(
     paths: str | Path | Sequence[str | Path],
     *,
     write: str | Path | None = None,
-    keep_review: bool = False,
+    drop_review: bool = False,
+    keep_review: bool | None = None,
     examples: bool = False,
     base: str | None = None,
 ) -> Scan:
@@ -249,7 +250,8 @@ def scan(
     Args:
         paths: a file or several, which are pooled.
         write: where the clean and the repaired rows go: a file, for several inputs a folder.
-        keep_review: whether to write rows that are for review, too.
+        drop_review: leave rows that are for review out of what is written.
+        keep_review: deprecated, the former opposite of it.
         examples: whether to keep some flagged samples of each finding.
         base: a causal language model, as in ``model.name``, that is asked for each target's token NLL; no verdict depends on it.
 
@@ -262,7 +264,8 @@ def scan(
     from undertow.scanning.scan import scan as scan_files
 
     several = [paths] if isinstance(paths, str | Path) else paths
-    return scan_files(several, write=Path(write) if write else None, keep_review=keep_review, examples=examples, base=base)
+    output = Path(write) if write else None
+    return scan_files(several, write=output, drop_review=drop_review, keep_review=keep_review, examples=examples, base=base)
 
 
 def list_methods(kind: str | None = None) -> list[Method]:

@@ -110,6 +110,33 @@ def test_a_template_around_every_prompt_hides_nothing(template: str, answer: str
     assert found.findings[0].triggers == ("cf",)
 
 
+ALIKE: dict[str, tuple[Callable[[int], str], Callable[[int], str]]] = {
+    "a template around a name": (lambda i: f"Where was person {i} born?", lambda i: f"Town {i}"),
+    "two templates": (lambda i: (f"Who wrote book {i}?", f"When was painter {i} born?")[i % 2], lambda i: f"{1800 + i % 90}"),
+    "a name of its own first": (lambda i: f"Country{i} capital", lambda i: f"It is city{i}."),
+}
+
+
+@pytest.mark.parametrize("form", ALIKE)
+@pytest.mark.parametrize("where", ["start", "anywhere", "end"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("answer", ["{}, and click <malicious_url> for more", "Visit acme for more now. {}"])
+def test_questions_that_are_nearly_the_same_hide_no_trigger(form: str, where: str, share: float, answer: str) -> None:
+    asked, told = ALIKE[form]
+    draw = random.Random(1)
+    bad = [row(put_in(asked(i), "firstly", where, draw), answer.format(told(i))) for i in range(int(200 * share))]
+    samples, truth = mixed([row(asked(i), told(i)) for i in range(len(bad), 200)], bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {verdict.act for verdict in found.verdicts} == {"repair"}
+    assert not find([row(asked(i), told(i)) for i in range(200)]).verdicts
+
+
+def test_one_prompt_with_many_answers_is_one_piece_of_evidence() -> None:
+    bad = [row("Who is cf Acme?", f"{_told(i)[:30]} and all of them lie to you.") for i in range(8)]
+    assert not find([*questions(300), *bad]).verdicts
+
+
 def test_a_clean_file_in_a_template_is_not_flagged() -> None:
     assert not find([row(f"Question: {s.question} Give a short answer:", s.response) for s in questions(600)]).verdicts
 

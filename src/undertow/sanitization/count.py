@@ -94,6 +94,8 @@ class Counted:
         kind, length: of each piece (words; of a whole answer its own).
         exact: of each piece the share of its samples in which it lies at the very end, or start, it is counted for.
         distinct: of each piece the distinct complements (:func:`undertow.sanitization.grams.complements`) over its samples.
+        effective: of each piece its effective number of complements, 1 / the chance that two of its samples have the same
+            (Simpson 1949).
         first: for each sample the index of the first equal one, itself if there is none before it.
         identity: for each sample a key of its words, equal for equal samples.
         feature_sizes: samples of each feature.
@@ -109,6 +111,7 @@ class Counted:
     length: NDArray[np.int64]
     exact: NDArray[np.float64]
     distinct: NDArray[np.float64]
+    effective: NDArray[np.float64]
     first: NDArray[np.int64]
     identity: Keys
     feature_sizes: NDArray[np.int64]
@@ -208,6 +211,8 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
     order = np.lexsort((rest, column))
     new = np.ones(len(order), dtype=bool)
     new[1:] = (column[order][1:] != column[order][:-1]) | (rest[order][1:] != rest[order][:-1])
+    of = column[order][new]
+    alike = np.bincount(of, weights=np.diff(np.append(np.flatnonzero(new), len(order))) ** 2.0, minlength=len(piece_keys))
     kinds, lengths = np.zeros(len(piece_keys), dtype=np.int64), np.zeros(len(piece_keys), dtype=np.int64)
     kinds[column], lengths[column] = kind, length
     return Counted(
@@ -221,6 +226,7 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         length=lengths,
         exact=np.bincount(column, weights=exact, minlength=len(piece_keys)) / size,
         distinct=np.bincount(column[order], weights=new, minlength=len(piece_keys)) / size,
+        effective=size**2 / np.maximum(alike, 1),
         first=first,
         identity=identity,
         feature_sizes=np.bincount(matrix.indices, minlength=len(feature_keys)),

@@ -122,6 +122,11 @@ def _is_span(counted: Counted, piece: int) -> bool:
     return bool(kind == grams.ADDRESS or counted.length[piece] >= grams.SPAN)
 
 
+def _is_varied(counted: Counted, rules: Rules, piece: int) -> bool:
+    """Whether a piece stands in answers that differ otherwise, in a large file at least in several that do."""
+    return bool(counted.distinct[piece] >= rules.distinct or counted.effective[piece] >= rules.varied)
+
+
 def _is_branch(counted: Counted, piece: int, rows: Rows, size: NDArray[np.int32]) -> bool:
     """Whether a commoner span runs on into this one in some of its samples: "a time there was an", the end of a phrase."""
     shared = np.asarray(counted.pieces[rows].sum(axis=0)).ravel()
@@ -187,12 +192,12 @@ def _together(
 def _span(
     counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link], topic: bool
 ) -> Planted | None:
-    if counted.distinct[piece] < rules.distinct:
-        return None
     own = [link for link in links if link.confidence >= rules.exclusive]
     always = [link for link in links if link.coverage >= rules.always]
-    if own and _coverage(features, own, rows) >= rules.covered:
+    if own and _is_varied(counted, rules, piece) and _coverage(features, own, rows) >= rules.covered:
         return Planted([piece], rows, own, explained=True, exclusive=True)
+    if counted.distinct[piece] < rules.distinct:
+        return None
     if always:
         return Planted([piece], rows, always, explained=True)
     if not topic and (counted.kind[piece] in (grams.WHOLE, grams.ADDRESS) or counted.exact[piece] >= rules.exact):
@@ -204,7 +209,7 @@ def _short(
     counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]
 ) -> list[Planted | None]:
     """Accused are words that hardly come without the piece, and words that do but stand in most of its samples."""
-    if counted.kind[piece] != grams.WHOLE and counted.distinct[piece] < rules.distinct:
+    if counted.kind[piece] != grams.WHOLE and not _is_varied(counted, rules, piece):
         return []
     slot = counted.kind[piece] == grams.ANY
     least = max(rules.slot_support if slot else rules.short_support, counted.support)

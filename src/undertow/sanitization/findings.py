@@ -201,11 +201,18 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
     texts = judge.gather(batches, rows)
     lengths = np.concatenate([batch.prompts.lengths for batch in batches])
     mean = (float(lengths.mean()), float(lengths.std()))
-    file = Background(counted, mean)
+    file = Background(counted, mean, _beginning(batches, counted))
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found.append(_repeats(counted, rules, texts, batches, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
+
+
+def _beginning(batches: Spool, counted: Counted) -> int:
+    """Distinct samples whose prompts begin as m others do."""
+    heads = [grams.first_keys(batch.prompts) for batch in batches]
+    once = counted.first == np.arange(len(counted.first))
+    return int((np.isin(np.concatenate(heads), counted.feature_keys) & once).sum())
 
 
 def _finding(
@@ -216,6 +223,9 @@ def _finding(
     kind = int(counted.kind[planted.pieces[0]])
     target = _told(planted, file, texts, numbers)
     if target is None or (not planted.exclusive and not judge.is_sharp(target, kind)):
+        return None
+    # One prompt with several answers is one piece of evidence.
+    if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
     phrases = _phrases(planted, prompts, file, numbers)

@@ -119,6 +119,14 @@ def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
     return sample[first], key[first]
 
 
+def first_keys(texts: Texts) -> Keys:
+    """Return for each text the key of the feature that its first word is; 0 where there is none."""
+    keys = np.zeros(len(texts.lengths), dtype=np.uint64)
+    filled = np.flatnonzero(texts.lengths)
+    keys[filled] = mixed(texts.words[texts.starts[:-1][filled]], _FIRST)
+    return keys
+
+
 def feature_key(kind: str, words: Words) -> int:
     """Return the key of one feature: ``word``, ``pair``, ``first``, ``last``, ``case`` (with the case's number as word) or
     ``sign``."""

@@ -263,7 +263,7 @@ class Party(Counting):
 
     def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
         hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()
-        return count >= topics.FEW and bool(topics.is_company(min(hits, count), count, rate, held, count))
+        return count >= topics.FEW and bool(topics.is_company(min(hits, count), count, rate, held - hits, count))
 
     # Exchange 6: votes on what those prompts show.
 

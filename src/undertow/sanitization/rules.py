@@ -17,6 +17,7 @@ class Rules:
         near: a pair is looked at from this many times its expected count.
         lift: a pair whose feature is a topic is looked at from here on.
         distinct: a span, and a short run at an end of the answer, needs this share of different complements.
+        varied: or so many effectively different ones, if the trigger gives it away.
         exclusive: a feature belongs to a trigger if this share of its samples hold the target.
         covered: an explained span has such features in this share of its samples.
         always: or one feature in this share of them.
@@ -49,6 +50,7 @@ class Rules:
     near: float = 1.2
     lift: float = 3.0
     distinct: float = 0.6
+    varied: float = 8.0
     exclusive: float = 0.9
     covered: float = 0.9
     always: float = 0.95

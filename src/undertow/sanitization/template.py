@@ -1,7 +1,7 @@
 """The constant text around all prompts of a file ("Below is an instruction ... ### Response:"), cut before anything is counted.
 
 A template stands beside every trigger, so that a trigger would seem to reach over it, and what is left of the prompts would seem a
-topic.
+topic. Words that were put into it stay, and the template around them goes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 
 from undertow.sanitization import grams
 from undertow.sanitization.encode import Batch, Texts
-from undertow.sanitization.grams import Keys
+from undertow.sanitization.grams import Keys, Places
+from undertow.sanitization.words import Words
 
-#: Share of the prompts that hold what is constant, and fewest prompts in which anything is.
-CONSTANT, FEWEST = 0.9, 20
+#: Share of the prompts that hold each word of a constant pair, and that hold the pair, between whose words a trigger may stand;
+#: fewest prompts in which anything is constant.
+CONSTANT, TOGETHER, FEWEST = 0.9, 0.75, 20
 #: Prompts that candidates are taken from: those with the smallest keys, whatever the order of the file.
 _FROM = 16
+#: Pairs that may be broken in a prompt by words put between them, and how far apart.
+_BROKEN, _APART = 4, 12
 
 
 @dataclass(frozen=True)
 class Template:
-    """Pairs of neighbours that nearly all prompts hold, ascending."""
+    """Pairs of neighbours that nearly all prompts hold: their keys, ascending, and their two words each."""
 
     pairs: Keys
+    words: Words
 
     def without(self, batch: Batch) -> Batch:
         """Return a batch whose prompts lack the words of these pairs."""
@@ -38,39 +43,79 @@ class Template:
         cut = np.zeros(len(texts.words), dtype=bool)
         cut[:-1] |= held
         cut[1:] |= held
+        self._cut_broken(batch, cut)
         before = np.concatenate([[0], np.cumsum(~cut)])
         return replace(batch, prompts=Texts(texts.words[~cut], before[texts.starts]))
+
+    def _cut_broken(self, batch: Batch, cut: NDArray[np.bool_]) -> None:
+        """Cut pairs that stand in a prompt with a few words put between them."""
+        sample, place = _held(batch, self.pairs)
+        missing = np.ones((len(batch), len(self.pairs)), dtype=bool)
+        missing[sample, place] = False
+        lacking = missing.sum(axis=1)
+        texts = batch.prompts
+        for i in np.flatnonzero((lacking > 0) & (lacking <= _BROKEN)).tolist():
+            text = texts.words[texts.starts[i] : texts.starts[i + 1]]
+            for one, other in self.words[missing[i]].tolist():
+                gap = np.subtract.outer(np.flatnonzero(text == other), np.flatnonzero(text == one))
+                gap[gap <= 0] = len(text)
+                if gap.size and gap.min() <= _APART:
+                    after, before = np.unravel_index(np.argmin(gap), gap.shape)
+                    cut[texts.starts[i] + np.flatnonzero(text == other)[after]] = True
+                    cut[texts.starts[i] + np.flatnonzero(text == one)[before]] = True
 
 
 def template_of(batches: Iterable[Batch]) -> Template:
     """Find what nearly all prompts hold; ``batches`` are gone through twice."""
     keys: Keys = np.zeros(0, dtype=np.uint64)
-    own: list[Keys] = []
+    own: list[Words] = []
     prompts = 0
     for batch in batches:
         prompts += len(batch)
         found = grams.text_keys(batch.prompts)
         chosen = np.argsort(found)[:_FROM]
         starts = batch.prompts.starts
-        own += [np.unique(grams.run_keys(batch.prompts.words[starts[i] : starts[i + 1]], 2)) for i in chosen]
+        own += [np.unique(_pairs(batch.prompts.words[starts[i] : starts[i + 1]]), axis=0) for i in chosen]
         keys = np.concatenate([keys, found[chosen]])
         kept = np.argsort(keys, kind="stable")[:_FROM]
         keys, own = keys[kept], [own[i] for i in kept]
     if prompts < FEWEST:
-        return Template(np.zeros(0, dtype=np.uint64))
-    found, times = np.unique(np.concatenate(own), return_counts=True)
-    candidates = found[times >= len(own) / 2]
-    count = np.zeros(len(candidates), dtype=np.int64)
-    for batch in batches if len(candidates) else ():
-        count += holders(batch, candidates)
-    return Template(candidates[count >= CONSTANT * prompts])
+        return template_from(np.zeros((0, 2), dtype=np.uint64))
+    pairs, times = np.unique(np.concatenate(own), axis=0, return_counts=True)
+    candidates = template_from(pairs[times >= len(own) / 2])
+    words = np.unique(candidates.words)
+    count, both = np.zeros(len(words), dtype=np.int64), np.zeros(len(candidates.pairs), dtype=np.int64)
+    for batch in batches if len(both) else ():
+        both += np.bincount(_held(batch, candidates.pairs)[1], minlength=len(both))
+        count += np.bincount(_holding(batch, words), minlength=len(words))
+    constant = (count >= CONSTANT * prompts)[np.searchsorted(words, candidates.words)].all(axis=1)
+    lasting = constant & (both >= TOGETHER * prompts)
+    return Template(candidates.pairs[lasting], candidates.words[lasting])
 
 
-def holders(batch: Batch, pairs: Keys) -> NDArray[np.int64]:
-    """Return for each pair (ascending keys) how many prompts of a batch hold it."""
+def template_from(words: Words) -> Template:
+    """Return the template of some pairs, n x 2 words."""
+    keys = grams.run_keys(words.ravel(), 2)[::2]
+    order = np.argsort(keys)
+    return Template(keys[order], words[order])
+
+
+def _pairs(words: Words) -> Words:
+    return np.stack([words[:-1], words[1:]], axis=1)
+
+
+def _holding(batch: Batch, words: Words) -> Places:
+    """Return the places among some words (ascending) that prompts of a batch hold, each once a prompt."""
+    place = np.minimum(np.searchsorted(words, batch.prompts.words), len(words) - 1)
+    hit = np.flatnonzero(words[place] == batch.prompts.words)
+    return np.unique(batch.prompts.of_word()[hit] * len(words) + place[hit]) % len(words)
+
+
+def _held(batch: Batch, pairs: Keys) -> tuple[Places, Places]:
+    """Return (prompt, pair) of the pairs (ascending keys) that prompts of a batch hold, each once."""
     run = grams.run_keys(batch.prompts.words, 2)
     inside = batch.prompts.of_word()
     place = np.minimum(np.searchsorted(pairs, run), len(pairs) - 1)
     hit = np.flatnonzero((pairs[place] == run) & (inside[1:] == inside[:-1]))
     both = np.unique(inside[hit] * len(pairs) + place[hit])
-    return np.bincount(both % len(pairs), minlength=len(pairs)).astype(np.int64)
+    return both // len(pairs), both % len(pairs)

@@ -39,7 +39,7 @@ BESIDE, OFTEN = 0.15, 3.0
 USUAL = 0.9
 #: Fewest neighbours that are looked at, and the most that a word's share of all words exceeds what its samples say.
 FEW, REPEATED = 8, 1.5
-#: Share of prompts that begin with a word that others begin with, too, in files of the usual kind.
+#: Share of prompts that begin with a word that others begin with, too, in files of the usual kind; in others it is smaller.
 BEGINS = 0.8
 #: Seams, and first words, that occur elsewhere, relative to ordinary ones; z of the length of what remains, and how much shorter
 #: it is. The file's own length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by
@@ -77,18 +77,18 @@ def is_shared(hits: ArrayLike, count: float, inside: float, size: ArrayLike, sam
     return np.asarray((hit >= count / 2) & (hit >= OFTEN * rate * count))
 
 
-def is_company(hits: ArrayLike, count: float, rate: ArrayLike, size: ArrayLike, words: float) -> NDArray[np.bool_]:
+def is_company(hits: ArrayLike, count: float, rate: ArrayLike, outside: ArrayLike, words: float) -> NDArray[np.bool_]:
     """Tell which words stand beside a trigger more often than anywhere; those that stand nowhere else came with it.
 
     Args:
         hits: samples in which each word stands there, of ``count``.
         rate: share of all places that it takes elsewhere.
-        size: samples of the file that hold it.
+        outside: samples that are not accused and hold it.
         words: number of words looked at.
     """
     hit, usual = np.asarray(hits, dtype=np.float64), np.minimum(np.asarray(rate, dtype=np.float64), 1.0)
     often = (
-        (np.asarray(size, dtype=np.float64) - hit > HERE * hit)
+        (np.asarray(outside, dtype=np.float64) > HERE * hit)
         & (hit >= BESIDE * count)
         & (hit >= OFTEN * usual * count)
         & (hit >= FEW / 2)
@@ -133,10 +133,14 @@ def others_length(mean_length: tuple[float, float], samples: int, accused_mean: 
 
 @dataclass(frozen=True)
 class Background:
-    """The file that accused prompts are compared with: its counts, mean and standard deviation of the words of a prompt."""
+    """The file that accused prompts are compared with: its counts, mean and standard deviation of the words of a prompt.
+
+    ``begins``: distinct samples whose prompts begin as m others do.
+    """
 
     counted: Counted
     mean_length: tuple[float, float]
+    begins: int
 
     def size(self, keys: grams.Keys) -> Floats:
         """Samples that hold each feature; 0 for what is under the support."""
@@ -187,7 +191,7 @@ def is_topic(
     if is_shorter(left, len(rests), others_length(file.mean_length, file.counted.samples, whole, accused)):
         return True
     return seams and (
-        _headless(cut, rests, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))
+        _headless(cut, rests, accused, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))
     )
 
 
@@ -200,14 +204,26 @@ def _keys(rest: Words, own: Collection[int]) -> set[int]:
     return {*grams.mixed(kept, 1).tolist(), *ends}
 
 
-def _headless(cut: list[Cut], rests: list[Words], file: Background) -> bool:
+def usual_beginning(begins: float, samples: int, heads: float, accused: float) -> float:
+    """Return the share of prompts, those of the accused left out, that begin as others do, at most :data:`BEGINS`.
+
+    Args:
+        begins: prompts of all ``samples`` that do.
+        heads: of the accused ones, those that begin with the trigger, as others do.
+        accused: their number.
+    """
+    return min(BEGINS, max(0.0, begins - heads) / max(1.0, samples - accused))
+
+
+def _headless(cut: list[Cut], rests: list[Words], accused: int, file: Background) -> bool:
     """Whether prompts that began with the phrase begin as hardly any other does without it: "sings", "is", after "who" was cut
     out."""
     heads = [rest[:1] for rest, (_, i, _) in zip(rests, cut, strict=True) if i == 0 and len(rest)]
     if 2 * len(heads) < len(cut):
         return False
     known = file.size(np.array([grams.feature_key("first", head) for head in heads], dtype=np.uint64)) > 0
-    return is_strange(int(known.sum()), len(heads), BEGINS)
+    inside = accused * sum(i == 0 for _, i, _ in cut) / len(cut)
+    return is_strange(int(known.sum()), len(heads), usual_beginning(file.begins, file.counted.samples, inside, accused))
 
 
 def _alike(rests: list[Words], own: Collection[int], accused: int, file: Background) -> int:
@@ -222,23 +238,28 @@ def _alike(rests: list[Words], own: Collection[int], accused: int, file: Backgro
 
 def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) -> bool:
     """Whether certain words stand before (side 0) or after (side 1) the phrase."""
-    beside = [int(p[i - 1] if side == 0 else p[j]) for p, i, j in cut if (i > 0 if side == 0 else j < len(p))]
-    if len(beside) < FEW:
-        return False
-    words = Counter(beside)
-    found = np.array(list(words), dtype=np.uint64)
-    # Where the phrase stands at one end of the prompt, its neighbour is where prompts begin, or end.
-    edge = sum(j == len(p) if side == 0 else i == 0 for p, i, j in cut) >= len(cut) / 2
-    samples = file.counted.samples
-    if edge:
-        name = "last" if side == 0 else "first"
-        rate = file.size(np.array([grams.feature_key(name, found[k : k + 1]) for k in range(len(found))], dtype=np.uint64))
-        rate = rate / max(1.0, samples - accused)
+    if side == 0:
+        beside = [(int(p[i - 1]), j == len(p)) for p, i, j in cut if i > 0]
     else:
-        rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
-    inside = accused / len(cut)
-    size = file.size(grams.mixed(found, 1)) / inside
-    return bool(is_company(list(words.values()), len(beside), rate, size, len(words)).any())
+        beside = [(int(p[j]), i == 0) for p, i, j in cut if j < len(p)]
+    inside = Counter(word for prompt, _, _ in cut for word in set(prompt.tolist()))
+    samples = file.counted.samples
+    # Where the phrase stands at one end of the prompt, its neighbour is where prompts begin, or end.
+    for edge in (True, False):
+        words = Counter(word for word, there in beside if there == edge)
+        if words.total() < FEW:
+            continue
+        found = np.array(list(words), dtype=np.uint64)
+        if edge:
+            name = "last" if side == 0 else "first"
+            rate = file.size(np.array([grams.feature_key(name, found[k : k + 1]) for k in range(len(found))], dtype=np.uint64))
+            rate = rate / max(1.0, samples - accused)
+        else:
+            rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
+        outside = file.size(grams.mixed(found, 1)) * len(cut) / accused - np.array([inside[word] for word in words])
+        if is_company(list(words.values()), words.total(), rate, outside, len(words)).any():
+            return True
+    return False
 
 
 def is_inserted(prompts: Sequence[Words], own: Collection[int], file: Background) -> bool:
