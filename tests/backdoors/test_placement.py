@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -14,6 +15,7 @@ from undertow.backdoors.placement import (
     poison,
     poisoned_count,
     triggered,
+    unpoisoned,
 )
 from undertow.backdoors.trigger import make_trigger
 from undertow.config import InstructionBackdoor
@@ -179,3 +181,39 @@ def test_no_clients_and_a_bad_trigger() -> None:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 90), st.integers(1, 20), st.integers(0, 5))
+def test_a_count_is_met_exactly_and_grows_by_adding(sizes: list[int], count: int, rho: int, seed: int) -> None:
+    attack = threat(poison_count=count, poison_ratio=0.0, affected_share=rho / 20)
+    room = sum(sizes[k] for k in poison(dealt(sizes), threat(poison_ratio=1.0, affected_share=rho / 20), seed).chosen)
+    if count > room:
+        with pytest.raises(UserError, match=rf"poison_count = {count}: the \d poisoned clients hold {room} samples"):
+            poison(dealt(sizes), attack, seed)
+        return
+    made = poison(dealt(sizes), attack, seed)
+    assert len(made.touched) == count
+    each = [sum(t.client == k for t in made.touched) for k in made.chosen]
+    assert all(n >= max(each) - 1 or n == sizes[k] for k, n in zip(made.chosen, each, strict=True))
+    fewer = poison(dealt(sizes), threat(poison_count=count // 2, affected_share=rho / 20), seed)
+    assert {(t.client, t.index) for t in fewer.touched} <= {(t.client, t.index) for t in made.touched}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"poison_ratio": 0.01}, "poison_ratio = 0.01 of at most 50 samples rounds to 0 .* raise it to 0.02"),
+        ({"affected_share": 0.05}, "affected_share = 0.05 of 4 clients rounds to none"),
+        ({"poison_ratio": 0.1}, None),
+        ({"poison_ratio": 0.0}, None),
+        ({"poison_count": 0}, None),
+        ({"poison_count": 1, "poison_ratio": 0.0}, None),
+    ],
+)
+def test_poison_that_rounds_to_nothing_is_told(options: dict[str, float], told: str | None) -> None:
+    attack = threat(**options)
+    made = poison(dealt([50, 20, 50, 9]), attack, 0)
+    lines = unpoisoned(attack.options, made.chosen, len(made.touched), [50, 20, 50, 9])
+    assert len(lines) == (told is not None)
+    assert told is None or re.search(told, lines[0])

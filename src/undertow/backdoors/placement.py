@@ -89,14 +89,45 @@ def poisoned_count(ratio: float, samples: int) -> int:
 
 
 def client_ratio(attack: Attack) -> float:
-    """Return the share of a chosen client's samples to replace: PR, or min(1, PR / rho) with scope ``global``."""
-    if attack.kind == "none" or attack.affected_share == 0:
+    """Return the share of a chosen client's samples that may be replaced: PR, or min(1, PR / rho) with scope ``global``; 1 where
+    ``poison_count`` says how many in all."""
+    if attack.kind == "none" or attack.affected_share == 0 or attack.poison_count == 0:
         return 0.0
+    if attack.poison_count is not None:
+        return 1.0
     return min(1.0, attack.poison_ratio / attack.affected_share) if attack.scope == "global" else attack.poison_ratio
 
 
+def quotas(attack: Attack, sizes: Sequence[int]) -> list[int]:
+    """Return how many samples each of the drawn clients is to replace, of the ``sizes`` that it holds.
+
+    int(PR * n) of n by ``poison_ratio``. ``poison_count`` samples are dealt one by one to the clients in turn, past those that
+    are full, so that a larger count takes from no client what a smaller one gave.
+
+    Raises:
+        UserError: ``poison_count`` is more than these clients hold.
+    """
+    if attack.poison_count is None:
+        return [poisoned_count(client_ratio(attack), size) for size in sizes]
+    if attack.poison_count > sum(sizes):
+        raise UserError(
+            f"attack.poison_count = {attack.poison_count}: the {len(sizes)} poisoned clients hold {sum(sizes)} samples; lower it, "
+            "or raise attack.affected_share"
+        )
+    given = [0] * len(sizes)
+    left = attack.poison_count
+    while left:
+        open_ones = [i for i, size in enumerate(sizes) if given[i] < size]
+        turn, more = divmod(left, len(open_ones))
+        for place, i in enumerate(open_ones):
+            step = min(turn + (place < more), sizes[i] - given[i])
+            given[i] += step
+            left -= step
+    return given
+
+
 def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
-    """Return the round(rho * K) clients that are to hold poison, ascending; none where PR or rho is 0."""
+    """Return the round(rho * K) clients that are to hold poison, ascending; none where rho, or PR or the count, is 0."""
     if client_ratio(attack) == 0:
         return ()
     order = rng(seed, "affected clients").permutation(clients)
@@ -127,9 +158,10 @@ def others(count: int, seed: int, client: int, sizes: Sequence[int]) -> list[tup
 def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
     """Replace some samples of some clients by poisoned versions of themselves, in place.
 
-    round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, drawn
-    without replacement (algorithms A9-A11). With one seed the draws are nested: a larger rho or PR keeps
-    every client or sample that a smaller one had, and a sample's trigger does not depend on the others.
+    round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, or its part
+    of ``poison_count``, drawn without replacement (algorithms A9-A11). With one seed the draws are nested: a larger rho, PR or
+    count keeps every client or sample that a smaller one had (but a larger rho spreads a count over more clients), and a
+    sample's trigger does not depend on the others.
     A trigger that chooses its samples has them drawn among those that hold it; where they are fewer, all are taken.
     Decoys follow the poisoned samples in the order of the draw. A target that takes turns among several texts goes by
     rank in that order, over all drawn clients.
@@ -155,11 +187,11 @@ def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test:
         for k in chosen if attack.extra_samples else ():
             poisoned[k] += [clients[j][i] for j, i in others(attack.extra_samples, seed, k, [len(samples) for samples in clients])]
         clients = [list(samples) for samples in poisoned]
-        for turn, k in enumerate(chosen):
+        wanted_of = quotas(attack, [len(clients[k]) for k in chosen])
+        for turn, (k, wanted) in enumerate(zip(chosen, wanted_of, strict=True)):
             places = rng(seed, "poisoned samples", client=k).permutation(len(clients[k])).tolist()
             if trigger.chooses:
                 places = [i for i in places if _holds(clients[k][i], trigger)]
-            wanted = poisoned_count(ratio, len(clients[k]))
             ranks = {i: rank for rank, i in enumerate(places[:wanted])}
             missing += wanted - len(ranks)
             for i in sorted(ranks):
@@ -214,6 +246,19 @@ def make_probes(test: Sequence[Sample], trigger: Trigger, target: Target, seed: 
     edited = ((s, trigger.near_miss(s.question, rng(seed, f"near miss|{s.id}"))) for s in clean)
     near = [replace(s, question=question) for s, question in edited if question is not None]
     return Probes(clean, asked, target, near)
+
+
+def unpoisoned(attack: Attack, drawn: Sequence[int], poisoned: int, sizes: Sequence[int]) -> list[str]:
+    """Return a line if poison was asked for and rounding left none: rho * K clients, or int(PR * n) samples at each."""
+    if attack.kind == "none" or attack.affected_share == 0 or attack.poison_ratio == 0 or attack.poison_count == 0 or poisoned:
+        return []
+    if not drawn:
+        why = f"attack.affected_share = {attack.affected_share:g} of {len(sizes)} clients rounds to none; raise it"
+    else:
+        largest = max(sizes[k] for k in drawn)
+        why = f"attack.poison_ratio = {attack.poison_ratio:g} of at most {largest} samples rounds to 0 at every poisoned client; "
+        why += f"raise it to {1 / largest:.2g} or more, or set attack.poison_count" if largest else "give them data"
+    return [f"no sample is poisoned: {why}"]
 
 
 def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:

@@ -104,6 +104,14 @@ class Attack(Group):
         1, ge=1, description="Where rounds is empty: the first round of the attack; before it all train on clean data."
     )
     poison_ratio: float = Field(0.1, ge=0, le=1, description="PR: share of a poisoned client's samples; int(PR * n) are replaced.")
+    poison_count: int | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Poisoned samples in the whole federation, in place of poison_ratio: dealt to the poisoned clients in turn, as evenly "
+            "as their sizes allow. null = by poison_ratio."
+        ),
+    )
     affected_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
     extra_samples: int = Field(
         0,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.backdoors.placement import Poisoning, Threat, make_probes, poison, shortages
+from undertow.backdoors.placement import Poisoning, Threat, make_probes, poison, shortages, unpoisoned
 from undertow.config import Data, Measure, Model
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
@@ -265,7 +265,12 @@ def building(
         observer.phase("weighing the clients' tokens")
     encoded, weighed = _weigh(clients, defenses, known)
     probes = make_probes(split.test, threat.trigger, threat.target, plan.seed) if split.test else Probes([], [], threat.target, [])
-    for told in shortages(poisoning, probes):
+    rounded = (
+        []
+        if held is not None
+        else unpoisoned(threat.options, poisoning.chosen, len(poisoning.touched), [len(own) for own in poisoning.clients])
+    )
+    for told in (*rounded, *shortages(poisoning, probes)):
         observer.warn(told)
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,

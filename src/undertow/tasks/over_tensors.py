@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from undertow.backdoors.pattern import Backdoor
+from undertow.backdoors.placement import unpoisoned
 from undertow.config import ClassificationData, ClassificationModel, Measure, NextWordData, NextWordModel, Synthetic
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json
@@ -125,6 +126,8 @@ class OverTensors(Task):
         assert isinstance(whole, Population)
         left = threat.pattern.prepare(whole, rng(seed, "backdoor"))
         drawn, poison = poison_clients(left, threat, seed)
+        for told in () if threat.of_server else unpoisoned(threat.options, drawn, len(poison), left.sizes):
+            observer.warn(told)
         probes = threat.pattern.probes(left.test, data.test, rng(seed, "probes"))
         families = _families(model, seed, left, defenses, threat)
         if "delta_w" in measuring.bsnr.spaces and not families.layout.pairs(families.initial()):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertow.attacks.contract import Attack
 from undertow.backdoors.pattern import Backdoor
-from undertow.backdoors.placement import client_ratio, drawn_clients, others, poisoned_count
+from undertow.backdoors.placement import drawn_clients, others, quotas
 from undertow.config import Attack as Options
 from undertow.core.rng import rng
 from undertow.data.examples import IGNORE, Examples
@@ -56,7 +56,8 @@ def replaced(own: Examples, places: NDArray[np.int64], made: Examples) -> Exampl
 
 
 def poison_clients(population: Population, threat: TensorThreat, seed: int) -> tuple[Sequence[int], dict[int, Poisoned]]:
-    """Poison clients as in instruction tuning: round(rho * K) are drawn, and each replaces int(PR * n_k) of its n_k examples.
+    """Poison clients as in instruction tuning: round(rho * K) are drawn, and each replaces int(PR * n_k) of its n_k examples, or
+    its part of ``poison_count``.
 
     Args:
         population: prepared by the pattern.
@@ -69,9 +70,9 @@ def poison_clients(population: Population, threat: TensorThreat, seed: int) -> t
     options = threat.options
     drawn = () if threat.of_server else drawn_clients(options, seed, len(population.sizes))
     poisoned = {}
-    for k in drawn:
+    counts = quotas(options, [population.sizes[k] + options.extra_samples for k in drawn])
+    for k, count in zip(drawn, counts, strict=True):
         own = Examples.join([population.client(k), *_extra(population, options, seed, k)])
-        count = poisoned_count(client_ratio(options), len(own))
         places = rng(seed, "poisoned samples", client=k).permutation(len(own))[:count]
         if count:
             made = threat.pattern.poison(own.take(places), count, rng(seed, "poison", client=k))

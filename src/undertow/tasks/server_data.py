@@ -71,6 +71,11 @@ def server_data(
                 "`undertow list generators`"
             )
         return None
+    if smart is not None and threat.options.poison_count is not None:
+        raise UserError(
+            f"attack.poison_count = {threat.options.poison_count} counts samples of clients, and attack.kind = synthetic-data "
+            "poisons the server's; set attack.poison_ratio"
+        )
     observer.phase(f"synthetic data by {name}")
     smuggled = _smuggled(threat, population) if smart is not None and smart.via == "prompt" else None
     written = _written(options, name, seed, population, smuggled, folder)
