@@ -55,7 +55,7 @@ def print_run(run: Run) -> None:
 
     result, terms = run.result, TERMS[run.config.task.kind]
     assert result is not None
-    table = Table(title=f"{result.run}: {result.rounds} rounds", title_justify="left")
+    table = Table(title=f"{result.run}: {result.rounds} round{'' if result.rounds == 1 else 's'}", title_justify="left")
     table.add_column("")
     for column in (terms.trained_short, "95 % interval", "n", terms.start_short):
         table.add_column(column, justify="right")
