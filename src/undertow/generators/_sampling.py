@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from undertow.models.causal_lm import CausalLM
-from undertow.models.general import next_states
 
 
 @torch.inference_mode()
@@ -33,16 +32,14 @@ def sample(
         top_p: in (0, 1], see :func:`choose`.
         max_new_tokens: the longest continuation, at least 1.
     """
-    device, longest = base.device, max(map(len, prompts))
-    ids = torch.tensor([[base.pad_id] * (longest - len(row)) + list(row) for row in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    device = base.device
+    ids, mask, positions = base.steps.padded(prompts)
     ends = set(base.end_ids)
     made: list[list[int]] = [[] for _ in prompts]
     going = set(range(len(prompts)))
     cache = None
     for _ in range(max_new_tokens):
-        states, cache = next_states(base.model, base.head, ids, mask, positions, cache)
+        states, cache = base.steps.next(ids, mask, positions, cache)
         logits = base.head.logits(states)
         if temperature == 0:
             tokens = logits.argmax(-1).tolist()

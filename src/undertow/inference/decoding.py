@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from undertow.core.layout import Layout
 from undertow.core.threads import side_by_side
 from undertow.inference.cached import CachedRows
 from undertow.models.causal_lm import CausalLM
-from undertow.models.general import next_states, states_at
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 
@@ -59,6 +57,8 @@ def generate(
     layout = base.layout if layout is None or adapter is None else layout
     packed = None if modules or base.packed is None else base.packed.for_layout(layout)
     held = 1.0
+    if packed is None:
+        base.steps.try_texts(prompts)
 
     def run(chosen: list[int]) -> list[list[int]]:
         nonlocal held
@@ -146,7 +146,8 @@ class _Batch:
         self.ends = set(base.end_ids)
         shared = common_prefix(prompts) if len(prompts) > 1 else 0
         self.prompts, self.shared = prompts, shared if shared >= _WORTH_SHARING else 0
-        self.first = self._prefix_cache()
+        self.first = base.steps.prefix(prompts[0][: self.shared], len(prompts)) if self.shared else None
+        self.shared = 0 if self.first is None else self.shared
         self.tails = [p[self.shared :] for p in prompts]
 
     def run(self, guesses: list[list[int]] | None) -> list[list[int]]:
@@ -154,46 +155,21 @@ class _Batch:
         made: list[list[int]] = [[] for _ in self.tails]
         rows = list(range(len(self.tails)))
         cache = self.first
-        if cache is not None:
-            cache.batch_repeat_interleave(len(rows))
         if guesses is not None:
             made, rows = self._verify(guesses, cache)
             if not rows:
                 return made
-            if cache is not None:
-                cache.crop(self.shared - cache.get_seq_length())  # negative: so many tokens off the end
-                cache.batch_select_indices(torch.tensor(rows, device=self.base.device))
+            self.base.steps.back(cache, self.shared, rows)
         for row, more in zip(rows, self._decode(rows, made, cache), strict=True):
             made[row] += more
         return made
 
-    def _prefix_cache(self) -> Any:
-        """Return the common prefix's cache; None, and nothing shared, where the architecture keeps other than keys and values."""
-        if not self.shared:
-            return None
-        ids = torch.tensor([self.prompts[0][: self.shared]], device=self.base.device)
-        cache = self.base.model(input_ids=ids, use_cache=True).past_key_values
-        if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
-            return cache
-        self.shared = 0
-        return None
-
-    def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ids, mask over prefix and rows, and positions."""
-        length, device = max(len(row) for row in rows), self.base.device
-        ids = torch.tensor([[self.base.pad_id] * (length - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor([[1] * self.shared + [0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)[:, self.shared :]
-
     def _verify(self, guesses: list[list[int]], cache: Any) -> tuple[list[list[int]], list[int]]:
         """Return what each row surely says, and the rows that go on from there."""
         limited = [guess[: self.limit] for guess in guesses]
-        ids, mask, positions = self._padded([tail + guess for tail, guess in zip(self.tails, limited, strict=True)])
+        steps, fed = self.base.steps, [tail + guess for tail, guess in zip(self.tails, limited, strict=True)]
         keep = max(len(guess) for guess in limited) + 1
-        inputs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": cache is not None}
-        places = torch.arange(ids.numel(), device=ids.device).view(ids.shape)[:, -keep:]
-        states, _ = states_at(self.base.model, self.base.head, places.flatten(), input_ids=ids, **inputs)
-        said = self.base.head.likeliest(states).view(places.shape).tolist()
+        said = self.base.head.likeliest(steps.read(*steps.padded(fed, self.shared), cache, keep)).tolist()
         made, going = [], []
         for row, guess in enumerate(limited):
             own = said[row][keep - len(guess) - 1 :]  # what the model says after each prefix of the guess
@@ -208,13 +184,13 @@ class _Batch:
     def _decode(self, rows: list[int], made: list[list[int]], cache: Any) -> list[list[int]]:
         """Return what the given rows say after what they have said."""
         base = self.base
-        ids, mask, positions = self._padded([self.tails[row] + made[row] for row in rows])
+        ids, mask, positions = base.steps.padded([self.tails[row] + made[row] for row in rows], self.shared)
         left = torch.tensor([self.limit - len(made[row]) for row in rows], device=base.device)
         ends = torch.tensor(base.end_ids, device=base.device)
         going = torch.ones(len(rows), dtype=torch.bool, device=base.device)
         tokens: list[Tensor] = []
         for step in range(int(left.max())):
-            states, cache = next_states(base.model, base.head, ids, mask, positions, cache)
+            states, cache = base.steps.next(ids, mask, positions, cache)
             token = base.head.likeliest(states)
             going = going & ~torch.isin(token, ends) & (step < left)
             tokens.append(torch.where(going, token, -1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from undertow.models.llama.check import packed_llama
 from undertow.models.llama.family import Unsupported
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets
+from undertow.models.steps import Steps
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -90,7 +92,23 @@ class CausalLM:
     def pad_id(self) -> int:
         """Token id that fills a batch; always masked."""
         pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        return int(self.tokenizer.eos_token_id if pad is None or pad >= self.vocabulary else pad)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the embedding has rows for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @cached_property
+    def steps(self) -> Steps:
+        """How the modules themselves read on, tried.
+
+        Raises:
+            UserError: the model is not supported; see :meth:`Steps.try_model`.
+        """
+        found = Steps(self.name, self.model, self.layout, self.head, self.pad_id)
+        found.try_model()
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What a report says about the base."""
@@ -107,6 +125,7 @@ class CausalLM:
             "training_path": "packed"
             if self.packed
             else f"general{', prefixes shared' if self.trees else ''}: {self.general_because}",
+            "decoding_path": "packed" if self.packed else self.steps.told,
             "asked_in_pretraining": len(self.asked),
         }
 
@@ -185,6 +204,7 @@ def load_base(options: Model) -> CausalLM:
     except Exception as error:
         # safetensors raises its own type for a damaged file
         raise UserError(cannot_load(options.name, error)) from error
+    _check_vocabulary(options.name, model, tokenizer)
     model.requires_grad_(False)
     model.eval()
     keep_inputs_contiguous(model)
@@ -207,6 +227,24 @@ def load_base(options: Model) -> CausalLM:
     return with_paths(base)
 
 
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer of another model: tokens of ordinary text for which the embedding has no row.
+
+    Special ones are let pass, as Gemma's of images: texts are read without them.
+    """
+    try:
+        rows = int(model.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError) as error:
+        raise UserError(f"model '{name}': {type(model).__name__} has no table of token embeddings and is not supported") from error
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = [index for index in tokenizer.get_vocab().values() if index >= rows and index not in special]
+    if beyond or tokenizer.eos_token_id >= rows:
+        raise UserError(
+            f"model '{name}': its tokenizer has token ids up to {max([*beyond, tokenizer.eos_token_id])}, its embedding "
+            f"{rows} rows; give the tokenizer that it was trained with, or resize the embedding and train it"
+        )
+
+
 def with_paths(base: CausalLM) -> CausalLM:
     """Return a base with the fastest forms of its model that compute what it does."""
     model = base.model
@@ -216,7 +254,9 @@ def with_paths(base: CausalLM) -> CausalLM:
     except Unsupported as reason:
         head = plain_head(model, base.layout)
         trees = tree_model(model, base.layout, head, base.pad_id)
-        return replace(base, packed=None, general_because=str(reason), head=head, trees=trees)
+        made = replace(base, packed=None, general_because=str(reason), head=head, trees=trees)
+        made.steps  # noqa: B018  # tried now, not in the middle of a run
+        return made
 
 
 @dataclass(frozen=True)

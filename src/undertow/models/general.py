@@ -23,6 +23,9 @@ from undertow.models.padding import pad, pad_weights, weighted
 from undertow.models.prefix_trie import Packed, cheapest_cut, pack
 from undertow.models.token_loss import TokenLoss
 
+#: A window up to this long is outgrown by one text of a trial, which has at most so many tokens before.
+_SHORT_WINDOW, _BEFORE = 512, 16
+
 
 def keep_inputs_contiguous(model: nn.Module) -> None:
     """Let every plain linear of a frozen model copy its input where that is a slice with gaps, and nothing else.
@@ -136,6 +139,17 @@ class TreeModel:
             return states_at(self.model, self.head, places, **inputs)[0]
 
 
+def reach(config: Any) -> int:
+    """Return how many tokens outgrow every short window, chunk or local reach that a model's config names."""
+    sizes = [
+        value
+        for name, value in config.to_dict().items()
+        if type(value) is int and any(word in name for word in ("window", "chunk", "local")) and value <= _SHORT_WINDOW
+    ]
+    room = (getattr(config, "max_position_embeddings", None) or 2 * _SHORT_WINDOW) - _BEFORE
+    return int(min(max([24, *sizes]) + 6, max(room, 8)))
+
+
 def tree_model(model: Any, layout: Layout, head: Head, pad_id: int) -> TreeModel | None:
     """Return the model as one that computes tries, or None where it does not give the same logits that way."""
     config = model.config
@@ -147,7 +161,8 @@ def tree_model(model: Any, layout: Layout, head: Head, pad_id: int) -> TreeModel
     vocabulary, device = model.get_input_embeddings().weight.shape[0], model.get_input_embeddings().weight.device
     stem = tuple(draw.integers(0, vocabulary, 4).tolist())
     rows = [
-        Encoded((*stem, *draw.integers(0, vocabulary, n).tolist()), tuple(draw.integers(0, vocabulary, 2).tolist())) for n in (1, 3)
+        Encoded((*stem, *draw.integers(0, vocabulary, n).tolist()), tuple(draw.integers(0, vocabulary, 2).tolist()))
+        for n in (1, 3, reach(config))
     ]
     stack = 0.02 * torch.tensor(draw.standard_normal((1, layout.size)), dtype=torch.float32, device=device)
     tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
