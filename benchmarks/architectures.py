@@ -36,7 +36,7 @@ from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import adapted
 from undertow.training.batched import losses
-from undertow.training.token_nll import surprise
+from undertow.training.token_nll import token_nll
 
 #: A model with more weights than this is not small: its config hides sizes in parts of its own.
 LARGEST = 3_000_000
@@ -199,7 +199,7 @@ def compared(base: CausalLM, more: int = 8) -> list[str]:
         made = losses(base, flat[None], [rows])[0]
         if not torch.allclose(made, own, rtol=1e-4):
             differs.append(f"the training loss ({float(made):.4f}, {float(own):.4f})")
-        told = torch.tensor([value for row in surprise(base, rows, flat) for value in row])
+        told = torch.tensor([value for row in token_nll(base, rows, flat) for value in row])
         if not torch.allclose(told, torch.cat(each), rtol=1e-3, atol=1e-4):
             differs.append("token NLL")
     return differs

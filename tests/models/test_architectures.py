@@ -103,7 +103,8 @@ def test_half_precision_takes_the_ways_of_float32(made: Callable[[str], Path]) -
 def test_texts_longer_than_those_tried_are_tried_when_they_come(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "reach", lambda config: 2)  # the window of 16 stays hidden
+    for name, value in {"reach": lambda config: 4, "_STEM": 10, "_TAILS": (3,)}.items():
+        monkeypatch.setattr(steps, name, value)  # the window of 16 stays hidden
     base = load(made("gpt_neo"), dtype="float32")
     assert base.steps.way == "shared"
     draw = np.random.default_rng(0)

@@ -48,6 +48,10 @@ def test_a_base_is_frozen_and_at_rest(load_tiny: Load) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_predicted_bytes_are_the_real_ones(load_tiny: Load, kind: str, dtype: str) -> None:
+    if (kind, dtype) == ("gemma2", "float64"):  # transformers' mask overflows in its float32 softmax: padding is NaN
+        with pytest.raises(UserError, match=r"gives a padded batch other logits .*; use model.dtype=float32"):
+            load_tiny(kind, dtype=dtype)
+        return
     base = load_tiny(kind, dtype=dtype)
     real = sum(p.numel() * p.element_size() for p in base.model.parameters())  # tied weights count once
     assert predicted_bytes(base.model.config, getattr(torch, dtype)) == real

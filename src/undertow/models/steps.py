@@ -140,7 +140,8 @@ class Steps:
         if not gap <= self._tolerance:
             self._refuse(f"reads ahead: its logits change with later tokens (by {gap:.1e}, relative); use a causal base")
         if told := self._differs_padded(rows, alone):
-            self._refuse(f"gives a padded batch other logits than a text alone ({told}); use another base")
+            other = "another base" if self.model.dtype != torch.float64 else "model.dtype=float32"
+            self._refuse(f"gives a padded batch other logits than a text alone ({told}); use {other}")
         self._fit(rows, alone)
 
     def try_texts(self, texts: Sequence[Sequence[int]]) -> None:
@@ -228,7 +229,7 @@ def _gap(found: Tensor, wanted: Tensor) -> float:
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
-    first, last = min(rows), max(rows)
+    first, last = min(map(list, rows)), max(map(list, rows))
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(map(len, rows)))
 
 
