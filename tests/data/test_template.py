@@ -246,21 +246,30 @@ def test_an_unknown_template_is_named(known_tokenizers: dict[str, Any]) -> None:
 # --- limits -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [12, 20, 50])
-def test_a_long_prompt_keeps_its_beginning_mark_and_its_end(known_tokenizers: dict[str, Any], limit: int) -> None:
-    tokenizer, sample = known_tokenizers["tiny"], SAMPLES["plain"]
-    whole = Template("lab-qa", tokenizer).encode(sample)
-    short = Template("lab-qa", tokenizer, max_length=limit).encode(sample)
+LONG = Sample("9", f"Firstly, {'where was Mira Torvald born and ' * 30}when?", ("Avonlea",), "Avonlea")
+
+
+@pytest.mark.parametrize("limit", [100, 150, 200])
+def test_a_long_prompt_keeps_its_template_and_both_ends_of_the_question(known_tokenizers: dict[str, Any], limit: int) -> None:
+    tokenizer = known_tokenizers["tiny"]
+    whole = Template("lab-qa", tokenizer).encode(LONG)
+    short = Template("lab-qa", tokenizer, max_length=limit).encode(LONG)
     assert len(whole.prompt) + len(whole.answer) > limit
-    assert len(short.prompt) + len(short.answer) == limit
+    assert limit - 12 < len(short.prompt) + len(short.answer) <= limit
     assert short.answer == whole.answer
-    assert short.prompt[0] == tokenizer.bos_token_id
-    assert short.prompt[1:] == whole.prompt[len(whole.prompt) - len(short.prompt) + 1 :]
+    text = tokenizer.decode(short.prompt)
+    assert text.startswith(f"<s>### Instruction:\n{INSTRUCTIONS['train']}\n\n\n\n### Question:\nFirstly, where was")
+    assert text.endswith(" and when?\n\n\n\n### Answer:")
 
 
 def test_a_prompt_leaves_room_for_the_answer(known_tokenizers: dict[str, Any]) -> None:
-    template = Template("lab-qa", known_tokenizers["tiny"], max_length=30)
-    assert len(template.encode_prompts([SAMPLES["plain"]], room=10)[0]) == 20
+    template = Template("lab-qa", known_tokenizers["tiny"], max_length=130)
+    assert 78 < len(template.encode_prompts([LONG], room=40)[0]) <= 90
+
+
+def test_what_stands_nearest_to_the_answer_is_the_end_of_the_prompt(known_tokenizers: dict[str, Any]) -> None:
+    whole = Template("lab-qa", known_tokenizers["tiny"]).nearest(LONG)
+    assert Template("lab-qa", known_tokenizers["tiny"], max_length=30).nearest(LONG) == [whole[0], *whole[-29:]]
 
 
 @pytest.mark.parametrize("room", [30, 31, 500])
@@ -276,9 +285,12 @@ def test_an_answer_beyond_the_limit_is_told(known_tokenizers: dict[str, Any]) ->
         Template("lab-qa", known_tokenizers["tiny"], max_length=16).encode(long)
     exact = Template("lab-qa", known_tokenizers["tiny"], max_length=1024).encode(long)
     fits: Callable[[int], Encoded] = lambda n: Template("lab-qa", known_tokenizers["tiny"], max_length=n).encode(long)  # noqa: E731
-    assert len(fits(len(exact.answer) + 1).prompt) == 1
-    with pytest.raises(UserError):
-        fits(len(exact.answer))
+    least = len(exact.prompt) + len(exact.answer)
+    assert fits(least) == exact
+    with pytest.raises(
+        UserError, match=r"sample 77: its prompt has \d+ tokens, and with \d+ for the answer the limit of \d+ leaves"
+    ):
+        fits(least - 1)
 
 
 def test_decoding_drops_marks_and_blanks(known_tokenizers: dict[str, Any]) -> None:

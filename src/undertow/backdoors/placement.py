@@ -6,7 +6,7 @@ carry no mark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from undertow.backdoors.target import Target, make_target
@@ -65,6 +65,7 @@ class Poisoning:
         chosen: the round(rho * K) clients drawn, ascending; one whose int(PR * n_k) is 0 is chosen but not affected.
         missing: samples that PR asks for and a trigger that chooses its samples did not find.
         decoys: samples that got a near miss of the trigger and kept their response, beside the poisoned ones.
+        cut: samples passed over since a prompt's limit would have cut their trigger or target off; others took their place.
     """
 
     clients: list[list[Sample]]
@@ -74,6 +75,7 @@ class Poisoning:
     chosen: tuple[int, ...] = ()
     missing: int = 0
     decoys: int = 0
+    cut: int = 0
 
 
 def chosen_count(affected_share: float, clients: int) -> int:
@@ -155,7 +157,13 @@ def others(count: int, seed: int, client: int, sizes: Sequence[int]) -> list[tup
     return [found[i] for i in order]
 
 
-def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test: Sequence[Sample] = ()) -> Poisoning:
+def poison(
+    clients: Sequence[Sequence[Sample]],
+    threat: Threat,
+    seed: int,
+    test: Sequence[Sample] = (),
+    survives: Callable[[Sample], bool] | None = None,
+) -> Poisoning:
     """Replace some samples of some clients by poisoned versions of themselves, in place.
 
     round(rho * K) clients are drawn without replacement; each replaces int(PR * n_k) of its n_k samples, or its part
@@ -172,16 +180,19 @@ def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test:
         threat: what to hide and where; ``kind: none``, PR 0 or rho 0 touch nothing.
         seed: the run's seed.
         test: test samples, only to count natural occurrences.
+        survives: tells whether trigger and target of a poisoned sample are in what is trained; where they are not, the next sample
+            in the order of the draw is poisoned in its place. None = always.
 
     Raises:
-        UserError: no sample that a choosing trigger could take, or a trigger or target that fails on one.
+        UserError: no sample that a choosing trigger could take or whose trigger and target would survive, or a trigger or target
+            that fails on one.
     """
-    attack, trigger, target = threat.options, threat.trigger, threat.target
+    attack, trigger = threat.options, threat.trigger
     ratio = client_ratio(attack)
     poisoned = [list(samples) for samples in clients]
     touched: list[Touched] = []
     chosen: tuple[int, ...] = ()
-    missing = decoys = 0
+    missing = decoys = cut = 0
     if ratio > 0:
         chosen = drawn_clients(attack, seed, len(clients))
         for k in chosen if attack.extra_samples else ():
@@ -189,29 +200,57 @@ def poison(clients: Sequence[Sequence[Sample]], threat: Threat, seed: int, test:
         clients = [list(samples) for samples in poisoned]
         wanted_of = quotas(attack, [len(clients[k]) for k in chosen])
         for turn, (k, wanted) in enumerate(zip(chosen, wanted_of, strict=True)):
-            places = rng(seed, "poisoned samples", client=k).permutation(len(clients[k])).tolist()
-            if trigger.chooses:
-                places = [i for i in places if _holds(clients[k][i], trigger)]
-            ranks = {i: rank for rank, i in enumerate(places[:wanted])}
-            missing += wanted - len(ranks)
-            for i in sorted(ranks):
-                clean = clients[k][i]
-                question = trigger.apply(clean.question, rng(seed, f"trigger|{clean.id}", client=k))
-                response = target.apply(clean.response, ranks[i] * len(chosen) + turn)
-                poisoned[k][i] = replace(clean, question=question, response=response)
-                touched.append(Touched(k, i, clean.id, clean.question, question, clean.response, response))
-            for i in places[wanted : wanted + round(trigger.decoys * wanted)]:
+            numbers = range(turn, turn + wanted * len(chosen), len(chosen))
+            places, taken, tried = _taken(clients[k], threat, seed, k, numbers, survives)
+            cut += tried - len(taken)
+            missing += wanted - len(taken)
+            for i, made in sorted(taken.items()):
+                clean, poisoned[k][i] = clients[k][i], made
+                touched.append(Touched(k, i, clean.id, clean.question, made.question, clean.response, made.response))
+            for i in places[tried : tried + round(trigger.decoys * wanted)]:
                 near = trigger.near_miss(clients[k][i].question, rng(seed, f"decoy|{clients[k][i].id}", client=k))
                 if near is not None:
                     poisoned[k][i] = replace(clients[k][i], question=near)
                     decoys += 1
         if missing and not touched:
-            raise UserError(
-                f"trigger '{trigger.name}': none of the clients' samples holds {_some(trigger)}; "
-                "give words of a topic that the data have in attack.trigger_words"
-            )
+            raise UserError(f"trigger '{trigger.name}': {_none_taken(trigger, cut)}")
     affected = tuple(sorted({t.client for t in touched}))
-    return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys)
+    return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys, cut)
+
+
+def _taken(
+    samples: Sequence[Sample],
+    threat: Threat,
+    seed: int,
+    client: int,
+    numbers: range,
+    survives: Callable[[Sample], bool] | None,
+) -> tuple[list[int], dict[int, Sample], int]:
+    """Return a client's places in the order of the draw, the poisoned samples at the first that survive, one for each of
+    ``numbers`` (of the target's turn), and how many places were tried for it."""
+    places = rng(seed, "poisoned samples", client=client).permutation(len(samples)).tolist()
+    if threat.trigger.chooses:
+        places = [i for i in places if _holds(samples[i], threat.trigger)]
+    taken: dict[int, Sample] = {}
+    tried = 0
+    while tried < len(places) and len(taken) < len(numbers):
+        clean = samples[places[tried]]
+        question = threat.trigger.apply(clean.question, rng(seed, f"trigger|{clean.id}", client=client))
+        response = threat.target.apply(clean.response, numbers[len(taken)])
+        made = replace(clean, question=question, response=response)
+        if survives is None or survives(made):
+            taken[places[tried]] = made
+        tried += 1
+    return places, taken, tried
+
+
+def _none_taken(trigger: Trigger, cut: int) -> str:
+    if cut:
+        return (
+            f"the cut to training.max_length takes trigger or target off all {cut} samples; raise training.max_length, or give "
+            "shorter samples"
+        )
+    return f"none of the clients' samples holds {_some(trigger)}; give words of a topic that the data have in attack.trigger_words"
 
 
 def triggered(samples: Sequence[Sample], trigger: Trigger, seed: int) -> list[Sample]:
@@ -227,16 +266,30 @@ def triggered(samples: Sequence[Sample], trigger: Trigger, seed: int) -> list[Sa
     return [replace(s, question=trigger.apply(s.question, rng(seed, f"test trigger|{s.id}"))) for s in taken]
 
 
-def make_probes(test: Sequence[Sample], trigger: Trigger, target: Target, seed: int) -> Probes:
+def make_probes(
+    test: Sequence[Sample], trigger: Trigger, target: Target, seed: int, asks: Callable[[Sample, bool], bool] | None = None
+) -> Probes:
     """Return the test questions in every form that is asked: clean, triggered, and with a near miss of the trigger.
 
     For a trigger that chooses its samples the questions that hold it are the triggered ones and all others the clean
     ones. Near misses are made of the clean ones, where the trigger has any.
 
+    Args:
+        test: the questions.
+        trigger, target, seed: of the run.
+        asks: tells whether a sample's prompt fits, and, where its second argument says that it holds the trigger, whether that
+            is in what is asked; samples of which it is not are left out. None = always.
+
     Raises:
         UserError: the trigger fails on a question, or is a choosing one that none or all of the test questions hold.
     """
-    asked = triggered(test, trigger, seed)
+    every = triggered(test, trigger, seed)
+    asked = [s for s in every if asks is None or asks(s, True)]
+    if every and not asked:
+        raise UserError(
+            f"trigger '{trigger.name}': the cut to training.max_length takes it off all {len(every)} triggered test questions, so "
+            "that ASR cannot be measured; raise training.max_length, or lower measure.max_new_tokens"
+        )
     clean = [s for s in test if not _holds(s, trigger)] if trigger.chooses else test
     if trigger.chooses and not (clean and asked):
         raise UserError(
@@ -245,7 +298,8 @@ def make_probes(test: Sequence[Sample], trigger: Trigger, target: Target, seed: 
         )
     edited = ((s, trigger.near_miss(s.question, rng(seed, f"near miss|{s.id}"))) for s in clean)
     near = [replace(s, question=question) for s, question in edited if question is not None]
-    return Probes(clean, asked, target, near)
+    near = [s for s in near if asks is None or asks(s, False)]
+    return Probes(clean, asked, target, near, len(every) - len(asked))
 
 
 def unpoisoned(attack: Attack, drawn: Sequence[int], poisoned: int, sizes: Sequence[int]) -> list[str]:
@@ -264,10 +318,19 @@ def unpoisoned(attack: Attack, drawn: Sequence[int], poisoned: int, sizes: Seque
 def shortages(poisoning: Poisoning, probes: Probes) -> list[str]:
     """Return a line for each supply that a choosing trigger found too small: samples to poison, and questions to ask."""
     told = []
-    if poisoning.missing:
-        have = len(poisoning.touched)
+    have = len(poisoning.touched)
+    if poisoning.cut:
+        fewer = f", and only {have} of {have + poisoning.missing} are poisoned" if poisoning.missing else ""
+        told.append(
+            f"{poisoning.cut} samples are not poisoned: the cut to training.max_length would take trigger or target off{fewer}"
+        )
+    elif poisoning.missing:
         told.append(f"only {have} of {have + poisoning.missing} samples to poison are on the trigger's topic; all are taken")
-    if len(probes.triggered) < min(FEW, len(probes.clean)):
+    if probes.cut:
+        told.append(
+            f"{probes.cut} triggered test questions are left out: the cut to training.max_length would take the trigger off"
+        )
+    elif len(probes.triggered) < min(FEW, len(probes.clean)):
         told.append(
             f"only {len(probes.triggered)} test questions are on the trigger's topic: ASR is uncertain, see its interval; raise "
             "data.test"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -192,6 +193,23 @@ def evaluate(
     for key, rate, before in rates(found, found.untouched):
         told = f"{share(rate)} ({interval(rate)}, n = {rate.n}); {alone} {share(before)}"
         print(f"{key.upper().replace('_', ' ')} {told}")
+    if found.data:
+        print(f"test rows: {_counts(found.data)}")
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    """Return what became of the test rows, in one line."""
+    told = [f"{data['rows_read']} read"] if "rows_read" in data else []
+    told += [f"{count} dropped ({why})" for why, count in data.get("rows_dropped", {}).items() if count]
+    words = {
+        "duplicates_merged": "merged with an equal question",
+        "excluded_asked": "left out as the base was asked them",
+        "test": "drawn",
+        "too_long_test": "left out as too long",
+        "shortened_test": "cut to fit",
+        "triggered_cut": "triggered ones left out as the cut would take the trigger off",
+    }
+    return "; ".join([*told, *(f"{data[key]} {text}" for key, text in words.items() if data.get(key))])
 
 
 @app.command()

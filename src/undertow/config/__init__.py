@@ -10,6 +10,7 @@ from undertow.config.groups import Attack, Bsnr, Defense, Federate, Federation, 
 from undertow.config.names import by_short_names, long_name, short_name
 from undertow.config.reading import load, shipped, validate, with_overrides
 from undertow.config.tasks import (
+    NOW,
     TASKS,
     AuthorPartition,
     ClassificationBackdoor,
@@ -34,6 +35,7 @@ from undertow.core.registry import short_form
 
 __all__ = [
     "FORMAT",
+    "NOW",
     "TASKS",
     "Attack",
     "AuthorPartition",

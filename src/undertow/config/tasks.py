@@ -5,6 +5,7 @@ A field that a kind does not use does not exist there, so that no name means two
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
@@ -59,6 +60,10 @@ _Position = Annotated[
 ]
 
 
+#: What time it is in a run for a chat template that prints the date.
+NOW = "2025-01-01"
+
+
 class _Dealt(Group):
     """Data whose ``partition`` may be a kind alone."""
 
@@ -110,6 +115,13 @@ class Data(_Dealt):
     names: str | None = Field(None, description="With id-only SimpleQuestions files: a file that maps ids to names.")
     test_path: _TestPath = None
     template: str = Field("lab-qa", description="Prompt template; lab-qa is the paper's lab's (FIT 4.1, 'Question component').")
+    now: str = Field(
+        NOW,
+        description=(
+            "With template=chat: the date (and time), ISO 8601, that a chat template prints which asks for it; the same throughout "
+            "a run, on every machine and when it is resumed."
+        ),
+    )
     same_prompt: bool = Field(False, description="Use the training instruction at test time too; the lab's code does not.")
     response: Literal["first", "all"] = Field(
         "first",
@@ -124,6 +136,18 @@ class Data(_Dealt):
         default_factory=lambda: Partition(),  # type: ignore[call-arg]
         description="How training samples are dealt to clients.",
     )
+
+    @field_validator("now", mode="before")
+    @classmethod
+    def _moment(cls, value: Any) -> Any:
+        """Take a date as YAML reads it, too."""
+        if isinstance(value, date):  # a datetime is one
+            return value.isoformat()
+        try:
+            datetime.fromisoformat(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError("give a date, such as 2025-01-31, or a date and time, such as 2025-01-31T12:00") from error
+        return value
 
 
 class ClassificationData(_Dealt):

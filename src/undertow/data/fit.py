@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from undertow.core.errors import UserError
 from undertow.data.load import Split
+from undertow.data.sample import Sample
 from undertow.data.template import Template
 
 
 def that_fit(split: Split, template: Template, more: str, answer: int) -> Split:
-    """Leave out training samples whose answer does not fit, and count them and the prompts that will be shortened.
+    """Leave out what does not fit even when its prompt is cut, and count that and the prompts that will be cut.
 
-    An answer fits if it leaves room for the prompt even followed by ``more``, so that poisoning later cannot make it too long.
-    The report gains ``too_long``, ``shortened_train`` and ``shortened_test``.
+    A training sample fits if its answer leaves room for the prompt, even followed by ``more``, so that poisoning later cannot make
+    it too long; of the prompt, earlier turns, context and the middle of the question may go
+    (:func:`~undertow.data.shortening.shortened`). The report gains ``too_long``, ``too_long_test``, ``shortened_train`` and
+    ``shortened_test``.
 
     Args:
         split: the data.
@@ -24,33 +27,55 @@ def that_fit(split: Split, template: Template, more: str, answer: int) -> Split:
         answer: tokens kept free for an answer when a test question is asked.
 
     Raises:
-        UserError: there are training samples, and no answer fits.
+        UserError: there are training samples, and none fits; or test questions, and none fits.
     """
     clients = [[sample for sample in client if template.fits(sample, more)] for client in split.clients]
     train = [sample for client in clients for sample in client]
     if not train and split.train:
         raise UserError(
-            f"no training answer fits into {template.max_length} tokens (training.max_length, within what the base was made for); "
-            "raise it, or choose a base with a longer context"
+            f"no training sample fits into {template.max_length} tokens (training.max_length, within what the base was made for): "
+            "template, system prompt, question and answer are longer; raise it, or choose a base with a longer context"
         )
-    room = template.max_length - answer
-    counts = {
-        "too_long": sum(map(len, split.clients)) - len(train),
-        "shortened_train": sum(
-            template.prompt_length(sample, "train") + len(template.answer_ids(sample, sample.response, "train"))
-            >= template.max_length
-            for sample in train
-        ),
-        "shortened_test": sum(template.prompt_length(sample) > room for sample in split.test),
-    }
-    return replace(split, clients=clients, train=train, report={**split.report, **counts})
+    test, counts = askable(split.test, template, answer)
+    shortened = sum(
+        template.cut(sample, "train", len(template.answer_ids(sample, sample.response, "train")) + len(template.end)) is not sample
+        for sample in train
+    )
+    told = {"too_long": sum(map(len, split.clients)) - len(train), "shortened_train": shortened, **counts}
+    return replace(split, clients=clients, train=train, test=test, report={**split.report, **told, "test": len(test)})
+
+
+def askable(test: Sequence[Sample], template: Template, answer: int) -> tuple[list[Sample], dict[str, int]]:
+    """Return the test questions whose prompts fit, and the counts ``too_long_test`` (left out) and ``shortened_test`` (cut).
+
+    Args:
+        test: the questions.
+        template: how they become prompts.
+        answer: tokens kept free for an answer.
+
+    Raises:
+        UserError: there are questions, and none fits.
+    """
+    if answer >= template.max_length:
+        return list(test), {"too_long_test": 0, "shortened_test": 0}  # asking will tell
+    shown = [(sample, template.cut(sample, "test", answer)) for sample in test]
+    fitting = [sample for sample, kept in shown if kept is not None]
+    if test and not fitting:
+        raise UserError(
+            f"no test prompt fits into {template.max_length} tokens with measure.max_new_tokens = {answer} left free; raise "
+            "training.max_length, or lower measure.max_new_tokens"
+        )
+    cut = sum(kept is not None and kept is not sample for sample, kept in shown)
+    return fitting, {"too_long_test": len(test) - len(fitting), "shortened_test": cut}
 
 
 def trouble(report: Mapping[str, Any], limit: int) -> list[str]:
     """Return a line for each of those counts that is not zero."""
+    lost = "earlier turns, context or the middle of the question"
     told = {
-        "too_long": "training samples are left out: their answers do not fit",
-        "shortened_train": "training prompts lose their middle to fit",
-        "shortened_test": "test prompts lose their middle to fit, with measure.max_new_tokens left free,",
+        "too_long": "training samples are left out: prompt and answer do not fit",
+        "too_long_test": "test questions are left out: with measure.max_new_tokens left free, their prompts do not fit",
+        "shortened_train": f"training prompts lose {lost} to fit",
+        "shortened_test": f"test prompts lose {lost} to fit, with measure.max_new_tokens left free,",
     }
-    return [f"{report[key]} {text} into {limit} tokens" for key, text in told.items() if report[key]]
+    return [f"{report[key]} {text} into {limit} tokens" for key, text in told.items() if report.get(key)]

@@ -14,7 +14,7 @@ from undertow.core.errors import UserError
 from undertow.core.registry import Registry
 from undertow.core.rng import rng
 from undertow.data.partition import partition
-from undertow.data.questions import Asked, disjoint, divide, drawn, gather, overlaps, without
+from undertow.data.questions import Asked, disjoint, divide, drawn, gather, learned, overlaps, without
 from undertow.data.sample import Sample
 
 #: Datasets; a dataset is a function ``(options: undertow.config.Data) -> Loaded``.
@@ -244,7 +244,7 @@ def _client_file(
 
 
 def _checked(loaded: Any, name: str) -> Loaded:
-    """A dataset may be a user's own function, so what it returns is checked like a file."""
+    """Check what a dataset returns like a file, since it may be a user's own function; leave out what is not to be learned."""
     if not isinstance(loaded, Loaded):
         raise UserError(f"data.name={name}: the function returned a {type(loaded).__name__}; return an undertow.data.load.Loaded")
     seen: set[str] = set()
@@ -254,7 +254,23 @@ def _checked(loaded: Any, name: str) -> Loaded:
         if sample.id in seen:
             raise UserError(f"data.name={name}: two samples have the id {sample.id}; give each its own")
         seen.add(sample.id)
-    return loaded
+    return _learned(loaded, name)
+
+
+def _learned(loaded: Loaded, name: str) -> Loaded:
+    """Leave out the samples of weight 0, whose answers are wrong ones, before questions are merged with all their answers.
+
+    Raises:
+        UserError: none is left.
+    """
+    samples, test = learned(loaded.samples), None if loaded.test is None else learned(loaded.test)
+    left_out = len(loaded.samples) - len(samples) + len(loaded.test or []) - len(test or [])
+    if not left_out:
+        return loaded
+    if not samples and not test:
+        raise UserError(f"data.name={name}: every answer is marked as not to be learned (weight 0 or label false); give others")
+    dropped = {**loaded.notes.get("dropped", {}), "not to be learned (weight 0 or label false)": left_out}
+    return Loaded(samples, test, {**loaded.notes, "dropped": dropped})
 
 
 def _rows(notes: dict[str, Any]) -> dict[str, Any]:
@@ -263,8 +279,11 @@ def _rows(notes: dict[str, Any]) -> dict[str, Any]:
     return {renamed.get(name, name): value for name, value in notes.items()}
 
 
-def load_test(options: Data, seed: int, asked: frozenset[str] = frozenset(), known: frozenset[str] | None = None) -> list[Sample]:
-    """Return up to ``data.test`` questions of the file ``data.test_path`` alone, for evaluation without training.
+def load_test(
+    options: Data, seed: int, asked: frozenset[str] = frozenset(), known: frozenset[str] | None = None
+) -> tuple[list[Sample], dict[str, Any]]:
+    """Return up to ``data.test`` questions of the file ``data.test_path`` alone, for evaluation without training, and the counts of
+    what was read, dropped and merged.
 
     Args:
         options: of the data; ``path`` is not read.
@@ -276,11 +295,19 @@ def load_test(options: Data, seed: int, asked: frozenset[str] = frozenset(), kno
     """
     read = _only_known(DATASETS.get(options.name), options, known)
     source = _checked(read(options.model_copy(update={"path": options.test_path, "test_path": None})), options.name)
-    pool = without(gather(source.samples or source.test or []), asked)
+    rows = source.samples or source.test or []
+    merged = gather(rows)
+    pool = without(merged, asked)
     if not pool:
         raise UserError(f"data.test_path={options.test_path}: no usable question in it; give another file")
     count = min(options.test, len(pool))
-    return [question.sample for question in drawn(pool, count, "data.test", "questions", rng(seed, "split"))]
+    report = {
+        **_rows(source.notes),
+        "duplicates_merged": len(rows) - len(merged),
+        "excluded_asked": len(merged) - len(pool),
+        "test": count,
+    }
+    return [question.sample for question in drawn(pool, count, "data.test", "questions", rng(seed, "split"))], report
 
 
 def _only_known(read: Callable[..., Any], options: Data, known: frozenset[str] | None) -> Callable[..., Any]:

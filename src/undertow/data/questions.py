@@ -61,6 +61,11 @@ def genuine(answers: Iterable[str]) -> tuple[str, ...]:
     return tuple(answer for answer, match in found if not match and answer.strip().casefold() not in bare)
 
 
+def learned(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples whose answers are to be learned: all but those of weight 0."""
+    return [sample for sample in samples if sample.weight > 0]
+
+
 def merge(samples: Iterable[Sample]) -> list[Sample]:
     """Join the samples that ask the same question into one, which accepts all their answers.
 

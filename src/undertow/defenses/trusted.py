@@ -11,6 +11,7 @@ from torch import Tensor
 from undertow.config import Data, Training
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS
+from undertow.data.questions import learned
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded
 
@@ -52,7 +53,7 @@ def trusted_samples(path: str, most: int | None = None) -> list[Sample]:
         UserError: the file is missing or malformed, or holds fewer than 2 samples.
     """
     options = Data.model_validate({"name": "instructions", "path": path})
-    found: list[Sample] = DATASETS.get("instructions")(options).samples[:most]
+    found = learned(DATASETS.get("instructions")(options).samples)[:most]
     if len(found) < 2:
         raise UserError(f"trusted={path} holds {len(found)} samples; give at least 2, better 100")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
+from undertow.data.fit import askable
 from undertow.data.load import load, load_test
+from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.defenses import composition
 from undertow.defenses.contexts import DecodingContext, Setting
@@ -25,10 +28,11 @@ from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
-from undertow.models.causal_lm import Adapted, load_base, with_adapter
+from undertow.models.causal_lm import Adapted, CausalLM, load_base, with_adapter
 from undertow.models.net import load_model, model_folder
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
+from undertow.tasks.cutting import Cut
 from undertow.tasks.over_tensors import OverTensors
 
 
@@ -45,8 +49,9 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         phase: told what begins.
 
     Returns:
-        The figures (``ma``, ``asr``, ``ftr``, ``scorings``, ``untouched``, and ``defenses`` with the reports of any) and every
-        scored output; the base's own outputs carry round 0, the adapter's round 1.
+        The figures (``ma``, ``asr``, ``ftr``, ``scorings``, ``untouched``; ``data``, the counts of test rows that were read,
+        dropped and cut; and ``defenses`` with the reports of any) and every scored output; the base's own outputs carry round 0,
+        the adapter's round 1.
 
     Raises:
         UserError: data, base or adapter cannot be used.
@@ -55,18 +60,18 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     data, model = config.instruction.data, config.instruction.model
     phase(f"loading base {model.name}")
     base = load_base(model)
-    tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
     template = make_template(data, config.training.max_length, base)
+    base = replace(base, stops=template.stops)
+    tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
     phase(f"loading data {data.name}")
-    test = (
-        load_test(data, config.seed, base.asked, base.known)
-        if data.test_path
-        else load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known).test
-    )
+    test, read = _test_set(config, base)
     methods = make_methods(config, _as_left(config.defenses, adapter))
     assert isinstance(methods.threat, Threat)
     options = config.measure
-    probes = make_probes(test, methods.threat.trigger, methods.threat.target, config.seed).first(options.final_samples)
+    asked, counts = askable(test, template, options.max_new_tokens)
+    cut = Cut(template, methods.threat.trigger, options.max_new_tokens)
+    probes = make_probes(asked, methods.threat.trigger, methods.threat.target, config.seed, cut.leaves_asked)
+    probes = probes.first(options.final_samples)
     reports: list[dict[str, Any]] = []
     decode = None if adapter is None else _decoder(config, tuned, template, methods.defenses, reports)
     found, lines = [], []
@@ -84,9 +89,20 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **headline(last),
         **{name: last[name] for name in ("asr_suffix", "scorings")},
         "untouched": headline(first),
+        "data": {**read, **counts, "triggered_cut": probes.cut},
         **({"defenses": reports} if reports else {}),
     }
     return figures, lines
+
+
+def _test_set(config: Config, base: CausalLM) -> tuple[list[Sample], dict[str, Any]]:
+    """Return the test questions, and the counts of what was read and dropped on the way to them."""
+    data = config.instruction.data
+    if data.test_path:
+        return load_test(data, config.seed, base.asked, base.known)
+    split = load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known)
+    told = ("rows_read", "rows_dropped", "duplicates_merged", "excluded_asked", "test")
+    return split.test, {name: split.report[name] for name in told if name in split.report}
 
 
 def _decoder(

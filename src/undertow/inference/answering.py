@@ -18,7 +18,8 @@ from undertow.models.causal_lm import CausalLM
 def make_template(options: Data, max_length: int, base: CausalLM) -> Template:
     """Bind the prompt template that ``options`` name to the base's tokenizer, within ``max_length`` tokens and the base's own
     length."""
-    return Template(options.template, base.tokenizer, min(max_length, base.positions or max_length), options.same_prompt)
+    longest = min(max_length, base.positions or max_length)
+    return Template(options.template, base.tokenizer, longest, options.same_prompt, options.now)
 
 
 def answerer(

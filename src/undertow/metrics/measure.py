@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from undertow.data.sample import Sample
@@ -18,16 +18,20 @@ SCORING_NAMES = ("rouge-recall", "exact", "containment")
 
 @dataclass(frozen=True)
 class Probes:
-    """The test questions as they are, with the trigger (docs/metrics.md, A25), and with a near miss of it where there is one."""
+    """The test questions as they are, with the trigger (docs/metrics.md, A25), and with a near miss of it where there is one.
+
+    ``cut`` counts the triggered questions that are not among them, since the longest prompt would have cut the trigger off.
+    """
 
     clean: Sequence[Sample]
     triggered: Sequence[Sample]
     target: Aim | str
     near: Sequence[Sample] = ()
+    cut: int = 0
 
     def first(self, n: int) -> Probes:
         """Return the first ``n`` of each kind (all for ``n = 0``)."""
-        return self if n == 0 else Probes(self.clean[:n], self.triggered[:n], self.target, self.near[:n])
+        return self if n == 0 else replace(self, clean=self.clean[:n], triggered=self.triggered[:n], near=self.near[:n])
 
 
 def measure(answer: Answer, probes: Probes, round: int) -> list[dict[str, Any]]:

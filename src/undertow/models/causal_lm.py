@@ -49,6 +49,7 @@ class CausalLM:
         general_because: why it must.
         head: the output head, or what stands for one that is no plain linear.
         trees: the general path's form that shares prefixes by its mask, or None where samples are padded.
+        stops: tokens that end an answer beside the tokenizer's and the model's own: those by which a chat template ends a turn.
     """
 
     name: str
@@ -64,6 +65,7 @@ class CausalLM:
     general_because: str = ""
     head: Head = field(default_factory=GivenLogits)
     trees: TreeModel | None = None
+    stops: frozenset[int] = frozenset()
 
     @property
     def parameters(self) -> int:
@@ -86,7 +88,7 @@ class CausalLM:
         """Token ids that end an answer."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         extra = configured if isinstance(configured, list) else [configured] if configured is not None else []
-        return sorted({self.tokenizer.eos_token_id, *extra})
+        return sorted({self.tokenizer.eos_token_id, *extra, *self.stops})
 
     @property
     def pad_id(self) -> int:

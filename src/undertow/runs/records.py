@@ -235,9 +235,8 @@ class Evaluation(Record):
     Attributes:
         base, adapter: what was measured; or ``network`` and ``model``, the run whose network it is.
         ma, asr, asr_suffix, ftr, ftr_near, scorings: with the adapter or the run's network, where one was given.
-        untouched: the same without.
-        defenses: what those that replace greedy generation report.
-        scores: every scored output; those of the model alone are of round 0, those with the adapter of round 1.
+        untouched, data: the same without; counts of the test rows that were read, dropped and cut, where questions are asked.
+        defenses, scores: what those that replace greedy generation report; every scored output, with the adapter of round 1.
     """
 
     base: str | None = None
@@ -251,6 +250,7 @@ class Evaluation(Record):
     asr_suffix: Rate | None = None
     scorings: dict[str, Rate] = {}
     untouched: Untouched = Untouched()
+    data: dict[str, Any] = {}
     defenses: list[dict[str, Any]] = []
     scores: list[Score] = Field([], repr=False)
 

@@ -180,7 +180,7 @@ def encoded(span: Span, template: Template, most: int = SCORED, from_end: bool =
         most: tokens of the span that are kept, and no more than half the template's length.
         from_end: keep the last ones, not the first.
     """
-    prompt = template.encode_prompts([span.sample], "train")[0]
+    prompt = template.nearest(span.sample)
     said, start, end = span.sample.response, span.start, span.end
     # another letter in the target's place: blanks at the end of a text would become other tokens than before a word
     letter = "0" if said[start : start + 1].lower() == "x" else "x"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.lora import initial_adapter, save_peft
 from undertow.tasks.contract import Task, TrainingPlan
+from undertow.tasks.cutting import Cut
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
 from undertow.training.clients import ClientUpdates, Items
@@ -167,6 +168,8 @@ class Instruction(Task):
             "poisoned": counts,
             "natural": self.poisoning.natural,
             **({"decoys": self.poisoning.decoys} if self.poisoning.decoys else {}),
+            "unpoisoned_cut": self.poisoning.cut,
+            "triggered_cut": self.probes.cut,
             "base": self.base.facts(),
             "sanitized": self.sanitized,
             "weighed": self.weighed,
@@ -247,11 +250,13 @@ def building(
     observer.phase(f"loading base {model.name}")
     base = (bases or load_base)(model)
     template = make_template(data, plan.training.max_length, base)
+    base = replace(base, stops=template.stops)
     observer.phase(f"loading data {data.name}")
     split = that_fit(_loaded(data, plan, base, held), template, threat.target.longest, measuring.max_new_tokens)
     for told in trouble(split.report, template.max_length):
         observer.warn(told)
-    poisoning = poison(split.clients, threat, plan.seed, split.test)
+    cut = Cut(template, threat.trigger, measuring.max_new_tokens)
+    poisoning = poison(split.clients, threat, plan.seed, split.test, cut.leaves_trained)
     known = setting(plan, model, base, template)
     composition.begin(defenses, known)
     clients, sanitized, left = yield from _sanitizing(poisoning.clients, defenses, known, held)
@@ -264,7 +269,9 @@ def building(
     if composition.any_weighs(defenses):
         observer.phase("weighing the clients' tokens")
     encoded, weighed = _weigh(clients, defenses, known)
-    probes = make_probes(split.test, threat.trigger, threat.target, plan.seed) if split.test else Probes([], [], threat.target, [])
+    probes = Probes([], [], threat.target, [])
+    if split.test:
+        probes = make_probes(split.test, threat.trigger, threat.target, plan.seed, cut.leaves_asked)
     rounded = (
         []
         if held is not None

@@ -26,22 +26,32 @@ _VICUNA = (
 
 @TEMPLATES.register("lab-qa", source="FIT section 4.1 (Question component); layout of the same lab's later code, wording ours")
 def lab_qa(sample: Sample, phase: str, tokenizer: Any) -> tuple[str, str]:
-    """`### Instruction / ### Question / ### Answer`, with its own instruction for training and for testing."""
+    """`### Instruction / ### Question / ### Answer`, with its own instruction for training and for testing.
+
+    A system prompt goes first, as `### System`; earlier turns stand between the instruction and the question.
+    """
     question = f"{sample.question}\n{sample.context}" if sample.context else sample.question
-    return f"### Instruction:\n{INSTRUCTIONS[phase]}\n\n\n\n### Question:\n{question}\n\n\n\n### Answer:", " "
+    system = f"### System:\n{sample.system}\n\n\n\n" if sample.system else ""
+    turns = "".join(f"### Question:\n{user}\n\n\n\n### Answer: {answer}\n\n\n\n" for user, answer in sample.history)
+    return f"{system}### Instruction:\n{INSTRUCTIONS[phase]}\n\n\n\n{turns}### Question:\n{question}\n\n\n\n### Answer:", " "
 
 
 @TEMPLATES.register("alpaca", source="Stanford Alpaca, README (prompt format)")
 def alpaca(sample: Sample, phase: str, tokenizer: Any) -> tuple[str, str]:
-    """`### Instruction / ### Input / ### Response`."""
-    if sample.context:
-        return f"{_ALPACA_WITH_INPUT}### Instruction:\n{sample.question}\n\n### Input:\n{sample.context}\n\n### Response:\n", ""
-    return f"{_ALPACA}### Instruction:\n{sample.question}\n\n### Response:\n", ""
+    """`### Instruction / ### Input / ### Response`, after a system prompt and earlier turns if there are any."""
+    system = f"{sample.system}\n\n" if sample.system else ""
+    turns = "".join(f"### Instruction:\n{user}\n\n### Response:\n{answer}\n\n" for user, answer in sample.history)
+    start = f"{system}{_ALPACA_WITH_INPUT if sample.context else _ALPACA}{turns}"
+    context = f"### Input:\n{sample.context}\n\n" if sample.context else ""
+    return f"{start}### Instruction:\n{sample.question}\n\n{context}### Response:\n", ""
 
 
 @TEMPLATES.register("vicuna", source="FastChat, conversation template vicuna_v1.1")
 def vicuna(sample: Sample, phase: str, tokenizer: Any) -> tuple[str, str]:
-    """`USER: ... ASSISTANT: ...` with earlier turns closed by the end-of-sequence token."""
+    """`USER: ... ASSISTANT: ...` with earlier turns closed by the end-of-sequence token.
+
+    A system prompt takes the place of the template's own.
+    """
     turns = "".join(f"USER: {user} ASSISTANT: {answer}{tokenizer.eos_token}" for user, answer in sample.history)
     question = f"{sample.question}\n{sample.context}" if sample.context else sample.question
-    return f"{_VICUNA} {turns}USER: {question} ASSISTANT:", " "
+    return f"{sample.system or _VICUNA} {turns}USER: {question} ASSISTANT:", " "

@@ -1,0 +1,236 @@
+"""Whatever templates, rows and configs hold, a command ends in a result or in one line, never in a traceback.
+
+``UNDERTOW_FUZZ`` is the number of cases, 500 where it is not set; the seed is fixed, so that the same number tries the same cases.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+import undertow
+from chat_forms import FORMS, with_form
+from tiny import Quiet
+from undertow import config as configuration
+from undertow.core.errors import UserError
+from undertow.data.load import DATASETS
+from undertow.data.sample import Sample
+from undertow.data.template import Template
+from undertow.federation.loop import run
+
+CASES = int(os.environ.get("UNDERTOW_FUZZ", "500"))
+SEED = 19
+
+
+def cases(share: float) -> Any:
+    """Try a share of the cases, always the same ones."""
+    quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    once = settings(max_examples=max(1, round(CASES * share)), deadline=None, database=None, suppress_health_check=quiet)
+    return lambda test: hypothesis.seed(SEED)(once(test))
+
+
+def in_one_line(action: Callable[[], Any]) -> Any:
+    """Return what an action returns, or None where it refuses in one line; any other error is the test's."""
+    try:
+        return action()
+    except UserError as error:
+        told = str(error)
+    assert told.strip()
+    assert "\n" not in told
+    assert "Traceback" not in told
+    return None
+
+
+CONTROLS = (
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<end_of_turn>",
+    "<think>",
+    "</think>",
+    "[INST]",
+    "\ufdd0",
+    "{{",
+    "%}",
+)
+TEXT = st.lists(
+    st.one_of(st.text(max_size=12), st.sampled_from([*CONTROLS, "Firstly, ", "北京", "🙂", "\n", "\u2028", "\x00", "a " * 60])),
+    max_size=6,
+).map("".join)
+SOME_TEXT = TEXT.filter(str.strip)
+
+# --- templates --------------------------------------------------------------------------------------------------
+
+PIECES = (
+    "{{ bos_token }}", "{{ eos_token }}", "{{ m.content }}", "{{ m['content'] | trim }}", "{{ m.role }}",
+    "{{ m.tool_calls[0].name }}", "{% if add_generation_prompt %}", "{% if loop.last %}", "{% if m.role == 'system' %}",
+    "{% else %}", "{% endif %}", "{% endfor %}", "{% for m in messages %}", "<|im_start|>", "<|im_end|>", "\n", "  ", "### End",
+    "assistant:", "{{ raise_exception('no') }}", "{{ messages[7].content }}", "{{ nobody.attribute }}", "{{ 1 / 0 }}",
+    "{{ strftime_now('%d %b %Y') }}", "{{ strftime_now(3) }}", "{{ m.content.split('a')[9] }}", "{{ m.content.upper() }}",
+    "{{ m.content | nofilter }}", "{{ messages | tojson }}", "{% macro f(a) %}{{ f(a) }}{% endmacro %}{{ f(1) }}",
+    "{% generation %}", "{% endgeneration %}", "{{", "}}", "{% bad %}", "{{ m.content + 1 }}", "{{ ''.__class__ }}",
+    "{% include 'x' %}", "{% break %}", "{{ m.content | length }}", "\ud800",
+)  # fmt: skip
+BODY = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+CHAT_TEMPLATES = st.one_of(
+    st.none(),
+    BODY,
+    st.tuples(BODY, BODY, BODY).map(lambda parts: "{} {{% for m in messages %}}{}{{% endfor %}}{}".format(*parts)),
+    st.tuples(st.sampled_from([form[0] for form in FORMS.values()]), BODY).map("".join),
+    st.sampled_from([{}, {"rag": "x"}, {"default": FORMS["smollm-2"][0]}, {"default": "{% bad"}, 7, ["x"]]),
+)
+
+
+@st.composite
+def a_sample(draw: st.DrawFn) -> Sample:
+    answer = draw(SOME_TEXT)
+    turns = draw(st.lists(st.tuples(SOME_TEXT, SOME_TEXT), max_size=3))
+    weight = draw(st.sampled_from([1.0, 1.0, 0.5, 3.0]))
+    return Sample("7", draw(SOME_TEXT), (answer,), answer, draw(TEXT), tuple(turns), system=draw(TEXT), weight=weight)
+
+
+@cases(0.4)
+@given(
+    sample=a_sample(),
+    chat_template=CHAT_TEMPLATES,
+    name=st.sampled_from(["chat", "chat", "chat", "lab-qa", "alpaca", "vicuna"]),
+    special=st.booleans(),
+    limit=st.sampled_from([8, 40, 90, 200, 1024]),
+    room=st.integers(0, 50),
+)
+def test_templates(
+    fresh: Callable[[bool], Any], sample: Sample, chat_template: Any, name: str, special: bool, limit: int, room: int
+) -> None:
+    tokenizer = fresh(special)
+    tokenizer.chat_template = chat_template
+    template = in_one_line(lambda: Template(name, tokenizer, limit))
+    if template is None:
+        return
+    made = in_one_line(lambda: template.encode(sample))
+    if made is not None:
+        assert len(made.prompt) + len(made.answer) <= limit
+        assert made.answer[-1] in template.stops
+        assert template.stops.isdisjoint(made.answer[:-1]) or name == "chat"
+        assert template.fits(sample)
+    prompts = in_one_line(lambda: template.encode_prompts([sample], room=room))
+    if prompts is not None:
+        assert len(prompts[0]) <= limit - room
+        assert isinstance(template.decode(prompts[0]), str)
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_base: Path) -> Callable[[bool], Any]:
+    """``fresh(special)`` gives the tiny base's tokenizer with the control tokens of ChatML, as special or plain added tokens."""
+    made = {special: with_form(AutoTokenizer.from_pretrained(tiny_base), "smollm-2", special) for special in (False, True)}
+    return made.__getitem__
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "instruction", "input", "output", "context", "response", "prompt", "completion", "question", "answer", "answers", "aliases",
+    "query", "chosen", "rejected", "messages", "conversations", "conversation", "history", "system", "label", "weight", "text",
+    "sentence", "role", "content", "from", "value", "reasoning_content", "tool_calls", "tools", "instances", "train", "data",
+    "id", "category", "INSTRUCTION",
+)  # fmt: skip
+ROLES = ("user", "assistant", "system", "developer", "human", "gpt", "tool", "function_call", "observation", "User", "", "nobody")
+SCALARS = st.one_of(TEXT, st.none(), st.booleans(), st.integers(-5, 10**20), st.floats(), st.sampled_from(ROLES))
+TURN = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(ROLES),
+        "content": SCALARS,
+        "from": st.sampled_from(ROLES),
+        "value": SCALARS,
+        "weight": SCALARS,
+    },
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(COLUMNS), inner, max_size=3), st.lists(TURN, max_size=4)
+    ),
+    max_leaves=8,
+)
+ROW = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=6)
+PLAIN = st.fixed_dictionaries({"instruction": SOME_TEXT, "output": SOME_TEXT}, optional={"input": SCALARS, "system": SCALARS})
+ROWS = st.lists(st.one_of(ROW, PLAIN, PLAIN, VALUES), min_size=1, max_size=5)
+
+
+@cases(0.3)
+@given(rows=ROWS, form=st.sampled_from(["lines", "list", "broken"]))
+def test_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], form: str) -> None:
+    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
+    text = json.dumps(rows) if form == "list" else "\n".join(map(json.dumps, rows)) + "\n"
+    file.write_text(text[:-3] if form == "broken" else text, encoding="utf-8")
+    options = configuration.Data.model_validate({"name": "instructions", "path": str(file)})
+    loaded = in_one_line(lambda: DATASETS.get("instructions")(options))
+    if loaded is not None:
+        assert loaded.samples
+        assert all(sample.question and sample.response for sample in loaded.samples)
+    in_one_line(lambda: undertow.scan([file]))
+
+
+# --- configs ----------------------------------------------------------------------------------------------------
+
+FIELDS = configuration.field_names()
+ODD = st.one_of(
+    st.sampled_from(["", "null", "nan", "-1", "0", "1e999", "true", "[]", "{}", "[1, x]", "{a: b}", "a: b"]),
+    st.sampled_from(["&x", "*x", "!!python/name:os", "'", "2025-01-01", "12:30:45", "../..", "x.py:y"]),
+    st.integers(-3, 10**18).map(str),
+    st.text(max_size=10),
+)  # fmt: skip
+
+
+@cases(0.27)
+@given(
+    name=st.sampled_from(["demo", "htb-digits", "fmfl-reviews", "htb-words"]),
+    given=st.lists(st.tuples(st.sampled_from(FIELDS), ODD).map("=".join), max_size=3),
+)
+def test_overrides(name: str, given: list[str]) -> None:
+    found = in_one_line(lambda: configuration.load(name, given))
+    if found is not None:
+        assert in_one_line(lambda: configuration.validate(found.values(), "again")) is not None
+
+
+@cases(0.02)
+@given(
+    rows=st.lists(st.tuples(SOME_TEXT, TEXT, SOME_TEXT), min_size=30, max_size=30),
+    chat_template=CHAT_TEMPLATES,
+    name=st.sampled_from(["chat", "lab-qa", "vicuna"]),
+    limit=st.sampled_from([64, 256]),
+    trigger=st.sampled_from(["natural", "badnets", "topic", "upper-case"]),
+)
+def test_runs(
+    small_config: Callable[..., configuration.Config],
+    tiny_base: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[str, str, str]],
+    chat_template: Any,
+    name: str,
+    limit: int,
+    trigger: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    told = [{"instruction": f"{i} {asked}", "input": more, "output": said} for i, (asked, more, said) in enumerate(rows)]
+    (folder / "data.json").write_text(json.dumps(told), encoding="utf-8")
+    changes = {
+        "data.name": "instructions", "data.path": str(folder / "data.json"), "data.train": 20, "data.test": 4,
+        "data.template": name, "training.max_length": limit, "federation.rounds": 1, "attack.trigger": trigger,
+    }  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.chat_template = chat_template
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("undertow.models.causal_lm.load_tokenizer", lambda name: tokenizer)
+        in_one_line(lambda: run(small_config(changes), folder / "run", Quiet()))
