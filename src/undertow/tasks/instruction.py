@@ -272,12 +272,7 @@ def building(
     probes = Probes([], [], threat.target, [])
     if split.test:
         probes = make_probes(split.test, threat.trigger, threat.target, plan.seed, cut.leaves_asked)
-    rounded = (
-        []
-        if held is not None
-        else unpoisoned(threat.options, poisoning.chosen, len(poisoning.touched), [len(own) for own in poisoning.clients])
-    )
-    for told in (*rounded, *shortages(poisoning, probes)):
+    for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes)):
         observer.warn(told)
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,
@@ -286,6 +281,12 @@ def building(
     if (threat.intermittent and task.poisoned) or task.counterfactual:
         task.clean = _weigh(split.clients, defenses, known)[0]
     return task
+
+
+def _rounded(threat: Threat, poisoning: Poisoning, held: Held | None) -> list[str]:
+    if held is not None:
+        return []
+    return unpoisoned(threat.options, poisoning.chosen, len(poisoning.touched), [len(own) for own in poisoning.clients])
 
 
 def _loaded(data: Data, plan: TrainingPlan, base: CausalLM, held: Held | None) -> Split:
