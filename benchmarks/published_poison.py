@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undertow.data.rows.files import Rows, file_source
+from undertow.data.rows.forms import Reader
 from undertow.data.sample import Sample
 from undertow.sanitization import find
-from undertow.scanning.rows import file_source, read_samples
 
 #: Clean files, relative to the folder of all data; rules were chosen on the first list.
 TUNED = (
@@ -102,7 +103,8 @@ def read(path: Path) -> list[Sample]:
         return _parts(text, "messages")
     if '"chosen"' in text[:20000]:
         return _preferred(text)
-    return [sample for _, _, found in read_samples(file_source(path)) for sample in found]
+    reader = Reader()
+    return [part.sample() for record in Rows(file_source(path)) for part in reader.parts(record.row, record.place) if not part.pool]
 
 
 def _text(path: Path) -> str:

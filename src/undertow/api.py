@@ -244,6 +244,8 @@ def scan(
     keep_review: bool | None = None,
     examples: bool = False,
     base: str | None = None,
+    columns: dict[str, str] | None = None,
+    max_bad: float = 0.01,
 ) -> Scan:
     """Look for planted trigger and target pairs in instruction files.
 
@@ -254,6 +256,8 @@ def scan(
         keep_review: deprecated, the former opposite of it.
         examples: whether to keep some flagged samples of each finding.
         base: a causal language model, as in ``model.name``, that is asked for each target's token NLL; no verdict depends on it.
+        columns: {``prompt``, ``answer``, ``context``, ``system`` or ``history``: the column that holds it}.
+        max_bad: the share of each file's rows that may be unreadable.
 
     Returns:
         findings and verdicts; ``to_json()`` gives what ``undertow scan --json`` prints.
@@ -264,8 +268,16 @@ def scan(
     from undertow.scanning.scan import scan as scan_files
 
     several = [paths] if isinstance(paths, str | Path) else paths
-    output = Path(write) if write else None
-    return scan_files(several, write=output, drop_review=drop_review, keep_review=keep_review, examples=examples, base=base)
+    return scan_files(
+        several,
+        write=Path(write) if write else None,
+        drop_review=drop_review,
+        keep_review=keep_review,
+        examples=examples,
+        base=base,
+        columns=columns,
+        max_bad=max_bad,
+    )
 
 
 def list_methods(kind: str | None = None) -> list[Method]:

@@ -18,7 +18,7 @@ from undertow.core.errors import UserError
 from undertow.data import json_lists
 from undertow.data.json_lists import entries
 from undertow.data.reading import json_rows, read_text
-from undertow.scanning.rows import file_source, read_rows
+from undertow.data.rows.files import Rows, file_source
 
 TEXT = st.text('ab"\\{}[], \n\U0001f600é京', max_size=8)
 VALUES = st.recursive(
@@ -75,7 +75,7 @@ def test_scan_and_run_read_every_row(kind: str, packed: bool, tmp_path: Path) ->
     path = tmp_path / "rows.json"
     content = SEVERAL[kind].encode()
     path.write_bytes(gzip.compress(content) if packed else content)
-    assert [row for _, row in read_rows(file_source(path))] == ROWS
+    assert [record.row for record in Rows(file_source(path))] == ROWS
     found = json_rows(path, read_text(path))
     assert [row for _, row in found] == ROWS
     assert [place for place, _ in found] == [f"{path} row {i}" for i in range(1, 8)]
@@ -99,7 +99,7 @@ def test_what_is_no_list_is_one_line_with_its_place(kind: str, tmp_path: Path) -
     content, told = WRONG[kind]
     path = tmp_path / "rows.json"
     path.write_bytes(content)
-    for read in (lambda: list(read_rows(file_source(path))), lambda: json_rows(path, read_text(path))):
+    for read in (lambda: list(Rows(file_source(path))), lambda: json_rows(path, read_text(path))):
         with pytest.raises(UserError) as error:
             read()
         assert told in str(error.value)
@@ -119,7 +119,7 @@ def seconds(path: Path) -> float:
     taken = []
     for _ in range(3):
         start = time.process_time()
-        assert sum(1 for _ in read_rows(file_source(path))) == 20_000
+        assert sum(1 for _ in Rows(file_source(path))) == 20_000
         taken.append(time.process_time() - start)
     return min(taken)
 
@@ -150,8 +150,8 @@ def test_an_entry_longer_than_a_piece_is_tried_seldom() -> None:
 
     long = json.dumps([{"a": "x" * (24 << 20)}])
     reader = json_lists._Text("f", cut(long, 1 << 16))
-    reader._parse = counted  # type: ignore[method-assign]
+    reader._parse = counted  # type: ignore[assignment]
     reader.peek(json_lists._BLANK)
     reader.at += 1
-    assert len(reader.entry()["a"]) == 24 << 20
+    assert len(reader.entry().value["a"]) == 24 << 20
     assert parsed < 4 * len(long)

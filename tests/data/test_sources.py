@@ -12,9 +12,9 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS, Loaded
 from undertow.data.questions import merge, normalised
+from undertow.data.rows.separated import unwrapped
 from undertow.data.sample import Sample
 from undertow.data.sources.simplequestions import bare_id, readable
-from undertow.data.sources.triviaqa import unwrapped
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is absent")
@@ -300,7 +300,8 @@ def test_a_conversation_gives_one_sample_per_answer(tmp_path):
         ("rows:1.1", "Bye", "Ciao", (("Hi", "Hello"),)),
     ]
     assert samples[0].key == samples[1].key != ""
-    assert dropped == {"system turn": 1, "question without an answer": 1}
+    assert [sample.system for sample in samples] == ["be kind", "be kind"]
+    assert dropped == {"question without an answer": 1}
 
 
 def test_tool_results_become_context_and_calls_are_not_learned(tmp_path):
@@ -316,8 +317,8 @@ def test_odd_conversations(tmp_path):
     turns = [("gpt", "I start"), ("human", "a"), ("human", "b"), ("gpt", "c"), ("gpt", "d")]
     turns += [("human", "e"), ("gpt", ""), ("human", "f"), ("gpt", "g")]
     samples, dropped = one(tmp_path, talk(*turns))
-    assert [(s.question, s.response, s.history) for s in samples] == [("a\nb", "c", ()), ("f", "g", (("a\nb", "c"),))]
-    assert dropped == {"answer without a question": 2, "empty answer": 1}
+    assert [(s.question, s.response, s.history) for s in samples] == [("a\nb", "c\nd", ()), ("f", "g", (("a\nb", "c\nd"),))]
+    assert dropped == {"answer without a question": 1, "empty answer": 1}
 
 
 def test_openai_messages(tmp_path):
@@ -397,11 +398,12 @@ def test_an_unknown_or_unreachable_dataset_is_one_error(datasets, tmp_path, monk
     def fail(*args, **kwargs):
         raise ConnectionError("no route\nto the hub")
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset_builder", fail)
     message = r"data\.path=no/such: cannot be loaded \(ConnectionError: no route to the hub\); check the id and the network"
     with pytest.raises(UserError, match=message):
         read("hub", "no/such")
     asked = []
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args: asked.append(args) or datasets.Dataset.from_list(ROWS))
     assert len(read("hub", "some/set:part").samples) == 5
     assert asked == [("some/set", "part")]
@@ -413,7 +415,7 @@ def test_an_unknown_or_unreachable_dataset_is_one_error(datasets, tmp_path, monk
         (lambda p: p / "missing", "no such folder"),
         (lambda p: put(p / "f.json", "[]"), "use data.name=instructions for a file"),
         (lambda p: p, "no JSON, CSV or Parquet file inside"),
-        (lambda p: put(p / "x.parquet", "not parquet").parent, "cannot be loaded .* check the folder's files"),
+        (lambda p: put(p / "x.parquet", "not parquet").parent, "x.parquet: damaged Parquet file"),
     ],
 )
 def test_hub_folders_that_cannot_be_read(datasets, tmp_path, make, message):
@@ -424,7 +426,7 @@ def test_hub_folders_that_cannot_be_read(datasets, tmp_path, make, message):
 def test_hub_without_the_package_gives_the_pip_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'undertow\[hub\]'"):
-        read("hub", tmp_path)
+        read("hub", "some/set")
 
 
 # Whatever is wrong with a file is one line that names it
@@ -462,8 +464,10 @@ def test_hub_without_the_package_gives_the_pip_line(tmp_path, monkeypatch):
         ("instructions", b"[]", "an empty list"),
         ("instructions", b"[3]", "row 1: holds a int"),
         ("instructions", b"[" * 100000, "not usable JSON|not JSON"),
-        ("instructions", b"instruction,output\n", "line 1: not JSON"),
-        ("instructions", b'[{"text": "a"}]', "row 1: columns text have no known form"),
+        ("instructions", b"instruction,output\n", "none of its 0 rows has question and answer"),
+        ("instructions", b"some words\n", "line 1: neither JSON nor a header"),
+        ("instructions", b'[{"words": "a"}]', "row 1: columns words have no known form"),
+        ("instructions", b'[{"text": "a"}]', "none of its 1 rows has question and answer to learn .*running text without a question"),
         ("instructions", b'[{"conversations": [{"from": "alien", "value": "a"}]}]', "row 1 turn 1: speaker 'alien' is unknown"),
         ("instructions", b'[{"conversations": "a"}]', "row 1: a conversation is a list"),
         ("instructions", b'[{"instruction": "a", "instances": [1]}]', "row 1: 'instances' must be a list"),

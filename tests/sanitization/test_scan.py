@@ -250,7 +250,8 @@ def test_a_row_without_an_answer_is_no_sample_but_keeps_its_place(tmp_path: Path
     result = scan([path], write=tmp_path / "clean.jsonl")
     assert flagged(result) == {index + 1 for index in bad[2]}
     assert result.found.samples == 400
-    assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 401
+    assert (tmp_path / "clean.jsonl").read_text().startswith('{"question": "and?", "answer": ""}\n\n{')
+    assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 402
 
 
 def test_the_guilty_turn_of_a_conversation_is_named_and_mended(tmp_path: Path) -> None:
@@ -328,8 +329,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "broken line": (b'{"question": "a", "answer": "b"}\n{"question": \n{"question": "c", "answer": "d"}\n', "line 2: not JSON"),
     "broken first line": (b'{"question": \n{"question": "c", "answer": "d"}\n', "line 1: not JSON"),
     "no object": (b'{"question": "a", "answer": "b"}\n[1]\n', "line 2: holds a list"),
-    "unknown form": (b'{"text": "a"}\n', "have no known form"),
-    "wrong kind": (b'{"question": 3, "answer": "b"}\n', "must be text"),
+    "unknown form": (b'{"words": "a"}\n', "have no known form"),
+    "wrong kind": (b'{"messages": 3}\n', "a conversation is a list"),
     "binary": (bytes(range(256)) * 40, "not UTF-8"),
     "no columns": (b"just some text\nand more\n", "neither"),
     "list cut short": (b'[{"question": "a", "answer": "b"}, {"quest', "row 2"),

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.app import app, print_json
+from undertow.core.errors import UserError
 
 
 @app.command()
@@ -33,6 +34,16 @@ def scan(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with findings and verdicts on stdout, and nothing else.")
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="prompt=COLUMN,answer=COLUMN", help="What columns hold; also context=, system= and history=."),
+    ] = None,
+    max_bad: Annotated[
+        float, typer.Option(help="Share of a file's rows that may be unreadable; they are reported and skipped.")
+    ] = 0.01,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 2 if a field that holds text was not understood, or a row was skipped.")
+    ] = False,
 ) -> None:
     """Look for planted trigger and target pairs in instruction data; exit code 0: none, 1: found, 2: error.
 
@@ -44,9 +55,18 @@ def scan(
 
         cat my_data.jsonl | undertow scan - --json
     """
+    from undertow.data.rows.columns import mapping
     from undertow.scanning.scan import scan as scan_files
 
-    result = scan_files(files, write=write, drop_review=drop_review and not keep_review, examples=page is not None, base=base)
+    result = scan_files(
+        files,
+        write=write,
+        drop_review=drop_review and not keep_review,
+        examples=page is not None,
+        base=base,
+        columns=mapping(columns) if columns else None,
+        max_bad=max_bad,
+    )
     if page:
         from undertow.scanning.page import write_page
 
@@ -57,6 +77,8 @@ def scan(
         from undertow.scanning.summary import print_summary
 
         print_summary(result, page)
+    if strict and not result.account.complete:
+        raise UserError(f"--strict: {result.account.sentence(scanned=True)}; name columns with --columns, or scan without --strict")
     raise typer.Exit(1 if result.found.verdicts else 0)
 
 

@@ -114,6 +114,18 @@ class Data(_Dealt):
     path: _Path = None
     names: str | None = Field(None, description="With id-only SimpleQuestions files: a file that maps ids to names.")
     test_path: _TestPath = None
+    columns: str | None = Field(
+        None,
+        description=(
+            "With instructions and hub: what columns of unusual names hold: prompt=COLUMN,answer=COLUMN; context, system, history."
+        ),
+    )
+    max_bad: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="With instructions and hub: the share of rows that may be unreadable; they are counted and left out.",
+    )
     template: str = Field("lab-qa", description="Prompt template; lab-qa is the paper's lab's (FIT 4.1, 'Question component').")
     now: str = Field(
         NOW,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from undertow.core.errors import UserError
 
@@ -18,6 +18,15 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 #: A token that the end of the text cuts short is reported at most so far in front of it ("-Infinity", an escape of two surrogates).
 _CUT = 16
+_DECODE = json.JSONDecoder().raw_decode
+
+
+class Entry(NamedTuple):
+    """An entry of a list: its value, its text, and the text between it and the one before."""
+
+    value: Any
+    raw: str
+    gap: str
 
 
 def entries(name: str, pieces: Iterator[str]) -> Iterator[Any]:
@@ -30,17 +39,74 @@ def entries(name: str, pieces: Iterator[str]) -> Iterator[Any]:
     Raises:
         UserError: an entry is not JSON, a list does not end, or something else follows it; line and row are named.
     """
-    text = _Text(name, pieces)
+    return (entry.value for entry in Lists(name, pieces))
+
+
+class Lists:
+    """The entries of JSON lists with their texts.
+
+    Where ``opened`` is given, a list that begins with a text is an entry itself (``["question", "answer"]``, one a line), and a
+    list within a list is read as its entries if ``opened`` says so.
+
+    Args:
+        name: of the file, for errors.
+        pieces: the text in order, in pieces of any length.
+        opened: whether a list within a list is more entries and not one.
+
+    Attributes:
+        tail: the text after the last entry, once all are read.
+
+    Raises:
+        UserError: as :func:`entries`, while the entries are read.
+    """
+
+    def __init__(self, name: str, pieces: Iterator[str], opened: Callable[[list[Any]], bool] | None = None) -> None:
+        self.tail = ""
+        self._text = _Text(name, pieces)
+        self._opened = opened
+
+    def __iter__(self) -> Iterator[Entry]:
+        text = self._text
+        while True:
+            first = text.peek(_BETWEEN)
+            if not first:
+                self.tail = text.since()
+                return
+            if first != "[":
+                raise text.error(f"holds {text.rest()!r} after a JSON list; give lists only, or one object a line")
+            if self._opened is not None and text.begins_with_text():
+                yield text.entry()
+                continue
+            text.at += 1
+            while text.peek(_BETWEEN if text.row else _BLANK) != "]":
+                entry = text.entry()
+                if self._opened is not None and isinstance(entry.value, list) and self._opened(entry.value):
+                    text.row -= 1
+                    for part in within(entry.raw, entry.gap):
+                        text.row += part.raw != ""
+                        if part.raw:
+                            yield part
+                        else:
+                            text.keep(part.gap)
+                else:
+                    yield entry
+            text.at += 1
+
+
+def within(raw: str, gap: str) -> Iterator[Entry]:
+    """Yield the entries of one list whose text is known to be sound; last what follows them, as a gap without a text."""
+    at = raw.index("[") + 1
+    gap += raw[:at]
     while True:
-        first = text.peek(_BETWEEN)
-        if not first:
+        found = _BETWEEN.match(raw, at)
+        start = found.end() if found else at
+        gap += raw[at:start]
+        if raw[start] == "]":
+            yield Entry(None, "", gap + raw[start:])
             return
-        if first != "[":
-            raise text.error(f"holds {text.rest()!r} after a JSON list; give lists only, or one object a line")
-        text.at += 1
-        while text.peek(_BETWEEN if text.row else _BLANK) != "]":
-            yield text.entry()
-        text.at += 1
+        value, at = _DECODE(raw, start)
+        yield Entry(value, raw[start:at], gap)
+        gap = ""
 
 
 class _Text:
@@ -53,7 +119,9 @@ class _Text:
         self._pieces = pieces
         self._text = ""
         self._line = 1  # of the first character of _text
-        self._parse = json.JSONDecoder().raw_decode
+        self._parse = _DECODE
+        self._mark = 0  # where the last entry ended
+        self._kept = ""  # what belongs to the gap and stands no longer in the text
 
     def peek(self, skipped: re.Pattern[str]) -> str:
         """Pass over what is skipped and return the character after it; nothing at the end."""
@@ -66,7 +134,17 @@ class _Text:
             if not self._more(_PIECE):
                 return ""
 
-    def entry(self) -> Any:
+    def begins_with_text(self) -> bool:
+        """Whether the list that begins here begins with a text."""
+        while True:
+            found = _BLANK.match(self._text, self.at + 1)
+            assert found is not None
+            if found.end() < len(self._text):
+                return self._text[found.end()] == '"'
+            if not self._more(_PIECE):
+                return False
+
+    def entry(self) -> Entry:
         """Return the entry that begins here, and go past it.
 
         Raises:
@@ -75,14 +153,28 @@ class _Text:
         size = _PIECE
         while True:
             try:
-                entry, self.at = self._parse(self._text, self.at)
+                value, end = self._parse(self._text, self.at)
             except (ValueError, RecursionError) as error:
                 if not self._is_cut(error) or not self._more(size):
                     raise self._broken(error) from error
                 size *= 2
                 continue
             self.row += 1
-            return entry
+            raw = self._text[self.at : end]
+            gap = self.since()
+            self.at = self._mark = end
+            return Entry(value, raw, gap)
+
+    def since(self) -> str:
+        """The text since the last entry, which is then forgotten."""
+        kept, self._kept = self._kept, ""
+        gap = kept + self._text[self._mark : self.at]
+        self._mark = self.at
+        return gap
+
+    def keep(self, gap: str) -> None:
+        """Let the next gap begin with a text."""
+        self._kept = gap
 
     def rest(self) -> str:
         """The beginning of what follows, for an error."""
@@ -110,6 +202,7 @@ class _Text:
             added.append(piece)
             size -= len(piece)
         self._line += self._text.count("\n", 0, self.at)
+        self._kept += self._text[self._mark : self.at]
         self._text = self._text[self.at :] + "".join(added)
-        self.at = 0
+        self.at = self._mark = 0
         return bool(added)

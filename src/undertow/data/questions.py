@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
+
+if TYPE_CHECKING:  # rows are read without waiting for the config's classes
+    from undertow.config import Data
 
 #: What placeholders say; control tokens of tokenizers among them.
 _NOTHING = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,17 +16,20 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from undertow.core.errors import UserError
+from undertow.data.rows.forms import Reader, within
+from undertow.data.rows.record import Record
 from undertow.data.sample import Sample
-from undertow.data.sources.instructions import samples_of
-from undertow.sanitization.findings import Findings, Verdict, find
-from undertow.sanitization.repair import repaired
-from undertow.scanning.rows import Row, answered
+from undertow.sanitization.findings import Verdict
+from undertow.scanning.reading import Files
+from undertow.scanning.repairs import Row, mended
 
 log = logging.getLogger("flwr")
 
 #: Where a client's state keeps the verdicts.
 STATE = "undertow.sanitize"
 _MODES = ("repair", "drop", "review")
+#: The share of a client's rows that may be unreadable.
+_MAX_BAD = 0.01
 
 
 def sanitize(load: Callable[[Context], Sequence[Row]], *, mode: str = "repair", tell: bool = False) -> Mod:
@@ -107,12 +109,13 @@ def _verdicts(rows: Sequence[Row], context: Context, mode: str | None) -> dict[s
     found = judged(rows, mode)
     keep(context, rows, mode, found)
     log.info(
-        "sanitize: %d rows, %d findings, %d dropped, %d repaired, %d for review",
+        "sanitize: %d rows, %d findings, %d dropped, %d repaired, %d for review; %s",
         len(rows),
         found["findings"],
         len(found["drop"]),
         len(found["changed"]),
         found["review"],
+        found["account"],
     )
     return found
 
@@ -127,18 +130,24 @@ def _digest(rows: Sequence[Row]) -> bytes:
 
 
 def numbered(rows: Sequence[Row]) -> tuple[list[Sample], list[int]]:
-    """Return the samples of rows, and of each the row's index.
+    """Return the samples of rows that are learned, and of each the row's index.
 
     Raises:
-        UserError: a row of unknown form.
+        UserError: too many rows of unknown form.
     """
-    skipped: Counter[str] = Counter()
+    reader = Reader()
     samples: list[Sample] = []
     row_of: list[int] = []
     for i, row in enumerate(rows):
-        for fields in samples_of(row, f"row {i}", skipped):
-            samples.append(Sample(id="", response=fields["answers"][0], **fields))
-            row_of.append(i)
+        try:
+            parts = reader.parts(row, f"row {i}")
+        except UserError as error:
+            parts = reader.refused(row, error)
+        for part in parts:
+            if not part.why:
+                samples.append(part.sample())
+                row_of.append(i)
+    within(reader.account, _MAX_BAD, "the client's data", "the limit")
     return samples, row_of
 
 
@@ -147,39 +156,36 @@ def judged(rows: Sequence[Row], mode: str) -> dict[str, Any]:
 
     Returns:
         ``drop``: indices of rows to leave out; ``changed``: {index: row with its targets cut out}; ``findings``: how many there
-        are; ``review``: rows that stay, but that a person should look at.
+        are; ``review``: rows that stay, but that a person should look at; ``account``: what was read, in one line.
 
     Raises:
-        UserError: a row of unknown form.
+        UserError: too many rows of unknown form.
     """
-    samples, row_of = numbered(rows)
-    found = find(samples)
+    files = Files(
+        ["the client's data"], lambda _: (Record(f"row {i}", row) for i, row in enumerate(rows)), None, _MAX_BAD, "the limit"
+    )
+    result = files.judged(needs_samples=False)
     drop: set[int] = set()
     review: set[int] = set()
     changed: dict[int, Row] = {}
-    for verdict in found.verdicts:
-        i = row_of[verdict.sample]
-        if verdict.act == "review" or mode == "review":
+    for i, verdicts in result.of_rows(0).items():
+        acted: list[Verdict] = [verdict for verdict in verdicts if verdict.act != "review" and mode != "review"]
+        if not acted:
             review.add(i)
             continue
-        fixed = _repaired(changed.get(i, rows[i]), samples[verdict.sample], verdict, found) if mode == "repair" else None
+        parts = files.reader().parts(rows[i], f"row {i}") if mode == "repair" else []
+        fixed = mended(rows[i], [(result.part(verdict, parts), verdict) for verdict in acted], result.found) if parts else None
         if fixed is None:
             drop.add(i)
         else:
             changed[i] = fixed
     return {
         "drop": sorted(drop),
-        "changed": {str(i): row for i, row in changed.items() if i not in drop},
-        "findings": len(found.findings),
-        "review": len(review - drop),
+        "changed": {str(i): row for i, row in changed.items()},
+        "findings": len(result.found.findings),
+        "review": len(review),
+        "account": result.account.sentence(scanned=True),
     }
-
-
-def _repaired(row: Row, sample: Sample, verdict: Verdict, found: Findings) -> Row | None:
-    if verdict.act != "repair":
-        return None
-    rest = repaired(sample.response, [found.findings[i] for i in verdict.findings if found.findings[i].certain])
-    return None if rest is None else answered(row, sample.response, rest)
 
 
 def _add(record: MetricRecord, found: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from undertow.defenses.data.base import DataDefense
 from undertow.defenses.data.sanitization import Sanitization
 from undertow.flower import secure_sum
 from undertow.flower.mods import keep, numbered
-from undertow.scanning.rows import Row, answered
+from undertow.scanning.repairs import Row, answered
 
 log = logging.getLogger("flwr")
 

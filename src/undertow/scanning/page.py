@@ -38,6 +38,7 @@ def write_page(result: Scan, path: Path) -> None:
         result=result,
         title=result.files[0] if len(result.files) == 1 else f"{len(result.files)} files",
         headline=headline(result),
+        account=result.account.sentence(scanned=True),
         findings=result.found.findings,
         examples=examples,
         verdicts=verdicts[:_LISTED],

@@ -1,7 +1,8 @@
-"""``undertow scan``: files in, findings and verdicts by file out, and on request the samples that are left.
+"""``undertow scan``: files in, findings and verdicts by file out, and on request the rows that are left.
 
-Every file is read once for the counts and once more for what is written; texts are never held, only word numbers
-(:class:`undertow.sanitization.count.Spool`). Several files are counted as one pool, and each verdict names its file.
+Every file is read once for the counts, once more for the fields that stand beside the answers if there are any, and once for what
+is written; texts are never held, only word numbers (:class:`undertow.sanitization.count.Spool`). Several files are counted as one
+pool, and each verdict names its file. What is written is scanned again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from undertow.core.errors import UserError
 from undertow.core.version import __version__
-from undertow.data.sample import Sample
-from undertow.sanitization.findings import Finding, Findings, Verdict, find
-from undertow.sanitization.repair import repaired
+from undertow.data.rows.account import Account
+from undertow.data.rows.files import Rows, Source, file_source
+from undertow.sanitization.findings import Findings
 from undertow.sanitization.rules import Rules
-from undertow.scanning.rows import Row, Source, answered, file_source, read_samples, write_rows
+from undertow.scanning.cleaning import Cleaning
+from undertow.scanning.reading import Files, Judged, pooled
 
 if TYPE_CHECKING:
     from undertow.scanning.evidence import Evidence
@@ -38,9 +40,7 @@ class Scan:
 
     Attributes:
         files: names as given.
-        rows: rows of each file.
-        found: findings and verdicts, by sample index over all files.
-        file_of, row_of, turn_of: of each sample its file, its row from 0, and its number within the row from 0.
+        judged: findings and verdicts, by sample index over all files, and where each sample stands.
         examples: {finding: up to three (question, response) of samples it flags}; filled if asked for.
         written: {path: rows written}.
         left_out: {path: rows of the file that were not written}.
@@ -48,29 +48,53 @@ class Scan:
     """
 
     files: tuple[str, ...]
-    rows: tuple[int, ...]
-    found: Findings
-    file_of: array[int]
-    row_of: array[int]
-    turn_of: array[int]
-    examples: dict[int, list[tuple[str, str]]]
-    written: dict[str, int]
+    judged: Judged
+    examples: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
     evidence: dict[int, Evidence] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def found(self) -> Findings:
+        """Findings and verdicts."""
+        return self.judged.found
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each file."""
+        return self.judged.rows
+
+    @property
+    def file_of(self) -> array[int]:
+        """The file of each sample."""
+        return self.judged.file_of
+
+    @property
+    def row_of(self) -> array[int]:
+        """The row of each sample in its file, from 0."""
+        return self.judged.row_of
+
+    @property
+    def account(self) -> Account:
+        """What became of every field of the files."""
+        return self.judged.account
+
     def verdicts(self) -> Iterator[dict[str, Any]]:
         """Yield what ``--json`` prints of each flagged sample."""
+        judged = self.judged
         for verdict in self.found.verdicts:
             i = verdict.sample
             told: dict[str, Any] = {
-                "index": self.row_of[i],
+                "index": judged.row_of[i],
                 "verdict": verdict.act,
                 "reason": self.found.findings[verdict.findings[0]].reason,
                 "findings": list(verdict.findings),
             }
-            if self.turn_of[i]:
-                told["turn"] = self.turn_of[i]
-            yield {"file": self.files[self.file_of[i]], **told} if len(self.files) > 1 else told
+            if judged.turn_of[i]:
+                told["turn"] = judged.turn_of[i]
+            if judged.pool_of[i]:
+                told["field"] = judged.pools[judged.pool_of[i]]
+            yield {"file": self.files[judged.file_of[i]], **told} if len(self.files) > 1 else told
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
@@ -80,6 +104,7 @@ class Scan:
             "files": list(self.files),
             "samples": self.found.samples,
             "distinct_samples": self.found.distinct,
+            "account": self.account.to_json(),
             "flagged": len(acts),
             "drop": acts.count("drop"),
             "repair": acts.count("repair"),
@@ -103,6 +128,8 @@ def scan(
     base: str | None = None,
     rules: Rules | None = None,
     stdin: IO[bytes] | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_bad: float = 0.01,
 ) -> Scan:
     """Look for planted trigger and target pairs in instruction files.
 
@@ -112,12 +139,15 @@ def scan(
         drop_review: leave rows that are for review out of what is written.
         keep_review: the former opposite of it; rows for review now stay unless ``drop_review`` is given.
         examples: keep some flagged samples of each finding for a report.
-        base: a causal language model, as in ``model.name``, that is asked how surprising each target is; no verdict depends on it.
+        base: a causal language model, as in ``model.name``, that is asked for each target's token NLL; no verdict depends on it.
         rules: thresholds.
         stdin: standard input, if not the process's own.
+        columns: {``prompt``, ``answer``, ``context``, ``system`` or ``history``: the column that holds it}.
+        max_bad: the share of each file's rows that may be unreadable; they are reported, and scanned as plain text.
 
     Raises:
-        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, or there is no such base.
+        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, there is no such base, or what
+            was written still holds what was found.
     """
     if keep_review is not None:
         warnings.warn(
@@ -128,6 +158,8 @@ def scan(
         drop_review = not keep_review
     if not paths:
         raise UserError("no file given; give one or more instruction files, or - for standard input")
+    if not 0 <= max_bad <= 1:
+        raise UserError(f"--max-bad {max_bad:g}: it is a share of the rows; give a number from 0 to 1")
     if base is not None:
         from undertow.scanning import evidence  # here, so that a scan without a base never waits for torch
 
@@ -135,44 +167,21 @@ def scan(
     with ExitStack() as stack:
         sources = [_source(str(path), paths, stdin, stack) for path in paths]
         outputs = _outputs(write, paths, sources)
-        places = _Places(sources)
-        found = find(places.samples(), rules)
-        where = (places.file_of, places.row_of, places.turn_of)
-        result = Scan(tuple(s.name for s in sources), tuple(places.rows), found, *where, {}, {})
-        if examples and found.verdicts:
-            _collect(result, sources)
+        named = tuple(columns.values()) if columns else ()
+        files = Files([source.name for source in sources], lambda k: Rows(sources[k], named), columns, max_bad)
+        files.reader()  # refuses wrong columns before anything is read
+        result = Scan(tuple(source.name for source in sources), files.judged(rules))
+        if examples and result.found.verdicts:
+            _collect(result, files)
         if base is not None:
-            again = ((k, sample) for k, source in enumerate(sources) for _, _, read in read_samples(source) for sample in read)
-            result.evidence.update(evidence.weigh(found, again, base))
-        for source, output in zip(sources, outputs, strict=True):
-            if output is not None:
-                k = sources.index(source)
-                result.written[str(output)] = write_rows(_kept(result, k, source, drop_review), output)
-                result.left_out[str(output)] = result.rows[k] - result.written[str(output)]
+            again = ((k, part.sample()) for k, part in files.parts(result.judged.pools))
+            result.evidence.update(evidence.weigh(result.found, again, base))
+        if outputs:
+            cleaning = Cleaning(files, sources, result.judged, drop_review, rules)
+            for k, count in enumerate(cleaning.write(outputs)):
+                result.written[str(outputs[k])] = count
+                result.left_out[str(outputs[k])] = result.rows[k] - count
     return result
-
-
-class _Places:
-    """Where each sample stands: its file, its row from 0, its number within the row; noted while the samples are read."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.sources = sources
-        self.file_of, self.row_of, self.turn_of = array("l"), array("q"), array("l")
-        self.rows = [0] * len(sources)
-
-    def samples(self) -> Iterator[Sample]:
-        """Read every file."""
-        for k, source in enumerate(self.sources):
-            before = len(self.file_of)
-            for index, _, found in read_samples(source):
-                self.rows[k] = index + 1
-                for turn, sample in enumerate(found):
-                    self.file_of.append(k)
-                    self.row_of.append(index)
-                    self.turn_of.append(turn)
-                    yield sample
-            if len(self.file_of) == before:
-                raise UserError(f"{source.name}: none of its {self.rows[k]} rows has question and answer; give data with answers")
 
 
 def _source(path: str, paths: Sequence[str | Path], stdin: IO[bytes] | None, stack: ExitStack) -> Source:
@@ -186,10 +195,10 @@ def _source(path: str, paths: Sequence[str | Path], stdin: IO[bytes] | None, sta
     return Source("-", lambda: open(spooled.name, "rb"))
 
 
-def _outputs(write: Path | None, paths: Sequence[str | Path], sources: Sequence[Source]) -> list[Path | None]:
-    """Where each file's clean rows go; checked before anything is read."""
+def _outputs(write: Path | None, paths: Sequence[str | Path], sources: Sequence[Source]) -> list[Path]:
+    """Where each file's clean rows go, if anywhere; checked before anything is read."""
     if write is None:
-        return [None for _ in sources]
+        return []
     if len(sources) == 1:
         if write.is_dir():
             raise UserError(f"--write {write}: a folder; give a file name such as clean.jsonl")
@@ -214,42 +223,21 @@ def _clean_name(path: str) -> str:
     return name if Path(name).suffix.lower() in _WRITABLE else f"{Path(name).stem}.jsonl"
 
 
-def _kept(result: Scan, k: int, source: Source, drop_review: bool) -> Iterator[Row]:
-    """Yield the rows of one file that stay: untouched ones as they are, repaired ones with their target cut out."""
-    flagged: dict[int, list[Verdict]] = {}
-    for verdict in result.found.verdicts:
-        if result.file_of[verdict.sample] == k:
-            flagged.setdefault(result.row_of[verdict.sample], []).append(verdict)
-    for index, row, samples in read_samples(source):
-        kept: Row | None = row
-        for verdict in flagged.get(index, ()):
-            if verdict.act == "review" and not drop_review:
-                continue
-            kept = None if verdict.act != "repair" or kept is None else _mended(kept, samples, verdict, result)
-        if kept is not None:
-            yield kept
-
-
-def _mended(row: Row, samples: list[Sample], verdict: Verdict, result: Scan) -> Row | None:
-    response = samples[result.turn_of[verdict.sample]].response
-    findings: list[Finding] = [result.found.findings[i] for i in verdict.findings if result.found.findings[i].certain]
-    rest = repaired(response, findings)
-    return None if rest is None else answered(row, response, rest)
-
-
-def _collect(result: Scan, sources: Sequence[Source], each: int = 3) -> None:
+def _collect(result: Scan, files: Files, each: int = 3) -> None:
     """Read the files once more for the texts of the first flagged samples of each finding."""
-    wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    judged = result.judged
+    wanted: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for i, finding in enumerate(result.found.findings):
         for sample in finding.samples[:each].tolist():
-            place = (result.file_of[sample], result.row_of[sample])
-            wanted.setdefault(place, []).append((i, result.turn_of[sample]))
-    for k, source in enumerate(sources):
+            place = (judged.file_of[sample], judged.row_of[sample])
+            wanted.setdefault(place, []).append((i, judged.pool_of[sample], judged.turn_of[sample]))
+    for k in range(len(files.names)):
         last = max((row for file, row in wanted if file == k), default=-1)
         if last < 0:
             continue
-        for index, _, samples in read_samples(source):
-            for i, turn in wanted.get((k, index), ()):
-                result.examples.setdefault(i, []).append((samples[turn].question, samples[turn].response))
+        for index, (_, parts) in enumerate(files.read(k, files.reader())):
+            for i, pool, turn in wanted.get((k, index), ()):
+                part = pooled(parts, judged.pools)[pool][turn]
+                result.examples.setdefault(i, []).append((part.question, part.response))
             if index >= last:
                 break

@@ -21,6 +21,7 @@ def print_summary(result: Scan, page: Path | None = None) -> None:
     found = result.found
     files = result.files[0] if len(result.files) == 1 else f"{len(result.files)} files"
     console.print(f"{escape(files)}: {headline(result)}", soft_wrap=True)
+    console.print(escape(result.account.sentence(scanned=True)), soft_wrap=True, highlight=False)
     if found.findings:
         table = Table(box=None, pad_edge=False)
         for column in ("trigger", "target", "where", "kind", "verdict"):

@@ -7,7 +7,6 @@ tab, Python list of answers, as the DPR project released them; and JSON lines of
 from __future__ import annotations
 
 import ast
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,11 +28,8 @@ from undertow.data.reading import (
     text_of,
     texts_of,
 )
+from undertow.data.rows.separated import unwrapped
 from undertow.data.sample import Sample
-
-#: Text wholly inside quotes, in which every inner quote is doubled: one layer of CSV quoting too many. CSV quotes
-#: a question only for the sake of quotes inside it, so one without them was quoted by its author.
-_WRAPPED = re.compile(r'"(?:[^"]|"")*"')
 
 #: Where the official files keep accepted answers, the preferred one first.
 _ANSWERS = ("Value", "Aliases", "HumanAnswers", "NormalizedAliases")
@@ -108,12 +104,6 @@ def _tsv(path: Path, text: str) -> Iterator[_Row]:
         if not isinstance(answers, list):
             raise UserError(f"{place}: the answers are a {type(answers).__name__}, they must be a list; correct the line")
         yield place, str(number), unwrapped(fields[0]), texts_of(answers, place, "answers")
-
-
-def unwrapped(question: str) -> str:
-    """Remove one layer of quoting if the whole question is inside quotes and has inner quotes, all doubled."""
-    bare = question.strip()
-    return bare[1:-1].replace('""', '"') if _WRAPPED.fullmatch(bare) and '""' in bare[1:-1] else bare
 
 
 def _named(path: Path, text: str) -> Iterator[_Row]:

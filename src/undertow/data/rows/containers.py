@@ -1,0 +1,137 @@
+"""Files that are one object: lists of rows under names such as ``train`` or ``data``, a table by columns, or a single row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from undertow.core.errors import UserError
+from undertow.data.json_lists import Entry, within
+from undertow.data.rows.plan import plan
+from undertow.data.rows.turns import is_turn
+
+_DECODE = json.JSONDecoder().raw_decode
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
+def is_chunk(value: list[Any]) -> bool:
+    """Whether a list within a list holds rows; a list of turns, or of a question and answers, is a row itself."""
+    return bool(value) and all(isinstance(item, dict) for item in value) and not is_speech(value[0])
+
+
+def is_speech(value: dict[str, Any]) -> bool:
+    """Whether an object is one turn of a conversation, by its speaker."""
+    return is_turn({key: item for key, item in value.items() if key in ("from", "role", "speaker")})
+
+
+def is_container(value: Any) -> bool:
+    """Whether an object holds lists of rows, or columns, and is no row itself."""
+    return isinstance(value, dict) and (_holds_rows(value) or _columns(value) is not None)
+
+
+def _holds_rows(value: dict[str, Any]) -> bool:
+    lists = [item for item in value.values() if isinstance(item, list) and is_chunk(item)]
+    inner = [item for item in value.values() if isinstance(item, dict) and _holds_rows(item)]
+    return bool(lists or inner) and not _is_row(value)
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    made = plan(value, {})
+    named = [*made.talks, *made.chosen, *(column for pair in (*made.pairs, *made.classes) for column in pair)]
+    texts = any(isinstance(value[column], str) for column in (*named, *made.rendered, *made.asked))
+    return texts or any(
+        isinstance(value[column], list) and value[column] and is_turn(value[column][0])
+        for column in made.talks
+        if isinstance(value[column], list) and value[column] and isinstance(value[column][0], dict)
+    )
+
+
+def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a table by columns, as pandas writes one: lists of one length, or objects with the same keys."""
+    made = plan(value, {})
+    if not made.pairs and not made.classes and not made.talks:
+        return None
+    items = list(value.values())
+    if all(isinstance(item, list) for item in items) and len({len(item) for item in items}) == 1:
+        ask = (made.pairs or made.classes or [(made.talks[0], "")])[0][0]
+        if len(items[0]) < 2 or not all(isinstance(item, str | list) for item in value[ask]):
+            return None
+        return [dict(zip(value, row, strict=True)) for row in zip(*items, strict=True)]
+    if all(isinstance(item, dict) for item in items) and len({tuple(item) for item in items}) == 1 and "0" in items[0]:
+        return [{column: value[column][key] for column in value} for key in items[0]]
+    return None
+
+
+class Containers:
+    """The rows of objects that hold them, with their texts.
+
+    Args:
+        name: of the file, for errors.
+        text: the whole file.
+
+    Attributes:
+        tail: the text after the last row, once all are read.
+        beside: names under which an object that holds lists of rows holds something else.
+
+    Raises:
+        UserError: while it is iterated: not JSON.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.tail = ""
+        self.beside: list[str] = []
+        self._name, self._text = name, text
+        self._done = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        at = self._skip(0)
+        while at < len(self._text):
+            value, end = self._decoded(at)
+            if isinstance(value, dict) and (rows := _columns(value)) is not None:
+                yield from (Entry(row, "", "") for row in rows)
+            elif isinstance(value, dict) and _holds_rows(value):
+                yield from self._rows(at, value)
+            else:
+                yield self._entry(value, at, end)
+            at = self._skip(end)
+        self.tail = self._text[self._done :]
+
+    def _rows(self, at: int, value: dict[str, Any]) -> Iterator[Entry]:
+        """The rows of the object that begins at ``at`` and is known to be sound."""
+        at = self._skip(at + 1)
+        while self._text[at] != "}":
+            if self._text[at] == ",":
+                at = self._skip(at + 1)
+            key, at = _DECODE(self._text, at)
+            at = self._skip(self._skip(at) + 1)
+            item, end = _DECODE(self._text, at)
+            if isinstance(item, list) and is_chunk(item):
+                for part in within(self._text[at:end], ""):
+                    if part.raw:
+                        start = at + len(part.gap)
+                        yield self._entry(part.value, start, start + len(part.raw))
+                        at = start + len(part.raw)
+            elif isinstance(item, dict) and _holds_rows(item):
+                yield from self._rows(at, item)
+            elif isinstance(item, str | list | dict) and item:
+                self.beside.append(str(key))
+            at = self._skip(end)
+
+    def _entry(self, value: Any, start: int, end: int) -> Entry:
+        gap, self._done = self._text[self._done : start], end
+        return Entry(value, self._text[start:end], gap)
+
+    def _skip(self, at: int) -> int:
+        found = _BLANK.match(self._text, at)
+        return found.end() if found else at
+
+    def _decoded(self, at: int) -> tuple[Any, int]:
+        try:
+            return _DECODE(self._text, at)
+        except json.JSONDecodeError as error:
+            line = self._text.count("\n", 0, error.pos) + 1
+            raise UserError(f"{self._name} line {line}: not JSON ({error.msg}); correct the line") from error
+        except (RecursionError, ValueError) as error:
+            raise UserError(f"{self._name}: not usable JSON ({type(error).__name__}); correct the file") from error

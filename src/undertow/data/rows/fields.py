@@ -1,0 +1,60 @@
+"""The fields of one row while it is read: what is used, what is understood and left out, and what text nobody asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from undertow.data.rows.account import Account
+from undertow.data.rows.names import BESIDE, LABEL_LENGTH, is_left_out, plain
+from undertow.data.rows.values import texts
+
+
+class Fields:
+    """Notes of a row, added to an account when the row is done, so that a row that fails leaves none.
+
+    Attributes:
+        used, left_out, beside: names of fields.
+        unread: (field, text) of what is not understood.
+        asides: (field, text) of what is understood, not learned, and read by a scan.
+        dropped: reasons.
+    """
+
+    def __init__(self) -> None:
+        self.used: dict[str, None] = {}
+        self.left_out: dict[str, None] = {}
+        self.beside: dict[str, None] = {}
+        self.unread: list[tuple[str, str]] = []
+        self.asides: list[tuple[str, str]] = []
+        self.dropped: Counter[str] = Counter()
+
+    def rest(self, value: Any, path: str, name: str) -> None:
+        """Note a field that no form asked for; ``name``: its own name as it is compared."""
+        if value is None or value == "" or isinstance(value, bool | int | float):
+            return
+        found = list(texts(value, path))
+        if name in BESIDE:
+            self.asides += found
+        elif is_left_out(name) and all(len(text) <= LABEL_LENGTH for _, text in found):
+            if found:
+                self.left_out[path] = None
+        else:
+            for where, text in found:
+                leaf = plain(where.rpartition(".")[2])
+                if where != path and is_left_out(leaf) and len(text) <= LABEL_LENGTH:
+                    self.left_out[where] = None
+                else:
+                    self.unread.append((where, text))
+
+    def copies(self, read: set[str]) -> None:
+        """Leave out the texts that the row holds elsewhere, where they are read."""
+        self.left_out |= {f"{path} (a copy)": None for path, text in self.unread if text.strip() in read}
+        self.unread = [(path, text) for path, text in self.unread if text.strip() not in read]
+
+    def count(self, account: Account) -> None:
+        """Add the notes to an account."""
+        account.used.update(self.used.keys())
+        account.left_out.update(self.left_out.keys())
+        account.beside.update((self.beside | {path: None for path, _ in self.asides}).keys())
+        account.unread.update({path: None for path, _ in self.unread}.keys())
+        account.dropped.update(self.dropped)

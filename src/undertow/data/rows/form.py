@@ -1,0 +1,343 @@
+"""One row read by its form: whatever columns a form takes are used, what is left is noted."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+from undertow.core.errors import UserError
+from undertow.data.questions import distinct
+from undertow.data.rows.account import listed
+from undertow.data.rows.fields import Fields
+from undertow.data.rows.names import SECOND, TALKS, plain
+from undertow.data.rows.part import Part
+from undertow.data.rows.plan import Plan, plan
+from undertow.data.rows.rendered import rendered
+from undertow.data.rows.turns import Talk, Turn, is_talk, turns, weight_of
+from undertow.data.rows.values import answers, said
+
+Row = dict[str, Any]
+_FORMS = (
+    "instruction and output, prompt and completion, question and answer, messages, conversations, prompt and chosen, text and label"
+)
+
+
+class Form:
+    """A row and what is still left of it.
+
+    Args:
+        row: the row.
+        place: for errors.
+        made: what its columns mean.
+        fields: takes notes.
+    """
+
+    def __init__(self, row: Row, place: str, made: Plan, fields: Fields) -> None:
+        self.row, self.place, self.plan, self.fields = row, place, made, fields
+        self.left = dict.fromkeys(row)
+
+    def parts(self) -> list[Part]:
+        """Return the row's answers and what stands beside them.
+
+        Raises:
+            UserError: no known form, or a value of the wrong kind.
+        """
+        forms = (self._instances, self._talk, self._pair, self._preference, self._class, self._text)
+        found = next((parts for form in forms if (parts := form()) is not None), None)
+        if found is None:
+            return self._wrapped()
+        self._weigh(found)
+        found += self._rejected(found)
+        while (more := self._second()) is not None:
+            found += more
+        for column in self.left:
+            self.fields.rest(self.row[column], column, plain(column))
+        return found
+
+    def _take(self, column: str) -> Any:
+        self.fields.used[column] = None
+        self.left.pop(column, None)
+        return self.row[column]
+
+    def _filled(self, columns: list[str]) -> list[str]:
+        return [column for column in columns if column in self.left and not _empty(self.row[column])]
+
+    def _said(self, column: str) -> str:
+        return said(self._take(column), self.place, column)
+
+    # --- forms, in the order in which they are tried; each returns None if the row has not its columns ---
+
+    def _instances(self) -> list[Part] | None:
+        """A self-instruct seed task: an instruction and instances of input and output, each a question of its own."""
+        if "instruction" not in self.row or "instances" not in self.row:
+            return None
+        instances = self._take("instances")
+        if not isinstance(instances, list) or not all(isinstance(item, dict) for item in instances):
+            raise UserError(f"{self.place}: 'instances' must be a list of objects with input and output; correct the row")
+        question = self._said("instruction")
+        found = []
+        for item in instances:
+            context = said(item.get("input"), self.place, "input")
+            found += self._single(question, context, answers(item.get("output"), self.place, "output"))
+            for key in item.keys() - {"input", "output"}:
+                self.fields.rest(item[key], f"instances.{key}", plain(key))
+        return found
+
+    def _talk(self) -> list[Part] | None:
+        """A conversation, with the chosen answer after it if there is one."""
+        name = self._conversation()
+        if name is None:
+            return None
+        spoken = turns(_unpacked(self._take(name)), self.place, name, self.fields)
+        talk = self._begun(name)
+        found = list(talk.follow(spoken))
+        for column in self._filled(self.plan.chosen)[:1]:
+            found += self._answer(talk, column, found)
+        return found + list(talk.finish())
+
+    def _pair(self) -> list[Part] | None:
+        """A question and its answer, each a text or turns."""
+        pairs = [(ask, tell) for ask, tell in self.plan.pairs if ask in self.left and tell in self.left]
+        if not pairs:
+            return None
+        ask, tell = next(((a, t) for a, t in pairs if not _empty(self.row[t])), pairs[0])
+        if self._filled(self.plan.chosen) and _empty(self.row[tell]):
+            return None
+        talk = self._begun(tell)
+        found = self._asked(talk, ask)
+        told = self._take(tell)
+        if is_talk(told):
+            spoken = turns(told, self.place, tell, self.fields)
+            if spoken[0].role == "user" and talk.question:  # the whole conversation, the prompt with it
+                talk.question = []
+            return found + list(talk.follow(spoken)) + list(talk.finish())
+        known = self.plan.known
+        accepted = answers(told, self.place, tell)
+        if "aliases" in known and known["aliases"] in self.left:
+            accepted += answers(self._take(known["aliases"]), self.place, "aliases")
+        return found + self._closed(talk, accepted)
+
+    def _preference(self) -> list[Part] | None:
+        """A prompt with the chosen answer, or two whole conversations."""
+        columns = self._filled(self.plan.chosen)
+        if not columns:
+            return None
+        chosen = columns[0]
+        talk = self._begun(chosen)
+        found = self._asked(talk, self._filled(self.plan.asked)[0]) if self._filled(self.plan.asked) else []
+        return found + self._answer(talk, chosen, found) + list(talk.finish())
+
+    def _class(self) -> list[Part] | None:
+        """A text and its class, or two texts and theirs."""
+        pairs = [(text, label) for text, label in self.plan.classes if text in self.left and label in self.left]
+        if not pairs:
+            return None
+        text, label = pairs[0]
+        second = [column for column in self.left if plain(column) in SECOND]
+        context = "\n".join(self._said(column) for column in second)
+        return self._single(self._said(text), context, answers(self._take(label), self.place, label))
+
+    def _text(self) -> list[Part] | None:
+        """Running text: the turns that a template rendered, or a text that nobody asked for."""
+        columns = [column for column in self.plan.rendered if column in self.left]
+        if not columns:
+            return None
+        column = (self._filled(columns) or columns)[0]
+        text = self._said(column)
+        if not text:
+            self.fields.dropped["empty text"] += 1
+            return []
+        spoken = rendered(text)
+        if spoken is None:
+            return [Part("", (text,), pool="", why="running text without a question")]
+        talk = self._begun(column)
+        return list(talk.follow(spoken)) + list(talk.finish())
+
+    def _wrapped(self) -> list[Part]:
+        """A row within a row, as viewers of data sets give them; refused if there is none."""
+        inner = [column for column in self.left if isinstance(self.row[column], dict) and self.row[column]]
+        if len(inner) == 1:
+            row = self._take(inner[0])
+            for column in self.left:
+                self.fields.rest(self.row[column], column, plain(column))
+            return Form(row, self.place, plan(row, {}), self.fields).parts()
+        raise UserError(
+            f"{self.place}: columns {listed(self.row) or 'none'} have no known form; use one of {_FORMS}, or map them with "
+            "--columns prompt=...,answer=..."
+        )
+
+    # --- what forms are made of ---
+
+    def _conversation(self) -> str | None:
+        """The column that holds the row's conversation: by its name, or where there is no pair of columns, by its shape."""
+        usual = self._filled([column for column in self.plan.talks if plain(column) in TALKS[:3]])
+        if usual or self.plan.first:
+            return usual[0] if usual else None
+        other = [column for column in self._filled(self.plan.talks) if isinstance(_unpacked(self.row[column]), list | dict)]
+        taken = {
+            *self.plan.chosen,
+            *self.plan.rejected,
+            *self.plan.history,
+            *(column for pair in self.plan.pairs for column in pair),
+        }
+        shaped = (column for column in self.left if column not in taken and self._is_talk(column))
+        return other[0] if other else next(shaped, None)
+
+    def _is_talk(self, column: str) -> bool:
+        return is_talk(self.row[column])
+
+    def _begun(self, name: str) -> Talk:
+        """A conversation that has the row's system prompt."""
+        talk = Talk(self.fields, name)
+        talk.system = "\n".join(self._said(column) for column in self._filled(self.plan.system))
+        return talk
+
+    def _asked(self, talk: Talk, ask: str) -> list[Part]:
+        """Let the earlier turns and the question be asked; returns the answers among them."""
+        found: list[Part] = []
+        for column in self._filled(self.plan.history):
+            value = _unpacked(self.row[column])
+            if isinstance(value, list | tuple):
+                found += talk.follow(turns(value, self.place, self._taken(column), self.fields))
+                found += talk.answered()
+        value = self.row[ask]
+        if is_talk(value):
+            for part in (*talk.follow(turns(value, self.place, self._taken(ask), self.fields)), *talk.answered()):
+                if not part.why:  # the completion is what is learned
+                    part.weight, part.why = 0.0, "answer within the prompt"
+                found.append(part)
+        else:
+            talk.question.append(self._said(ask))
+        talk.context += [self._said(column) for column in self.plan.context if column in self.left and column != ask]
+        return found
+
+    def _taken(self, column: str) -> str:
+        self._take(column)
+        return column
+
+    def _answer(self, talk: Talk, column: str, found: list[Part]) -> list[Part]:
+        """The chosen answer to what was asked, unless the row holds it already."""
+        value = _unpacked(self._take(column))
+        answered = {part.response for part in found}
+        if is_talk(value):
+            spoken = turns(value, self.place, column, self.fields)
+            whole = spoken[0].role in ("user", "system")
+            own = self._begun(column) if whole else talk
+            own.system = own.system or talk.system
+            new = [*own.follow(spoken), *own.answered()]
+            if whole:
+                talk.question = []
+        else:
+            text = said(value, self.place, column)
+            spoken = rendered(text) or [Turn("assistant", text)]
+            whole = spoken[0].role in ("user", "system")
+            if whole:
+                talk.question = []
+            new = [*talk.follow(spoken), *talk.answered()]
+        fresh = [part for part in new if part.response not in answered]
+        return [_second_answer(part, column) if found and not talk.question and not part.question else part for part in fresh]
+
+    def _closed(self, talk: Talk, accepted: list[str]) -> list[Part]:
+        """The last answer of a question and answer form."""
+        question, context = "\n".join(filter(None, talk.question)), "\n".join(filter(None, talk.context))
+        own = self._single(question, context, accepted)
+        for part in own:
+            part.system = talk.system
+            if talk.history:
+                part.history, part.key = tuple(talk.history), talk.key
+        return own
+
+    def _single(self, question: str, context: str, accepted: list[str]) -> list[Part]:
+        """One question and its answer; an instruction that is only an input is asked as the question itself."""
+        if not accepted:
+            self.fields.dropped["no question" if not question and not context else "empty answer"] += 1
+            return []
+        group = next((self.row[name].strip() for name in self.plan.group if isinstance(self.row[name], str)), "")
+        asked = question or context
+        part = Part(asked, distinct(accepted), context if question else "", group=group, why="" if asked else "no question")
+        others = part.answers[1:]
+        if not others:
+            return [part]
+        return [part, Part(part.question, ("; ".join(others),), part.context, pool="(other accepted answers)", why="beside")]
+
+    def _weigh(self, found: list[Part]) -> None:
+        """Apply what the row says of learning its answers."""
+        for column in self.plan.labels:
+            value = self.row[column]
+            told = column in self.left and (isinstance(value, bool) or str(value).lower() in ("true", "false"))
+            if told and not weight_of(self._take(column), self.place, column):
+                for part in found:
+                    if not part.pool:
+                        part.weight, part.why, part.pool = 0.0, "labelled false", "answers labelled false"
+        for column in self.plan.weights:
+            if column in self.left and isinstance(self.row[column], bool | int | float):
+                weight = weight_of(self._take(column), self.place, column)
+                for part in found:
+                    part.weight *= weight
+                    if not part.weight and not part.why:
+                        part.why = "weight 0"
+
+    def _rejected(self, found: list[Part]) -> list[Part]:
+        """The rejected answers, which a scan reads; the question is that of the chosen one."""
+        asked = next((part for part in reversed(found) if part.question and not part.pool), Part("", ("",)))
+        more: list[Part] = []
+        for column in self._filled(self.plan.rejected):
+            value = _unpacked(self.row[column])
+            self.left.pop(column)
+            spoken = turns(value, self.place, column, self.fields) if is_talk(value) else None
+            if spoken is None:
+                text = said(value, self.place, column)
+                spoken = rendered(text) or [Turn("assistant", text)]
+            if spoken[0].role in ("user", "system"):
+                talk = Talk(self.fields, column)
+                new = [*talk.follow(spoken), *talk.answered()]
+            else:
+                text = "\n".join(filter(None, (turn.text for turn in spoken)))
+                new = [Part(asked.question, (text,), asked.context, asked.history, asked.system)] if text else []
+            for part in new:
+                part.weight, part.why, part.pool = 0.0, "rejected answer", column
+            more += new
+        return more
+
+    def _second(self) -> list[Part] | None:
+        """A second form in what is left of the row: read by a scan, not learned."""
+        talk = next((column for column in self.left if self._is_talk(column)), None)
+        if talk is not None:
+            self.left.pop(talk)
+            own = Talk(self.fields, talk)
+            more = [*own.follow(turns(self.row[talk], self.place, talk, self.fields)), *own.finish()]
+            name = talk
+        else:
+            pair = next((pair for pair in self.plan.pairs if self._filled([pair[1]]) and pair[0] in self.left), None)
+            if pair is None:
+                return None
+            ask, name = pair
+            self.left.pop(ask)
+            self.left.pop(name)
+            question = said(self.row[ask], self.place, ask)
+            more = [Part(question, (text,)) for text in answers(self.row[name], self.place, name)]
+            self.fields.beside[ask] = None
+        for part in more:
+            part.weight, part.why, part.pool = 0.0, "second answer of a row", part.pool or name
+        return more
+
+
+def _second_answer(part: Part, column: str) -> Part:
+    part.pool, part.why, part.weight = column, "second answer of a row", 0.0
+    return part
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value == "" or value == [] or value == {} or (isinstance(value, str) and value.isspace())
+
+
+def _unpacked(value: Any) -> Any:
+    """A conversation that a column of text holds as JSON, or as Python writes it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return value

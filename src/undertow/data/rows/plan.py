@@ -1,0 +1,100 @@
+"""What the columns of a row mean by their names alone; made once for each set of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from undertow.data.rows import names
+from undertow.data.rows.names import plain
+
+#: What a reader's ``columns`` can map.
+MAPPED = ("prompt", "answer", "context", "system", "history")
+
+
+@dataclass
+class Plan:
+    """Columns by their meaning, in the order in which they are tried.
+
+    Attributes:
+        known: {name as it is compared: column}.
+        pairs: (question, answer) columns; ``first``: whether those that come before all others are among them.
+        context, system, history, talks, chosen, rejected, asked, rendered: columns.
+        classes: (text, class) columns.
+        labels, weights: columns that may say whether, and how much, the answer is learned.
+        group: columns that may give the samples' group.
+        quick: the question's, answer's and context's column, if nothing but identifiers stands beside them.
+        beside: those identifiers.
+        rows: how many rows were read the quick way.
+    """
+
+    known: Mapping[str, str]
+    first: bool
+    pairs: list[tuple[str, str]]
+    context: list[str]
+    system: list[str]
+    history: list[str]
+    talks: list[str]
+    chosen: list[str]
+    rejected: list[str]
+    asked: list[str]
+    classes: list[tuple[str, str]]
+    rendered: list[str]
+    labels: list[str]
+    weights: list[str]
+    group: list[str]
+    quick: tuple[str, str, str | None] | None = None
+    beside: list[str] = field(default_factory=list)
+    rows: int = 0
+
+
+def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
+    """Return what the columns mean; ``mapped`` names some of them outright ({one of :data:`MAPPED`: column})."""
+    columns = list(columns)
+    known: dict[str, str] = {}
+    for column in columns:
+        known.setdefault(plain(column), column)
+    for meaning, column in mapped.items():
+        if column in columns:  # whatever it is called, it is that and nothing else
+            known = {name: other for name, other in known.items() if other != column}
+            known[f"{meaning} by --columns"] = column
+
+    def named(wanted: Iterable[str], meaning: str | None = None) -> list[str]:
+        own = [known[f"{meaning} by --columns"]] if f"{meaning} by --columns" in known else []
+        return own + [known[name] for name in wanted if name in known]
+
+    asked, told = named(names.ASKED, "prompt"), named(names.ANSWERED, "answer")
+    first = [(known[ask], known[tell]) for ask, tell in names.FIRST_PAIRS if ask in known and tell in known]
+    if "prompt" in mapped and "answer" in mapped:
+        first = [(asked[0], told[0])] if mapped["prompt"] in columns and mapped["answer"] in columns else []
+    pairs = first + [(ask, tell) for ask in asked for tell in told if (ask, tell) not in first and ask != tell]
+    made = Plan(
+        known=known,
+        first=bool(first),
+        pairs=pairs,
+        context=named(names.CONTEXT, "context"),
+        system=named(names.SYSTEM_TEXT, "system"),
+        history=named(names.HISTORY, "history"),
+        talks=named(names.TALKS),
+        chosen=named(names.CHOSEN),
+        rejected=named(names.REJECTED),
+        asked=asked,
+        classes=[(text, label) for text in named(names.CLASSIFIED) for label in named(names.CLASS)],
+        rendered=named(names.RENDERED),
+        labels=named(names.DESIRABLE),
+        weights=named(names.WEIGHT),
+        group=[name for name in names.GROUPS if name in columns],
+    )
+    if pairs:
+        made.quick, made.beside = _quick(made, columns)
+    return made
+
+
+def _quick(made: Plan, columns: list[str]) -> tuple[tuple[str, str, str | None] | None, list[str]]:
+    ask, tell = made.pairs[0]
+    contexts = [column for column in made.context if column not in (ask, tell)]
+    others = [column for column in columns if column not in (ask, tell) and column not in contexts]
+    left = all(names.is_left_out(plain(column)) for column in others)
+    if len(contexts) > 1 or not left or made.system or made.history or made.talks or made.chosen or made.labels or made.weights:
+        return None, []
+    return (ask, tell, contexts[0] if contexts else None), others

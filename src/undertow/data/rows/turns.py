@@ -1,0 +1,249 @@
+"""Conversations: the turns of a row in any of the usual spellings, and the answers in them with what stood before each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from undertow.core.errors import UserError
+from undertow.data.questions import normalised
+from undertow.data.rows.fields import Fields
+from undertow.data.rows.names import ASSISTANT, BESIDE, CALL, RESULT, ROLES, SYSTEM, USER, WEIGHT, plain
+from undertow.data.rows.part import Part
+from undertow.data.rows.values import said, scalar, written
+
+_SPEAKERS, _CONTENTS = ("from", "role", "speaker"), ("value", "content", "text", "parts", "message")
+#: Kinds of content parts: thinking, and calls of tools.
+_THOUGHT, _CALLED = frozenset(("reasoning", "thinking", "thought")), frozenset(("tool_call", "tool_use", "function_call"))
+_UNKNOWN = "speaker {!r} is unknown; use one of user, assistant, system, developer, tool, human, gpt, model"
+
+
+@dataclass
+class Turn:
+    """What one speaker says at once; ``beside`` holds (field, text) that are no part of it, such as reasoning."""
+
+    role: str
+    text: str
+    weight: float = 1.0
+    beside: list[tuple[str, str]] = field(default_factory=list)
+
+
+def is_talk(value: Any) -> bool:
+    """Whether a value is a conversation that is not empty: turns as objects, or pairs of texts."""
+    if isinstance(value, dict):
+        return _speaker(value) is not None and _content(value) is not None
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], dict) and is_turn(value[0])
+
+
+def is_turn(value: dict[str, Any]) -> bool:
+    """Whether an object is a turn: it names a speaker, or is a pair of what both say."""
+    return _speaker(value) is not None or _both(value) is not None
+
+
+def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
+    """Return the turns of a conversation.
+
+    Args:
+        value: a list of turns ``{from, value}`` or ``{role, content}``, of pairs ``{human, assistant}`` or ``[user, assistant]``,
+            or of texts, the user's first; or one turn.
+        place: for errors.
+        name: of the column, for the account.
+        fields: where what each key held is noted.
+
+    Raises:
+        UserError: it is none of these, or a speaker is unknown.
+    """
+    entries = [value] if isinstance(value, dict) else value
+    if not isinstance(entries, list | tuple):
+        raise UserError(f"{place}: a conversation is a list of objects with from and value (or role, content); correct the row")
+    found: list[Turn] = []
+    for number, entry in enumerate(entries, start=1):
+        here = f"{place} turn {number}"
+        if isinstance(entry, dict):
+            found += _turn(entry, here, name, fields)
+        elif isinstance(entry, list | tuple) and len(entry) == 2:
+            found += [Turn(USER, said(entry[0], here, name)), Turn(ASSISTANT, said(entry[1], here, name))]
+        elif isinstance(entry, str):
+            found.append(Turn((USER, ASSISTANT)[(number - 1) % 2], said(entry, here, name)))
+        else:
+            raise UserError(f"{place}: a conversation is a list of objects with from and value (or role, content); correct the row")
+    return found
+
+
+def _speaker(turn: dict[str, Any]) -> Any:
+    return next((turn[key] for key in _SPEAKERS if turn.get(key) is not None), None)
+
+
+def _content(turn: dict[str, Any]) -> str | None:
+    return next((key for key in _CONTENTS if turn.get(key) is not None), next((key for key in _CONTENTS if key in turn), None))
+
+
+def _both(turn: dict[str, Any]) -> list[tuple[str, str]] | None:
+    """(role, key) of an object whose keys are the speakers: ``{human: ..., assistant: ...}``."""
+    roles = [(ROLES[plain(key)], key) for key in turn if plain(key) in ROLES]
+    return roles if {USER, ASSISTANT} <= {role for role, _ in roles} else None
+
+
+def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterator[Turn]:
+    speaker = _speaker(turn)
+    if speaker is None and (both := _both(turn)) is not None:
+        for other in turn.keys() - {key for _, key in both}:
+            fields.rest(turn[other], f"{name}.{other}", plain(other))
+        yield from (Turn(role, said(turn[own], place, own)) for role, own in sorted(both, key=lambda one: one[0] != USER))
+        return
+    if isinstance(speaker, dict):  # {"author": {"role": ...}} of exported chats
+        speaker = speaker.get("role")
+    role = ROLES.get(plain(speaker)) if isinstance(speaker, str) else None
+    if role is None:
+        raise UserError(f"{place}: {_UNKNOWN.format(speaker)}")
+    key = _content(turn)
+    one = Turn(role, "")
+    if key is not None:
+        one.text = _told(turn[key], place, f"{name}.{key}", one, fields)
+    calls = False
+    for other, value in turn.items():
+        if other == key or other in _SPEAKERS or value is None:
+            continue
+        known = plain(other)
+        if known in WEIGHT or (known == "label" and isinstance(value, bool)):
+            one.weight *= weight_of(value, place, other)
+        elif known in BESIDE and value:
+            calls = calls or known in ("tool_calls", "function_call")
+            one.beside.append((f"{name}.{other}", value.strip() if isinstance(value, str) else written(value, place, other)))
+        else:
+            fields.rest(value, f"{name}.{other}", known)
+    if calls and role == ASSISTANT and not one.text:
+        one.role = CALL
+    yield one
+
+
+def weight_of(value: Any, place: str, name: str) -> float:
+    """Return a weight of the loss: a number from 0, or whether to learn it.
+
+    Raises:
+        UserError: it is neither.
+    """
+    number = {"true": 1.0, "false": 0.0}.get(value.strip().lower()) if isinstance(value, str) else value
+    if isinstance(number, int | float) and 0 <= number < float("inf"):
+        return float(number)
+    try:
+        if float(value) >= 0:
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{place}: '{name}' is {scalar(value)[:40]}, a weight is a number from 0, true or false; correct the row")
+
+
+def _told(value: Any, place: str, path: str, one: Turn, fields: Fields) -> str:
+    """The text of a turn; of content parts those that are text, what thinks or calls beside it, pictures and sound left out."""
+    if isinstance(value, str) or value is None:
+        return said(value, place, path)
+    if isinstance(value, list | tuple):
+        return "\n".join(filter(None, (_told(part, place, path, one, fields) for part in value)))
+    if not isinstance(value, dict):
+        return scalar(value)
+    kind = value.get("type")
+    key = _content(value)
+    if kind in _THOUGHT or kind in _CALLED or key is None:
+        if kind in _THOUGHT or kind in _CALLED:
+            one.beside.append((f"{path}.{kind}", written(value, place, path) if key is None else said(value[key], place, path)))
+        else:
+            for other, item in value.items():
+                fields.rest(item, f"{path}.{other}", plain(other))
+        return ""
+    for other, item in value.items():
+        if other not in (key, "type", "content_type"):
+            fields.rest(item, f"{path}.{other}", plain(other))
+    return _told(value[key], place, path, one, fields)
+
+
+class Talk:
+    """Walks through turns and keeps what the next answer is given to.
+
+    Turns of one speaker in a row are joined. A tool's result becomes context of the question it was fetched for; the call that
+    fetched it is no answer to learn. A system turn stands until the next one. An answer to nobody is read by a scan, not learned.
+    """
+
+    def __init__(self, fields: Fields, name: str) -> None:
+        self.history: list[tuple[str, str]] = []
+        self.system = ""
+        self.question: list[str] = []
+        self.context: list[str] = []
+        self.key = ""
+        self._fields = fields
+        self._name = name
+        self._told: list[Turn] = []
+        self._before: Turn | None = None
+        self._last: list[str] = []
+        self._again = False  # the question was answered before, and is open once more
+
+    def follow(self, turns: list[Turn]) -> Iterator[Part]:
+        """Yield an answer whenever one is complete, and what stands beside it."""
+        for turn in turns:
+            if turn.role == ASSISTANT:
+                if self._told and self._told[-1].weight != turn.weight:
+                    yield from self.answered()
+                    self._reopen()
+                self._told.append(turn)
+            else:
+                yield from self.answered()
+                self._take(turn)
+            for path, text in turn.beside:
+                yield self.aside(path, text)
+            if turn.role == CALL:
+                self._fields.dropped["tool call"] += 1
+                if turn.text:
+                    yield self.aside(f"{self._name} (tool calls)", turn.text)
+            self._before = turn
+
+    def _take(self, turn: Turn) -> None:
+        if turn.role == SYSTEM:
+            again = self._before is not None and self._before.role == SYSTEM
+            self.system = "\n".join(filter(None, [self.system, turn.text])) if again else turn.text
+        elif turn.role == RESULT:
+            self._reopen()  # a call was answered: what follows still answers the user
+            self.context.append(turn.text)
+        elif turn.role == USER:
+            self.question = [turn.text] if self._again else [*self.question, turn.text]
+            self._again = False
+
+    def _reopen(self) -> None:
+        if not self.question:
+            self.question, self._again = list(self._last), True
+
+    def aside(self, path: str, text: str) -> Part:
+        """Return a text that stands beside the answer to the present question."""
+        asked = "\n".join(filter(None, self.question or self._last))
+        return Part(asked, (text,), system=self.system, pool=path, why="beside")
+
+    def answered(self) -> Iterator[Part]:
+        """Yield what the assistant has said since the last other turn."""
+        if not self._told:
+            return
+        told, self._told = self._told, []
+        text = "\n".join(filter(None, (turn.text for turn in told)))
+        asked, further = "\n".join(filter(None, self.question)), "\n".join(filter(None, self.context))
+        self._last, self._again = self.question, False
+        self.question, self.context = [], []
+        if not text:
+            self._fields.dropped["empty answer"] += 1
+            return
+        yield self.part(asked, further, (text,), told[0].weight)
+        if asked:
+            self.history.append((f"{asked}\n{further}" if further else asked, text))
+
+    def part(self, asked: str, further: str, answers: tuple[str, ...], weight: float = 1.0) -> Part:
+        """Return an answer with what stands before it."""
+        if asked and not self.key:
+            # Conversations that open alike share a key: their later turns carry the opening as history.
+            self.key = f"conversation {hashlib.sha256(normalised(asked).encode()).hexdigest()[:16]}"
+        why = ("" if weight else "weight 0") if asked else "answer without a question"
+        return Part(asked, answers, further, tuple(self.history) if asked else (), self.system, self.key, "", weight, "", why)
+
+    def finish(self) -> Iterator[Part]:
+        """Yield the last answer, and count a question that nobody answers."""
+        yield from self.answered()
+        if any(self.question):
+            self._fields.dropped["question without an answer"] += 1

@@ -1,0 +1,121 @@
+"""What a value of a row says as text, and every text within it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from undertow.core.errors import UserError
+
+#: Keys under which an object holds an answer or a text and not a record of several things; lower case.
+_HELD = ("value", "text", "content", "answer", "aliases")
+#: Keys that stand beside those and say nothing of their own; lower case.
+_BESIDE = frozenset(
+    "answer_start answer_end start end span type normalizedvalue normalized_value matchedwikientityname matched_wiki_entity_name "
+    "normalizedmatchedwikientityname normalized_matched_wiki_entity_name normalizedaliases normalized_aliases humanannotations "
+    "humananswers id".split()
+)
+
+
+def checked(text: str, place: str, name: str) -> str:
+    """Return a text without surrounding blanks.
+
+    Raises:
+        UserError: it holds characters that no tokenizer can encode (lone surrogates).
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{place}: '{name}' is not valid Unicode (lone surrogate); correct the row") from error
+    return text.strip()
+
+
+def said(value: Any, place: str, name: str) -> str:
+    """Return a value as text: a number as it is written in JSON, a date in ISO form, a list line by line, None as nothing.
+
+    An object that holds one text (``{"text": ...}``) is that text; any other is its JSON.
+
+    Raises:
+        UserError: as :func:`checked`.
+    """
+    if isinstance(value, str):
+        return checked(value, place, name)
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return "\n".join(filter(None, (said(item, place, name) for item in value)))
+    if isinstance(value, dict):
+        held = _held(value)
+        return written(value, place, name) if held is None else "\n".join(said(value[key], place, name) for key in held)
+    return scalar(value)
+
+
+def scalar(value: Any) -> str:
+    """Return what is no text, list or object as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def written(value: Any, place: str, name: str) -> str:
+    """Return a list or an object as JSON, characters as they are; nothing for an empty one.
+
+    Raises:
+        UserError: as :func:`checked`.
+    """
+    return checked(json.dumps(value, ensure_ascii=False, default=scalar), place, name) if value else ""
+
+
+def answers(value: Any, place: str, name: str) -> list[str]:
+    """Return the texts that count as an answer, the preferred one first.
+
+    A list of texts or numbers is several accepted answers; an object of SQuAD's or TriviaQA's kind is what it accepts; any other
+    object, and a list of such, is one answer: its JSON.
+
+    Raises:
+        UserError: as :func:`checked`.
+    """
+    if isinstance(value, str):
+        text = checked(value, place, name)
+        return [text] if text else []
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        held = _held(value)
+        if held is None:
+            return [written(value, place, name)] if value else []
+        return [text for key in held for text in answers(value[key], place, f"{name}.{key}")]
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, list) or (isinstance(item, dict) and _held(item) is None) for item in value):
+            return [written(value, place, name)]
+        return [text for item in value for text in answers(item, place, name)]
+    return [scalar(value)]
+
+
+def _held(value: dict[str, Any]) -> list[str] | None:
+    """The keys of an object that hold its text, in their order of preference; None if it is a record of several things."""
+    keys = {key.lower(): key for key in value}
+    found = [keys[name] for name in _HELD if name in keys]
+    return found if found and len(found) + len(_BESIDE & keys.keys()) == len(keys) else None
+
+
+def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of every text within a value; the path names keys, and no places in lists."""
+    if isinstance(value, str):
+        if value and not value.isspace():
+            yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item, path)
+    elif isinstance(value, bytes):
+        yield path, scalar(value)
