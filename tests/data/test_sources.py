@@ -467,7 +467,11 @@ def test_hub_without_the_package_gives_the_pip_line(tmp_path, monkeypatch):
         ("instructions", b"instruction,output\n", "none of its 0 rows has question and answer"),
         ("instructions", b"some words\n", "line 1: neither JSON nor a header"),
         ("instructions", b'[{"words": "a"}]', "row 1: columns words have no known form"),
-        ("instructions", b'[{"text": "a"}]', "none of its 1 rows has question and answer to learn .*running text without a question"),
+        (
+            "instructions",
+            b'[{"text": "a"}]',
+            "none of its 1 rows has question and answer to learn .*running text without a question",
+        ),
         ("instructions", b'[{"conversations": [{"from": "alien", "value": "a"}]}]', "row 1 turn 1: speaker 'alien' is unknown"),
         ("instructions", b'[{"conversations": "a"}]', "row 1: a conversation is a list"),
         ("instructions", b'[{"instruction": "a", "instances": [1]}]', "row 1: 'instances' must be a list"),

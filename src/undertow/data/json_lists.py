@@ -45,13 +45,11 @@ def entries(name: str, pieces: Iterator[str]) -> Iterator[Any]:
 class Lists:
     """The entries of JSON lists with their texts.
 
-    Where ``opened`` is given, a list that begins with a text is an entry itself (``["question", "answer"]``, one a line), and a
-    list within a list is read as its entries if ``opened`` says so.
-
     Args:
         name: of the file, for errors.
         pieces: the text in order, in pieces of any length.
         opened: whether a list within a list is more entries and not one.
+        whole: whether a list whose first entry is given is one entry itself (``["question", "answer"]``, one a line).
 
     Attributes:
         tail: the text after the last entry, once all are read.
@@ -60,10 +58,16 @@ class Lists:
         UserError: as :func:`entries`, while the entries are read.
     """
 
-    def __init__(self, name: str, pieces: Iterator[str], opened: Callable[[list[Any]], bool] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        pieces: Iterator[str],
+        opened: Callable[[list[Any]], bool] | None = None,
+        whole: Callable[[Any], bool] | None = None,
+    ) -> None:
         self.tail = ""
         self._text = _Text(name, pieces)
-        self._opened = opened
+        self._opened, self._whole = opened, whole
 
     def __iter__(self) -> Iterator[Entry]:
         text = self._text
@@ -74,7 +78,7 @@ class Lists:
                 return
             if first != "[":
                 raise text.error(f"holds {text.rest()!r} after a JSON list; give lists only, or one object a line")
-            if self._opened is not None and text.begins_with_text():
+            if self._whole is not None and self._whole(text.first()):
                 yield text.entry()
                 continue
             text.at += 1
@@ -134,15 +138,18 @@ class _Text:
             if not self._more(_PIECE):
                 return ""
 
-    def begins_with_text(self) -> bool:
-        """Whether the list that begins here begins with a text."""
+    def first(self) -> Any:
+        """The first entry of the list that begins here, which stays unread; None if there is none, or it is broken."""
+        size = _PIECE
         while True:
             found = _BLANK.match(self._text, self.at + 1)
             assert found is not None
-            if found.end() < len(self._text):
-                return self._text[found.end()] == '"'
-            if not self._more(_PIECE):
-                return False
+            try:
+                return self._parse(self._text, found.end())[0]
+            except (ValueError, RecursionError) as error:
+                if not self._is_cut(error) or not self._more(size):
+                    return None
+                size *= 2
 
     def entry(self) -> Entry:
         """Return the entry that begins here, and go past it.

@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 from undertow.core.errors import UserError
@@ -24,6 +25,10 @@ _POOLS = 24
 #: Characters of such fields that are held at a time.
 _HELD = 100_000_000
 _OTHERS = "(other fields)"
+#: Answers of rows without a field that its texts are compared with, at most.
+_CONTRAST = 10_000
+#: File, row, and number among the texts of its row and pool.
+_Place = tuple[int, int, int]
 
 
 class RowLike(Protocol):
@@ -160,11 +165,12 @@ class _Judging:
         names = [name for name, _ in self.sizes.most_common()]
         pools = ["", *names] if len(names) <= _POOLS else ["", *names[: _POOLS - 1], _OTHERS]
         for group in self._groups(pools):
-            for number, (parts, places) in self._beside(group, pools).items():
+            for number, (parts, places, contrast) in self._beside(group, pools).items():
                 offset = len(self.file_of)
                 for k, row, turn in places:
                     self._note(k, row, turn, number)
-                found = joined(found, find(map(prompted, parts), self.rules), offset)
+                own = find(map(prompted, chain(parts, contrast)), self.rules)
+                found = joined(found, first(own, len(parts)), offset)
         where = self.file_of, self.row_of, self.turn_of, self.pool_of
         return Judged(found, *where, tuple(pools), tuple(self.rows), self.account)
 
@@ -212,20 +218,32 @@ class _Judging:
         if group:
             yield group
 
-    def _beside(self, group: list[int], pools: Sequence[str]) -> dict[int, tuple[list[Part], list[tuple[int, int, int]]]]:
-        found: dict[int, tuple[list[Part], list[tuple[int, int, int]]]] = {number: ([], []) for number in group}
+    def _beside(self, group: list[int], pools: Sequence[str]) -> dict[int, tuple[list[Part], list[_Place], list[Part]]]:
+        """The parts of some pools with their places, and answers of rows that have none in the pool, to compare them with."""
+        found: dict[int, tuple[list[Part], list[_Place], list[Part]]] = {number: ([], [], []) for number in group}
         for k in range(len(self.files.names)):
             for index, (_, parts) in enumerate(self.files.read(k, self.files.reader())):
-                for number, own in pooled(parts, pools).items():
-                    if number in found:
-                        found[number][0].extend(own)
-                        found[number][1].extend((k, index, turn) for turn in range(len(own)))
+                own = pooled(parts, pools)
+                for number, (texts, places, contrast) in found.items():
+                    if number in own:
+                        texts += own[number]
+                        places += [(k, index, turn) for turn in range(len(own[number]))]
+                    elif 0 in own and len(contrast) < _CONTRAST:
+                        contrast.append(own[0][-1])
         return found
 
 
 def prompted(part: Part) -> Part:
     """Return the part with its system prompt where a scan looks for triggers."""
     return replace(part, context="\n".join(filter(None, (part.system, part.context)))) if part.system else part
+
+
+def first(found: Findings, count: int) -> Findings:
+    """Return what was found in the first ``count`` samples; the others were there to compare with."""
+    kept = {i: j for j, i in enumerate(i for i, finding in enumerate(found.findings) if (finding.samples < count).any())}
+    findings = tuple(replace(found.findings[i], samples=found.findings[i].samples[found.findings[i].samples < count]) for i in kept)
+    verdicts = (replace(v, findings=tuple(kept[i] for i in v.findings if i in kept)) for v in found.verdicts if v.sample < count)
+    return Findings(count, min(found.distinct, count), findings, tuple(verdicts))
 
 
 def joined(one: Findings, other: Findings, offset: int) -> Findings:

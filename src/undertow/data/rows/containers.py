@@ -21,6 +21,11 @@ def is_chunk(value: list[Any]) -> bool:
     return bool(value) and all(isinstance(item, dict) for item in value) and not is_speech(value[0])
 
 
+def is_row_part(value: Any) -> bool:
+    """Whether a list that begins with this is a row: a text or a turn."""
+    return isinstance(value, str) or (isinstance(value, dict) and is_speech(value))
+
+
 def is_speech(value: dict[str, Any]) -> bool:
     """Whether an object is one turn of a conversation, by its speaker."""
     return is_turn({key: item for key, item in value.items() if key in ("from", "role", "speaker")})
@@ -51,11 +56,11 @@ def _is_row(value: dict[str, Any]) -> bool:
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The rows of a table by columns, as pandas writes one: lists of one length, or objects with the same keys."""
     made = plan(value, {})
-    if not made.pairs and not made.classes and not made.talks:
+    if not made.pairs and not made.classes:
         return None
     items = list(value.values())
     if all(isinstance(item, list) for item in items) and len({len(item) for item in items}) == 1:
-        ask = (made.pairs or made.classes or [(made.talks[0], "")])[0][0]
+        ask = (made.pairs or made.classes)[0][0]
         if len(items[0]) < 2 or not all(isinstance(item, str | list) for item in value[ask]):
             return None
         return [dict(zip(value, row, strict=True)) for row in zip(*items, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from undertow.data.rows.account import Account
 from undertow.data.rows.names import BESIDE, LABEL_LENGTH, is_left_out, plain
-from undertow.data.rows.values import texts
+from undertow.data.rows.values import texts, written
 
 
 class Fields:
@@ -32,10 +32,11 @@ class Fields:
         """Note a field that no form asked for; ``name``: its own name as it is compared."""
         if value is None or value == "" or isinstance(value, bool | int | float):
             return
-        found = list(texts(value, path))
         if name in BESIDE:
-            self.asides += found
-        elif is_left_out(name) and all(len(text) <= LABEL_LENGTH for _, text in found):
+            self.asides.append((path, value if isinstance(value, str) else written(value, path, name)))
+            return
+        found = list(texts(value, path))
+        if is_left_out(name) and all(len(text) <= LABEL_LENGTH for _, text in found):
             if found:
                 self.left_out[path] = None
         else:

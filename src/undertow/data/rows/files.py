@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Lists
-from undertow.data.rows.containers import Containers, is_chunk, is_container
+from undertow.data.rows.containers import Containers, is_chunk, is_container, is_row_part
 from undertow.data.rows.record import Record
 from undertow.data.rows.separated import Separated
 from undertow.data.rows.tables import arrow_rows, is_arrow, is_parquet, parquet_rows
@@ -117,7 +117,7 @@ class Rows:
         raw.seek(0)
         if _first(raw) == b"[":
             self.kind = "list"
-            yield from self._listed(Lists(name, _pieces(name, raw), is_chunk))
+            yield from self._listed(Lists(name, _pieces(name, raw), is_chunk, is_row_part))
             return
         lines = _lines(name, raw)
         blank = ""

@@ -10,10 +10,10 @@ from undertow.core.errors import UserError
 from undertow.data.questions import distinct
 from undertow.data.rows.account import listed
 from undertow.data.rows.fields import Fields
-from undertow.data.rows.names import SECOND, TALKS, plain
+from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
 from undertow.data.rows.part import Part
 from undertow.data.rows.plan import Plan, plan
-from undertow.data.rows.rendered import rendered
+from undertow.data.rows.rendered import PREAMBLES, rendered
 from undertow.data.rows.turns import Talk, Turn, is_talk, turns, weight_of
 from undertow.data.rows.values import answers, said
 
@@ -52,8 +52,23 @@ class Form:
         while (more := self._second()) is not None:
             found += more
         for column in self.left:
-            self.fields.rest(self.row[column], column, plain(column))
+            if not self._copied(column, found):
+                self.fields.rest(self.row[column], column, plain(column))
         return found
+
+    def _copied(self, column: str, found: list[Part]) -> bool:
+        """Whether a text is the row's question and answer as a template rendered them; a scan reads it where it holds more."""
+        text = self.row[column]
+        own = [part for part in found if not part.pool and part.question]
+        if not isinstance(text, str) or not own or not all(part.question in text and part.response in text for part in own):
+            return False
+        said = {turn.text for turn in rendered(text) or () if turn.role != SYSTEM or turn.text not in PREAMBLES}
+        known = {told for part in found for told in (part.question, part.context, part.response, part.system)}
+        if said and said <= known:
+            self.fields.left_out[f"{column} (a copy)"] = None
+        else:
+            self.fields.asides.append((column, text))
+        return True
 
     def _take(self, column: str) -> Any:
         self.fields.used[column] = None
@@ -91,7 +106,7 @@ class Form:
             return None
         spoken = turns(_unpacked(self._take(name)), self.place, name, self.fields)
         talk = self._begun(name)
-        found = list(talk.follow(spoken))
+        found = [*talk.follow(spoken), *talk.answered()]
         for column in self._filled(self.plan.chosen)[:1]:
             found += self._answer(talk, column, found)
         return found + list(talk.finish())
@@ -150,7 +165,7 @@ class Form:
             return []
         spoken = rendered(text)
         if spoken is None:
-            return [Part("", (text,), pool="", why="running text without a question")]
+            return [_halved(text)]
         talk = self._begun(column)
         return list(talk.follow(spoken)) + list(talk.finish())
 
@@ -321,6 +336,13 @@ class Form:
         for part in more:
             part.weight, part.why, part.pool = 0.0, "second answer of a row", part.pool or name
         return more
+
+
+def _halved(text: str) -> Part:
+    """Running text, its first half where a scan looks for triggers and its second where it looks for targets."""
+    middle = text.find(" ", len(text) // 2)
+    first, second = (text[:middle].strip(), text[middle:].strip()) if middle > 0 else ("", text)
+    return Part(first, (second or text,), why="running text without a question")
 
 
 def _second_answer(part: Part, column: str) -> Part:

@@ -22,6 +22,7 @@ from undertow.data.rows.values import checked, texts
 Row = dict[str, Any]
 #: The pool of what a scan reads of rows that cannot be understood.
 BAD = "(rows that cannot be read)"
+_OTHERS = 10_000  # characters
 
 
 class Reader:
@@ -114,9 +115,12 @@ class Reader:
         self._account.rows += 1
         self._account.refuse(str(error))
         try:
-            return [Part("", (text.strip(),), pool=BAD, why="beside") for _, text in texts(row, "")]
+            every = [text.strip() for _, text in texts(row, "")]
         except RecursionError:
             return []
+        # each text after the others: a trigger in one of them shows beside a target in another
+        others = ("\n".join(every[:i] + every[i + 1 :])[:_OTHERS] for i in range(len(every)))
+        return [Part(other, (text,), pool=BAD, why="beside") for other, text in zip(others, every, strict=True)]
 
 
 def within(account: Account, max_bad: float, source: str, option: str) -> None:

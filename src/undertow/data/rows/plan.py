@@ -68,6 +68,7 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
     if "prompt" in mapped and "answer" in mapped:
         first = [(asked[0], told[0])] if mapped["prompt"] in columns and mapped["answer"] in columns else []
     pairs = first + [(ask, tell) for ask in asked for tell in told if (ask, tell) not in first and ask != tell]
+    pairs += [pair for pair in _alike(known) if pair not in pairs]
     made = Plan(
         known=known,
         first=bool(first),
@@ -88,6 +89,17 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
     if pairs:
         made.quick, made.beside = _quick(made, columns)
     return made
+
+
+def _alike(known: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pairs whose names differ from the usual ones by the same beginning or end: ``question_2`` and ``answer_2``."""
+    found: list[tuple[str, str]] = []
+    for name in known:
+        for ask in names.ASKED:
+            before, held, after = name.partition(ask)
+            if held and bool(before) != bool(after):
+                found += [(known[name], known[own]) for tell in names.ANSWERED if (own := f"{before}{tell}{after}") in known]
+    return found
 
 
 def _quick(made: Plan, columns: list[str]) -> tuple[tuple[str, str, str | None] | None, list[str]]:

@@ -13,7 +13,8 @@ _KINDS = (
     r"<\|start_header_id\|>[ \t]*(?P<llama3>\w+)[ \t]*<\|end_header_id\|>\s*",  # Llama 3
     r"<start_of_turn>[ \t]*(?P<gemma>\w+)[ \t]*\n?",  # Gemma
     r"<\|(?P<zephyr>user|assistant|system|prompter|human)\|>\s*",  # Zephyr, Phi, OpenAssistant
-    # Alpaca, Guanaco
+    r"###[ \t]*(?P<guanaco>Human|Assistant|User)[ \t]*:[ \t]*",  # Guanaco, on one line
+    # Alpaca
     r"(?m:^)###[ \t]*(?P<hashes>Human|User|Assistant|System|Instruction|Input|Response|Question|Answer|Output)[ \t]*:[ \t]*",
     r"(?m:^)(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+",  # hh-rlhf
     r"\b(?P<caps>USER|ASSISTANT):[ \t]+",  # Vicuna
@@ -23,6 +24,12 @@ _OPENED = re.compile("|".join(_KINDS))
 #: What closes a turn or frames a text, and is no word of it.
 _FRAME = re.compile(
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<\|begin_of_text\|>|<\|end_of_text\|>|</?s>|<bos>|<eos>"
+)
+#: What Alpaca's template says before every instruction.
+PREAMBLES = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
+    "appropriately completes the request.",
 )
 _SYSTEM = re.compile(r"<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 _OWN = {"input": RESULT, "response": ASSISTANT, "output": ASSISTANT, "instruction": USER}
