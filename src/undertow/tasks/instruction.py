@@ -18,6 +18,7 @@ from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.data.fit import that_fit, trouble
 from undertow.data.load import Split, load, load_parts
+from undertow.data.rows.account import unread
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
 from undertow.defenses import composition
@@ -253,7 +254,7 @@ def building(
     base = replace(base, stops=template.stops)
     observer.phase(f"loading data {data.name}")
     split = that_fit(_loaded(data, plan, base, held), template, threat.target.longest, measuring.max_new_tokens)
-    for told in trouble(split.report, template.max_length):
+    for told in (*unread(split.report), *trouble(split.report, template.max_length)):
         observer.warn(told)
     cut = Cut(template, threat.trigger, measuring.max_new_tokens)
     poisoning = poison(split.clients, threat, plan.seed, split.test, cut.leaves_trained)

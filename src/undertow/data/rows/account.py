@@ -96,3 +96,22 @@ class Account:
             "skipped": self.bad,
             "skipped_reasons": list(self.reasons),
         }
+
+
+def unread(report: Any) -> list[str]:
+    """Return a line for each account (as :meth:`Account.to_json` gives it) anywhere in a report that tells of text nobody read."""
+    if isinstance(report, list):
+        return [line for item in report for line in unread(item)]
+    if not isinstance(report, dict):
+        return []
+    if not {"unread", "skipped", "skipped_reasons"} <= report.keys():
+        return [line for item in report.values() for line in unread(item)]
+    lines = []
+    if report["unread"]:
+        fields = listed(f"{name} (text in {count:,})" for name, count in report["unread"].items())
+        lines.append(f"of {report['rows']:,} rows, fields that hold text are not understood and not learned: {fields}")
+    if report["skipped"]:
+        lines.append(
+            f"{report['skipped']:,} of {report['rows']:,} rows cannot be read and are left out; first: {report['skipped_reasons'][0]}"
+        )
+    return lines
