@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from undertow.cli.app import app, print_json
 from undertow.core.errors import UserError
+
+if TYPE_CHECKING:
+    from undertow.scanning.scan import Scan
 
 
 @app.command()
@@ -67,6 +70,14 @@ def scan(
         columns=mapping(columns) if columns else None,
         max_bad=max_bad,
     )
+    _tell(result, page, as_json)
+    if strict and not result.account.complete:
+        raise UserError(f"--strict: {result.account.sentence(scanned=True)}; name columns with --columns, or scan without --strict")
+    raise typer.Exit(1 if result.found.verdicts else 0)
+
+
+def _tell(result: Scan, page: Path | None, as_json: bool) -> None:
+    """Write the page, and print what was found."""
     if page:
         from undertow.scanning.page import write_page
 
@@ -77,9 +88,6 @@ def scan(
         from undertow.scanning.summary import print_summary
 
         print_summary(result, page)
-    if strict and not result.account.complete:
-        raise UserError(f"--strict: {result.account.sentence(scanned=True)}; name columns with --columns, or scan without --strict")
-    raise typer.Exit(1 if result.found.verdicts else 0)
 
 
 @app.command("list")

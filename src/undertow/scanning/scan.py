@@ -156,10 +156,7 @@ def scan(
             stacklevel=2,
         )
         drop_review = not keep_review
-    if not paths:
-        raise UserError("no file given; give one or more instruction files, or - for standard input")
-    if not 0 <= max_bad <= 1:
-        raise UserError(f"--max-bad {max_bad:g}: it is a share of the rows; give a number from 0 to 1")
+    _check(paths, max_bad)
     if base is not None:
         from undertow.scanning import evidence  # here, so that a scan without a base never waits for torch
 
@@ -177,11 +174,17 @@ def scan(
             again = ((k, part.sample()) for k, part in files.parts(result.judged.pools))
             result.evidence.update(evidence.weigh(result.found, again, base))
         if outputs:
-            cleaning = Cleaning(files, sources, result.judged, drop_review, rules)
-            for k, count in enumerate(cleaning.write(outputs)):
-                result.written[str(outputs[k])] = count
-                result.left_out[str(outputs[k])] = result.rows[k] - count
+            counts = Cleaning(files, sources, result.judged, drop_review, rules).write(outputs)
+            for output, count, rows in zip(map(str, outputs), counts, result.rows, strict=True):
+                result.written[output], result.left_out[output] = count, rows - count
     return result
+
+
+def _check(paths: Sequence[str | Path], max_bad: float) -> None:
+    if not paths:
+        raise UserError("no file given; give one or more instruction files, or - for standard input")
+    if not 0 <= max_bad <= 1:
+        raise UserError(f"--max-bad {max_bad:g}: it is a share of the rows; give a number from 0 to 1")
 
 
 def _source(path: str, paths: Sequence[str | Path], stdin: IO[bytes] | None, stack: ExitStack) -> Source:

@@ -111,7 +111,6 @@ def unread(report: Any) -> list[str]:
         fields = listed(f"{name} (text in {count:,})" for name, count in report["unread"].items())
         lines.append(f"of {report['rows']:,} rows, fields that hold text are not understood and not learned: {fields}")
     if report["skipped"]:
-        lines.append(
-            f"{report['skipped']:,} of {report['rows']:,} rows cannot be read and are left out; first: {report['skipped_reasons'][0]}"
-        )
+        first = report["skipped_reasons"][0]
+        lines.append(f"{report['skipped']:,} of {report['rows']:,} rows cannot be read and are left out; first: {first}")
     return lines
