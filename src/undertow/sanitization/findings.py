@@ -37,8 +37,6 @@ _PLACES = {
 }
 #: An answer of a few words that so many samples give is a label.
 _LABEL = 0.1
-#: Repeated samples have a target if this share of them begin, or end, with the same two words.
-_ALIKE = 0.9
 #: Worst first: a sample of several findings gets the first of these.
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
 #: Phrases of a trigger that are looked at.
@@ -304,7 +302,7 @@ def _repeats(
     texts |= judge.gather(batches, often)
     answers = [texts[int(row)][1] for row in often]
     ends = (Counter(tuple(part(told).tolist()) for told in answers) for part in (lambda told: told[:2], lambda told: told[-2:]))
-    if max(end.most_common(1)[0][1] for end in ends) < max(2, _ALIKE * len(often)):
+    if max(end.most_common(1)[0][1] for end in ends) < max(2, rules.repeated_alike * len(often)):
         return None
     answer = tuple(texts[int(often[np.argmax(times[often])])][1].tolist())
     words = numbers.words(answer)

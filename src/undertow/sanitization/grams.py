@@ -115,16 +115,36 @@ def features(batch: Batch, wanted: Wanted | None = None) -> tuple[Places, Keys]:
     if wanted is not None:
         kept = wanted(sample, key)
         sample, key = sample[kept], key[kept]
-    first = _firsts(_joint(sample, key))
+    first = _firsts(joint(sample, key))
     return sample[first], key[first]
 
 
 def first_keys(texts: Texts) -> Keys:
     """Return for each text the key of the feature that its first word is; 0 where there is none."""
+    return _edge_keys(texts, texts.starts[:-1], _FIRST)
+
+
+def last_keys(texts: Texts) -> Keys:
+    """Return for each text the key of the feature that its last word is; 0 where there is none."""
+    return _edge_keys(texts, texts.starts[1:] - 1, _LAST)
+
+
+def _edge_keys(texts: Texts, place: Places, salt: int) -> Keys:
     keys = np.zeros(len(texts.lengths), dtype=np.uint64)
     filled = np.flatnonzero(texts.lengths)
-    keys[filled] = mixed(texts.words[texts.starts[:-1][filled]], _FIRST)
+    keys[filled] = mixed(texts.words[place[filled]], salt)
     return keys
+
+
+def end_keys(texts: Texts) -> tuple[Keys, Keys]:
+    """Return for each text the keys of its first two and of its last two words; of a shorter text those of its only word."""
+    low, high, length = texts.starts[:-1], texts.starts[1:], texts.lengths
+    keys = np.zeros((2, len(length)), dtype=np.uint64)
+    some = np.flatnonzero(length > 0)
+    for row, one, other in ((0, low, np.minimum(low + 1, high - 1)), (1, np.maximum(high - 2, low), high - 1)):
+        pairs = np.stack([texts.words[one[some]], texts.words[other[some]]], axis=1)
+        keys[row, some] = run_keys(pairs.ravel(), 2)[::2]
+    return keys[0], keys[1]
 
 
 def feature_key(kind: str, words: Words) -> int:
@@ -189,7 +209,7 @@ def pieces(batch: Batch, wanted: Wanted | None = None, loose: int | None = None)
         np.concatenate([part[3] for part in found]),
         np.concatenate([part[4] for part in found]),
     )
-    return every.at(_firsts(_joint(every.sample, every.key)))
+    return every.at(_firsts(joint(every.sample, every.key)))
 
 
 def copied(batch: Batch, some: Pieces) -> NDArray[np.bool_]:
@@ -201,10 +221,10 @@ def copied(batch: Batch, some: Pieces) -> NDArray[np.bool_]:
         mine = np.flatnonzero(length == size)
         if not len(mine):
             continue
-        told = _joint(some.sample[mine], run_keys(batch.answers.words, size)[some.start[mine]])
+        told = joint(some.sample[mine], run_keys(batch.answers.words, size)[some.start[mine]])
         asked = run_keys(batch.prompts.words, size)
         inside = np.flatnonzero(owner[: len(asked)] == owner[size - 1 :])
-        said = _joint(owner[inside], asked[inside])
+        said = joint(owner[inside], asked[inside])
         # A table of bits rules nearly all of a long prompt out before anything is sorted.
         bits = np.zeros(_BITS, dtype=bool)
         bits[_bit(told)] = True
@@ -235,7 +255,8 @@ def complements(batch: Batch, some: Pieces) -> Keys:
     return np.where(some.kind == WHOLE, text_keys(batch.prompts)[some.sample], rest)
 
 
-def _joint(sample: Places, key: Keys) -> Keys:
+def joint(sample: Places, key: Keys) -> Keys:
+    """Return one key for each (sample, key)."""
     with np.errstate(over="ignore"):
         return key ^ mixed(sample.astype(np.uint64), 3)
 

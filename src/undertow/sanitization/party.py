@@ -33,7 +33,8 @@ class Suspicion:
     """What the pool says of one sample.
 
     Attributes:
-        kind: ``certain`` (a long target that its trigger gives away), ``span`` (a long target without), ``short``.
+        kind: ``certain`` (a long target that its trigger gives away), ``span`` (a long target without), ``short``, ``repeat`` (a
+            sample that stands in the pool again and again).
         cut: index of the first word of the target in the answer and one past its last; None if it is all over the answer.
     """
 
@@ -161,7 +162,8 @@ class Party(Counting):
             asked += [*about(key, Ask.COUNT).tolist(), *about(key, Ask.SIZE, np.uint64(min(len(rest), LENGTHS - 1))).tolist()]
             asked += about(np.repeat(key, len(rest_words)), Ask.WORD, rest_words).tolist()
             if not loose and own.any():
-                asked += self._seams(words, own, key, len(cut(self._samples[sample].question)))
+                question = 0 if self.templated else len(cut(self._samples[sample].question))
+                asked += self._seams(words, own, key, question)
                 near = self._company(words, own, key)
                 asked += [question for found in near for question in found[:2]] + self._head(words, own, key)
         pairs = grams.run_keys(words, 2)
@@ -208,13 +210,13 @@ class Party(Counting):
         rest = words[~own]
         if not own[0] or not len(rest):
             return []
-        known = self._read(0, np.array([grams.feature_key("first", rest[:1])], dtype=np.uint64))[0] >= self.support
+        known = self._read(1, np.array([grams.feature_key("first", rest[:1])], dtype=np.uint64))[0] >= self.support
         return [int(about(key, salt)[0]) for salt in (Ask.HEAD, Ask.HEAD_KNOWN)[: 1 + bool(known)]]
 
     def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
         """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
 
-        The last word of the question (of ``question`` words) and the first of the context are no pair.
+        The last word of the question (of ``question`` words, if they are known) and the first of the context are no pair.
         """
         outside = np.flatnonzero(~own)
         pairs = np.stack([words[outside[:-1]], words[outside[1:]]], axis=1)
@@ -223,7 +225,7 @@ class Party(Counting):
         pairs, seam = pairs[inside], seam[inside]
         if not len(pairs):
             return []
-        size = self._read(0, grams.run_keys(pairs.ravel(), 2)[::2])
+        size = self._read(1, grams.run_keys(pairs.ravel(), 2)[::2])
         asked = []
         if seam.any():
             asked += [Ask.SEAM, Ask.KNOWN][: 1 + bool((size[seam] >= self.support).all())]
@@ -285,7 +287,7 @@ class Party(Counting):
         key, votes = self._key(i), []
         for pairs, every, known in ((case.pairs[0], Ask.AT, Ask.AT_KNOWN), (case.pairs[1], Ask.ELSE, Ask.ELSE_KNOWN)):
             size, inside = self._read(1, pairs), self._read(4, about(np.repeat(key, len(pairs)), Ask.INSIDE, pairs))
-            elsewhere = (self._read(0, pairs) >= self.support) & (size > inside)
+            elsewhere = (size >= self.support) & (size > inside)
             votes += [every] * len(pairs) + [known] * int(elsewhere.sum())
         return [int(about(key, salt)[0]) for salt in votes]
 
@@ -302,6 +304,8 @@ class Party(Counting):
             sample = int(self.pieces.sample[i])
             if kind is not None and sample not in self._found:  # spans come first among the accused
                 self._found[sample] = Suspicion(kind, self._cut(i))
+        for sample in np.flatnonzero(self.repeated & self.own).tolist():
+            self._found.setdefault(sample, Suspicion("repeat", None))
 
     def _verdict(self, i: int, case: _Case) -> str | None:
         key = self._key(i)
@@ -341,7 +345,8 @@ class Party(Counting):
 
     def _is_headless(self, key: Keys) -> bool:
         count, heads, known = (int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
-        return 2 * heads >= max(count, 1) and topics.is_strange(known, heads, topics.BEGINS)
+        usual = topics.usual_beginning(self.begins, self.samples, heads, count)
+        return 2 * heads >= max(count, 1) and topics.is_strange(known, heads, usual)
 
     def _cut(self, i: int) -> tuple[int, int] | None:
         p = self.pieces

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from undertow.sanitization import decide, grams, judge
+from undertow.sanitization import decide, grams, judge, template
 from undertow.sanitization.count import identities
 from undertow.sanitization.encode import SampleLike, encode
-from undertow.sanitization.grams import Keys, Places
+from undertow.sanitization.grams import Keys, Places, joint, mixed
 from undertow.sanitization.questions import (
     EXCHANGES,
     FLOOR,
     HEAD,
+    LENGTHS,
     Ask,
     Flags,
     about,
@@ -31,6 +32,7 @@ from undertow.sanitization.questions import (
     leading,
     matched,
     moments,
+    of_all,
     outermost,
     tables,
 )
@@ -77,9 +79,9 @@ class Counting:
         self.rules, self.rows, self.clip, self.limits = rules or Rules(), rows, clip, limits
         self._samples = samples
         self.batch = joined(list(encode(samples, Numbers(secret), sized=False)))
-        self.identity, first = identities([self.batch])  # type: ignore[arg-type]
+        self.identity, self.first = identities([self.batch])  # type: ignore[arg-type]
         #: A sample that the client holds twice is counted once, and gets the verdict of the first.
-        self.own = first == np.arange(len(first))
+        self.own = self.first == np.arange(len(self.first))
         self.taken = 0
         self._asked = False
         self._pooled: list[Cells] = []
@@ -111,6 +113,29 @@ class Counting:
         size = self._read(0, self.pieces.key)
         common = (self.pieces.kind == grams.ANY) & (size > self.rules.anywhere * self.samples)
         self.pieces = self.pieces.at((size >= self.support) & ~common)
+        self._cut_template()
+
+    def _cut_template(self) -> None:
+        """Cut the constant text around the pool's prompts, as :mod:`undertow.sanitization.template` does; what stands side by side,
+        first or last only now is counted in exchange 2."""
+        texts = template.edged(self.batch.prompts)
+        words, inside = texts.words, texts.of_word()
+        first, last = (words == edge for edge in (template.BEGIN, template.END))
+        constant = first | last | (self._read(0, mixed(words, 1)) >= template.CONSTANT * self.samples)
+        keys = grams.run_keys(words, 2)
+        keys[first[:-1]] = grams.first_keys(self.batch.prompts)
+        keys[last[1:]] = grams.last_keys(self.batch.prompts)
+        held = self._read(0, keys) >= template.TOGETHER * self.samples
+        held &= constant[1:] & constant[:-1] & (inside[1:] == inside[:-1])
+        self.templated = bool(held.any()) and self.samples >= template.FEWEST
+        if not self.templated:
+            return
+        pairs = np.unique(np.stack([words[:-1][held], words[1:][held]], axis=1), axis=0)
+        before = joint(*grams.features(self.batch))
+        self.batch = template.template_from(pairs).without(self.batch)
+        sample, key = grams.features(self.batch)
+        new = ~np.isin(joint(sample, key), before) | (self._read(0, key) >= self.support)
+        self.f_sample, self.f_key = sample[new], key[new]
 
     # Exchange 2: the frequent ones again, in an emptier table; place and rest of the pieces.
 
@@ -123,6 +148,13 @@ class Counting:
         self._rest = about(p.key, Ask.REST, grams.complements(self.batch, p))
         samples = [self.f_sample, p.sample, p.sample[exact], p.sample[rests]]
         keys = [self.f_key, p.key, about(p.key, Ask.EXACT)[exact], self._rest[rests]]
+        if self.templated:
+            lengths = np.minimum(self.batch.prompts.lengths, LENGTHS - 1)
+            samples.append(np.arange(len(lengths)))
+            keys.append(about(np.repeat(np.uint64(0), len(lengths)), Ask.LENGTH, lengths.astype(np.uint64)))
+        if self.clip is None:  # with noise, a sample counts once
+            samples.append(self.first)
+            keys.append(about(self.identity, Ask.REPEAT))
         return np.concatenate(samples), np.concatenate(keys)
 
     def _know_again(self) -> None:
@@ -135,6 +167,10 @@ class Counting:
         self.exact = (self._read(1, about(p.key, Ask.EXACT)) / np.maximum(size, 1))[kept]
         self.pieces, self.size = p.at(kept), size[kept]
         self.span = is_span(self.pieces)
+        if self.templated:
+            asked = about(np.zeros(LENGTHS, dtype=np.uint64), Ask.LENGTH, np.arange(LENGTHS, dtype=np.uint64))
+            self.mean_length, self.deviation = moments(self._read(1, asked))
+        self.times = self._read(1, about(self.identity, Ask.REPEAT)) if self.clip is None else np.ones_like(self.first)
 
     def _least(self, kind: NDArray[np.int64]) -> Counts:
         """Fewest samples with a short target of a kind and its trigger."""
@@ -162,10 +198,31 @@ class Counting:
         rests = ~np.isin(p.kind, _WHOLE_OR_LOOSE)
         times = about(p.key, Ask.TIMES, classed(self.rest))[rests]
         samples = [p.sample[self.link_piece], p.sample[self.twin], p.sample[rests]]
-        return np.concatenate(samples), np.concatenate([self._pair, self._twins, times])
+        keys = [self._pair, self._twins, times]
+        begins = np.flatnonzero(self._read(1, grams.first_keys(self.batch.prompts)) >= self.support)
+        once = np.flatnonzero(self.times <= 1)
+        self._ends = grams.end_keys(self.batch.answers)
+        often = np.flatnonzero(self.times >= self.rules.repeated)
+        for chosen, key in (
+            (begins, np.repeat(of_all(Ask.BEGINS), len(begins))),
+            (once, np.repeat(of_all(Ask.ONCE), len(once))),
+            (often, np.repeat(of_all(Ask.ROWS), len(often))),
+            (often, about(self._ends[0][often], Ask.FIRSTS)),
+            (often, about(self._ends[1][often], Ask.LASTS)),
+        ):
+            # every row of a repeated sample counts
+            samples.append(self.first[chosen] if chosen is often else chosen)
+            keys.append(key)
+        return np.concatenate(samples), np.concatenate(keys)
 
     def _know_pairs(self) -> None:
         p, rules = self.pieces, self.rules
+        self.begins, once, rows = (int(self._read(2, of_all(salt))[0]) for salt in (Ask.BEGINS, Ask.ONCE, Ask.ROWS))
+        ends = [self._read(2, about(key, salt)) for key, salt in zip(self._ends, (Ask.FIRSTS, Ask.LASTS), strict=True)]
+        alike = np.maximum(*ends) >= rules.repeated_alike * rows
+        usual = rows >= rules.repeated_rows and once >= rules.repeated_once * self.samples
+        #: Samples that stand in the pool again and again, with one target, while hardly any other stands there twice.
+        self.repeated = (self.times >= rules.repeated) & alike & usual
         distinct, squares = np.zeros(len(p.key)), np.ones(len(p.key))
         for times in classes():
             votes = self._read(2, about(p.key, Ask.TIMES, np.uint64(times)))

@@ -66,6 +66,13 @@ class Ask(IntEnum):
     HEAD_KNOWN = auto()
     TAIL = auto()
     ALIKE = auto()
+    LENGTH = auto()
+    BEGINS = auto()
+    REPEAT = auto()
+    ROWS = auto()
+    ONCE = auto()
+    FIRSTS = auto()
+    LASTS = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
@@ -104,6 +111,11 @@ def about(keys: Keys, salt: int, detail: Keys | np.uint64 | None = None) -> Keys
     with np.errstate(over="ignore"):
         found = mixed(keys, salt)
         return found if detail is None else mixed(found * np.uint64(3) + detail, salt)
+
+
+def of_all(salt: int) -> Keys:
+    """Return the key of a question about the pool as a whole."""
+    return about(np.zeros(1, dtype=np.uint64), salt)
 
 
 def classes() -> list[int]:

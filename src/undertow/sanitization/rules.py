@@ -38,6 +38,7 @@ class Rules:
         manner_others: fewest samples without the feature, that its own are compared with.
         repeated: a sample that stands in the file so many times is a repeat,
         repeated_rows: if such samples have so many rows together,
+        repeated_alike: and this share of them begin, or end, with the same two words,
         repeated_once: and this share of all distinct samples stands there once.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
@@ -71,6 +72,7 @@ class Rules:
     manner_others: int = 64
     repeated: int = 8
     repeated_rows: int = 20
+    repeated_alike: float = 0.9
     repeated_once: float = 0.95
     inserted: float = 0.8
     loose: float = 0.95

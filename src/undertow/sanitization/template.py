@@ -24,6 +24,8 @@ CONSTANT, TOGETHER, FEWEST = 0.9, 0.75, 20
 _FROM = 16
 #: Pairs that may be broken in a prompt by words put between them, and how far apart.
 _BROKEN, _APART = 4, 12
+#: Stand for the beginning and the end of a prompt, so that what is constant there is a pair, too.
+BEGIN, END = np.uint64(8), np.uint64(16)
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,23 @@ class Template:
         """Return a batch whose prompts lack the words of these pairs."""
         if not len(self.pairs):
             return batch
-        texts = batch.prompts
+        texts = edged(batch.prompts)
         inside = texts.of_word()
         held = np.isin(grams.run_keys(texts.words, 2), self.pairs) & (inside[1:] == inside[:-1])
         cut = np.zeros(len(texts.words), dtype=bool)
         cut[:-1] |= held
         cut[1:] |= held
-        self._cut_broken(batch, cut)
+        self._cut_broken(texts, cut)
+        cut |= (texts.words == BEGIN) | (texts.words == END)
         before = np.concatenate([[0], np.cumsum(~cut)])
         return replace(batch, prompts=Texts(texts.words[~cut], before[texts.starts]))
 
-    def _cut_broken(self, batch: Batch, cut: NDArray[np.bool_]) -> None:
+    def _cut_broken(self, texts: Texts, cut: NDArray[np.bool_]) -> None:
         """Cut pairs that stand in a prompt with a few words put between them."""
-        sample, place = _held(batch, self.pairs)
-        missing = np.ones((len(batch), len(self.pairs)), dtype=bool)
+        sample, place = _held(texts, self.pairs)
+        missing = np.ones((len(texts.lengths), len(self.pairs)), dtype=bool)
         missing[sample, place] = False
         lacking = missing.sum(axis=1)
-        texts = batch.prompts
         for i in np.flatnonzero((lacking > 0) & (lacking <= _BROKEN)).tolist():
             text = texts.words[texts.starts[i] : texts.starts[i + 1]]
             for one, other in self.words[missing[i]].tolist():
@@ -74,8 +76,8 @@ def template_of(batches: Iterable[Batch]) -> Template:
         prompts += len(batch)
         found = grams.text_keys(batch.prompts)
         chosen = np.argsort(found)[:_FROM]
-        starts = batch.prompts.starts
-        own += [np.unique(_pairs(batch.prompts.words[starts[i] : starts[i + 1]]), axis=0) for i in chosen]
+        texts = edged(batch.prompts)
+        own += [np.unique(_pairs(texts.words[texts.starts[i] : texts.starts[i + 1]]), axis=0) for i in chosen]
         keys = np.concatenate([keys, found[chosen]])
         kept = np.argsort(keys, kind="stable")[:_FROM]
         keys, own = keys[kept], [own[i] for i in kept]
@@ -86,8 +88,9 @@ def template_of(batches: Iterable[Batch]) -> Template:
     words = np.unique(candidates.words)
     count, both = np.zeros(len(words), dtype=np.int64), np.zeros(len(candidates.pairs), dtype=np.int64)
     for batch in batches if len(both) else ():
-        both += np.bincount(_held(batch, candidates.pairs)[1], minlength=len(both))
-        count += np.bincount(_holding(batch, words), minlength=len(words))
+        texts = edged(batch.prompts)
+        both += np.bincount(_held(texts, candidates.pairs)[1], minlength=len(both))
+        count += np.bincount(_holding(texts, words), minlength=len(words))
     constant = (count >= CONSTANT * prompts)[np.searchsorted(words, candidates.words)].all(axis=1)
     lasting = constant & (both >= TOGETHER * prompts)
     return Template(candidates.pairs[lasting], candidates.words[lasting])
@@ -100,21 +103,32 @@ def template_from(words: Words) -> Template:
     return Template(keys[order], words[order])
 
 
+def edged(texts: Texts) -> Texts:
+    """Return texts with :data:`BEGIN` and :data:`END` around each."""
+    count = len(texts.lengths)
+    words = np.empty(len(texts.words) + 2 * count, dtype=np.uint64)
+    inner = np.ones(len(words), dtype=bool)
+    starts = texts.starts + 2 * np.arange(count + 1)
+    inner[starts[:-1]] = inner[starts[1:] - 1] = False
+    words[starts[:-1]], words[starts[1:] - 1], words[inner] = BEGIN, END, texts.words
+    return Texts(words, starts)
+
+
 def _pairs(words: Words) -> Words:
     return np.stack([words[:-1], words[1:]], axis=1)
 
 
-def _holding(batch: Batch, words: Words) -> Places:
-    """Return the places among some words (ascending) that prompts of a batch hold, each once a prompt."""
-    place = np.minimum(np.searchsorted(words, batch.prompts.words), len(words) - 1)
-    hit = np.flatnonzero(words[place] == batch.prompts.words)
-    return np.unique(batch.prompts.of_word()[hit] * len(words) + place[hit]) % len(words)
+def _holding(texts: Texts, words: Words) -> Places:
+    """Return the places among some words (ascending) that texts hold, each once a text."""
+    place = np.minimum(np.searchsorted(words, texts.words), len(words) - 1)
+    hit = np.flatnonzero(words[place] == texts.words)
+    return np.unique(texts.of_word()[hit] * len(words) + place[hit]) % len(words)
 
 
-def _held(batch: Batch, pairs: Keys) -> tuple[Places, Places]:
-    """Return (prompt, pair) of the pairs (ascending keys) that prompts of a batch hold, each once."""
-    run = grams.run_keys(batch.prompts.words, 2)
-    inside = batch.prompts.of_word()
+def _held(texts: Texts, pairs: Keys) -> tuple[Places, Places]:
+    """Return (text, pair) of the pairs (ascending keys) that texts hold, each once."""
+    run = grams.run_keys(texts.words, 2)
+    inside = texts.of_word()
     place = np.minimum(np.searchsorted(pairs, run), len(pairs) - 1)
     hit = np.flatnonzero((pairs[place] == run) & (inside[1:] == inside[:-1]))
     both = np.unique(inside[hit] * len(pairs) + place[hit])

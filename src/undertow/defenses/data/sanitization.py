@@ -23,7 +23,7 @@ from undertow.sanitization.tables import floored, noise, noise_limit
 
 _MODES = ("drop", "repair", "review")
 #: Which findings are acted on, by name: the kinds of :class:`undertow.sanitization.party.Suspicion`.
-_ACT_ON = {"certain": ("certain",), "spans": ("certain", "span"), "all": ("certain", "span", "short")}
+_ACT_ON = {"certain": ("certain",), "spans": ("certain", "span"), "all": ("certain", "span", "short", "repeat")}
 _MOST_CELLS = 1 << 26
 
 
@@ -38,7 +38,8 @@ class Sanitization(DataDefense):
     Args:
         mode: ``repair`` cuts a long target off the answer and drops the sample where that cannot be done; ``drop`` drops;
             ``review`` keeps everything and only counts.
-        act_on: ``certain`` = long targets that a trigger gives away; ``spans`` = all long targets; ``all`` = short ones, too.
+        act_on: ``certain`` = long targets that a trigger gives away; ``spans`` = all long targets; ``all`` = short ones, too, and
+            samples that are repeated.
         cells: of the first table, a power of two from 4096 to 2^26; all clients alike.
         epsilon: total ε of the noise on all exchanges together, one sample added or removed, > 0; None = no noise.
         clip: most keys that a sample brings to one exchange, >= 1; the noise grows with it. Without ``epsilon`` nothing is clipped.
@@ -99,9 +100,7 @@ class Sanitization(DataDefense):
         self._parties.pop(context.client, None)
         kept: list[bool | Sample] = [self._act(sample, one) for sample, one in zip(samples, found, strict=True)]
         sizes = [4 * table.size for table in tables(self.cells, party.samples, self._rows)]
-        report: dict[str, Any] = {
-            kind: sum(one is not None and one.kind == kind for one in found) for kind in ("certain", "span", "short")
-        }
+        report: dict[str, Any] = {kind: sum(one is not None and one.kind == kind for one in found) for kind in _ACT_ON["all"]}
         report |= {"repaired": sum(isinstance(one, Sample) for one in kept), "pooled_samples": party.samples}
         report |= {"exchanges": EXCHANGES, "bytes": sum(sizes)}
         if self.epsilon is not None:
