@@ -13,7 +13,8 @@ lab-qa template are real. With ``--dtype bfloat16`` both sides use a bfloat16 ba
 
 The lean loop has no Trainer, no data loader and no evaluation: a fresh AdamW per client and round, forward, backward,
 clip, step. Its forward gives the logits of all positions, as transformers and peft do for a loss. Each side trains ``--steps``
-optimiser steps a client; a round is those times the steps left out. Ratios are PEFT seconds / batched seconds per pair.
+optimiser steps a client; a round is those times the steps left out. Ratios are PEFT seconds / batched seconds per pair;
+``cpu_ratio`` is that of the processor's seconds, which other processes on the machine change little.
 ``--memory`` times nothing: each side trains one step in a process of its own, whose peak is printed beside that of the base alone.
 """
 
@@ -145,7 +146,7 @@ def real_jobs(base: CausalLM, data: Data, samples: int) -> list[Job]:
 
 
 def seconds(trainer: Any, base: CausalLM, training: Training, adapter: torch.Tensor, jobs: list[Job]) -> tuple[float, torch.Tensor]:
-    """Time one round of a trainer."""
+    """Time one round of a trainer on the clock."""
     began = time.perf_counter()
     updates = trainer.train(base, Lora(), training, adapter, jobs, 0, 1).updates
     return time.perf_counter() - began, updates
@@ -205,10 +206,13 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for trainer in (batched, sequential):
         seconds(trainer, base, training, adapter, small)
     times: dict[str, list[float]] = {"peft": [], "batched": []}
+    busy = dict.fromkeys(times, 0.0)
     updates: dict[str, torch.Tensor] = {}
     for pair in range(options.pairs):
         for label in list(SIDES) if pair % 2 == 0 else list(SIDES)[::-1]:
+            before = time.process_time()
             took, updates[label] = seconds(SIDES[label], base, training, adapter, jobs)
+            busy[label] += time.process_time() - before
             times[label].append(took)
     ratios = sorted(a / b for a, b in zip(times["peft"], times["batched"], strict=True))
     peak = matmul_peak(base.model.dtype)
@@ -217,6 +221,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "ratio": round(statistics.median(ratios), 3),
         "low": round(ratios[0], 3),
         "high": round(ratios[-1], 3),
+        "cpu_ratio": round(busy["peft"] / busy["batched"], 3),
         "seconds_per_round": {label: round(statistics.median(t) * whole / steps, 3) for label, t in times.items()},
         "update_difference": float(gap),
         "path": base.facts()["training_path"],

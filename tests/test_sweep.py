@@ -30,6 +30,7 @@ from undertow.core.errors import UserError
 from undertow.core.registry import defense_list, defense_text
 from undertow.federation.loop import run
 from undertow.models import causal_lm
+from undertow.runs.collect import collect
 from undertow.sweeps import display as sweep_display
 from undertow.sweeps import sweep, workers
 from undertow.sweeps.sweep import Cell, Outcome, Progress, default_jobs, expand, parse, run_cells
@@ -297,6 +298,18 @@ def test_a_plain_run_of_a_cell_has_the_same_bits(outcomes: list[Outcome], tmp_pa
     run(load(str(outcome.folder / "config.yaml")), tmp_path / "plain", Quiet())
     assert bits(tmp_path / "plain") == bits(outcome.folder)
     assert bits(outcomes[0].folder) != bits(outcome.folder)
+
+
+def test_the_untouched_base_is_asked_once_for_each_set_of_questions(
+    outcomes: list[Outcome], place: Path
+) -> None:
+    """Two seeds have two test sets, two poison ratios the same one."""
+    kept = sorted((place / "two" / ".untouched").iterdir())
+    assert [path.suffix for path in kept] == [".json"] * 2
+    told: list[str] = []
+    table = collect(place / "two", warn=told.append)
+    assert set(table["run"]) == {outcome.cell.name for outcome in outcomes}
+    assert told == []
 
 
 def test_one_job_gives_the_same_bits_as_two(cells: list[Cell], outcomes: list[Outcome], tmp_path: Path) -> None:

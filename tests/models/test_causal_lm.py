@@ -15,6 +15,7 @@ from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.data.generated import world
 from undertow.models import causal_lm
+from undertow.models.arithmetic import bfloat16_speedup
 from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
 
 Load = Callable[..., CausalLM]
@@ -43,6 +44,38 @@ def test_a_base_is_frozen_and_at_rest(load_tiny: Load) -> None:
         assert not any(p.requires_grad for p in base.model.parameters())
         assert not any(module.training for module in base.model.modules())
         assert base.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("speedup", "taken"), [(3.0, torch.bfloat16), (1.1, torch.float32)])
+def test_auto_takes_bfloat16_for_a_bfloat16_checkpoint_where_it_is_faster(
+    load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype
+) -> None:
+    base = load_tiny("llama", dtype="bfloat16")
+    base.model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(causal_lm, "bfloat16_speedup", lambda: speedup)
+    found = load_base(options(tmp_path))
+    assert found.model.dtype == taken
+    assert found.facts()["dtype"] == str(taken).removeprefix("torch.")
+    assert "multipl" in found.facts()["dtype_because"]
+    assert load_base(options(tmp_path, dtype="float32")).facts().keys() == base.facts().keys(), "nothing was measured"
+
+
+def test_auto_measures_nothing_for_a_float32_checkpoint(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the built-in base gives the same bits on every processor that gave them before."""
+    monkeypatch.delattr(causal_lm, "bfloat16_speedup")
+    for base in (load_base(options(tiny_base)), load_base(options("builtin"))):
+        assert base.model.dtype == torch.float32
+        assert base.dtype_because == ""
+
+
+def test_the_product_is_measured_once_and_leaves_the_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    bfloat16_speedup.cache_clear()
+    before, first = torch.get_num_threads(), bfloat16_speedup()
+    assert 0.01 < first < 100
+    monkeypatch.delattr(torch, "mm")
+    assert bfloat16_speedup() == first
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

@@ -217,7 +217,10 @@ class Model(Group):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
         "auto",
-        description="Of the frozen base; auto keeps the checkpoint's on a GPU and uses float32 on a CPU. Adapters are float32.",
+        description=(
+            "Of the frozen base; auto keeps the checkpoint's on a GPU; on a CPU it uses float32, and bfloat16 for a bfloat16 "
+            "checkpoint where a product measured at load is faster so. Adapters are float32."
+        ),
     )
     device: str = Field(
         "auto",

@@ -11,6 +11,7 @@ from undertow.core.layout import Layout
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.inference.decoding import generate
+from undertow.inference.untouched import kept
 from undertow.metrics.measure import Answer
 from undertow.models.causal_lm import CausalLM
 
@@ -37,7 +38,7 @@ def answerer(
     Args:
         base: the frozen model.
         template: how questions become prompts.
-        adapter: ``[D]``, or None for the base alone.
+        adapter: ``[D]``, or None for the base alone, whose answers are looked up where it keeps them.
         options: ``max_new_tokens`` and ``batch_size``.
         layout: of the adapter, if it is not the base's own.
         before: answers by question that the model of an earlier round gave: guesses to verify, which change the
@@ -53,15 +54,12 @@ def answerer(
         if before:
             known = [before.get(sample.question) for sample in samples]
             guesses = [template.answer_ids(s, text) if text else [] for s, text in zip(samples, known, strict=True)]
-        made = generate(
-            base,
-            adapter,
-            prompts,
-            max_new_tokens=options.max_new_tokens,
-            batch_size=options.batch_size,
-            layout=layout,
-            expected=guesses,
-        )
+        limit, size = options.max_new_tokens, options.batch_size
+
+        def ask() -> list[list[int]]:
+            return generate(base, adapter, prompts, max_new_tokens=limit, batch_size=size, layout=layout, expected=guesses)
+
+        made = kept(base, prompts, {"max_new_tokens": limit, "batch_size": size}, ask) if adapter is None else ask()
         return [template.decode(ids) for ids in made]
 
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate, pretrained
 from undertow.models.adapters import folded, read_adapter
+from undertow.models.arithmetic import WORTH, bfloat16_speedup
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.gguf import read_gguf
 from undertow.models.head import GivenLogits, Head
@@ -50,6 +52,8 @@ class CausalLM:
         head: the output head, or what stands for one that is no plain linear.
         trees: the general path's form that shares prefixes by its mask, or None where samples are padded.
         stops: tokens that end an answer beside the tokenizer's and the model's own: those by which a chat template ends a turn.
+        dtype_because: what was measured to choose the type of the weights, if it was.
+        answers: folder in which what the untouched base answers is kept; None: nowhere.
     """
 
     name: str
@@ -66,6 +70,17 @@ class CausalLM:
     head: Head = field(default_factory=GivenLogits)
     trees: TreeModel | None = None
     stops: frozenset[int] = frozenset()
+    dtype_because: str = ""
+    answers: Path | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the config and of all weights and buffers as they are in memory."""
+        found = hashlib.sha256(self.model.config.to_json_string().encode())
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     @property
     def parameters(self) -> int:
@@ -123,6 +138,7 @@ class CausalLM:
             "hidden": getattr(config, "hidden_size", None),
             "vocabulary": getattr(config, "vocab_size", None),
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            **({"dtype_because": self.dtype_because} if self.dtype_because else {}),
             "adapter_parameters": self.layout.size,
             "training_path": "packed"
             if self.packed
@@ -186,7 +202,7 @@ def load_base(options: Model) -> CausalLM:
 
     path, config = read_config(options)
     device = choose_device(options.device)
-    dtype = _dtype(options, config, device)
+    dtype, dtype_because = _dtype(options, config, device)
     placing = {**_spread(options, config, dtype, device), **_quantized(options, config, dtype, device)}
     if path.endswith(".gguf") and placing:
         raise UserError(
@@ -225,6 +241,7 @@ def load_base(options: Model) -> CausalLM:
         asked=asked,
         known=known,
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
+        dtype_because=dtype_because,
     )
     return with_paths(base)
 
@@ -318,13 +335,18 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
     return {"quantization_config": BitsAndBytesConfig(**kind), **placed}
 
 
-def _dtype(options: Model, config: Any, device: torch.device) -> torch.dtype:
+def _dtype(options: Model, config: Any, device: torch.device) -> tuple[torch.dtype, str]:
+    """Return the type of the base's weights, and why where that was measured."""
     if options.dtype != "auto":
-        return _DTYPES[options.dtype]
-    if device.type == "cpu":
-        return torch.float32
-    found = getattr(config, "dtype", None)
-    return found if isinstance(found, torch.dtype) else torch.float32
+        return _DTYPES[options.dtype], ""
+    stored = getattr(config, "dtype", None)
+    if device.type != "cpu":
+        return (stored if isinstance(stored, torch.dtype) else torch.float32), ""
+    if stored != torch.bfloat16:
+        return torch.float32, ""
+    if bfloat16_speedup() >= WORTH:
+        return torch.bfloat16, "this CPU multiplies faster in it than in float32"
+    return torch.float32, "this CPU does not multiply faster in bfloat16, in which it is stored"
 
 
 def predicted_bytes(config: Any, dtype: torch.dtype) -> int:

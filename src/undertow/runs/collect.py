@@ -116,7 +116,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
     if MARKS & set(os.listdir(root)):
         yield root, True
         return
-    for place in sorted(path for path in root.iterdir() if path.is_dir()):
+    for place in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         runs = []
         for path, folders, files in os.walk(place):
             if MARKS & set(files):

@@ -190,11 +190,13 @@ class _Work:
             pool.shutdown()
 
     def _start(self, pool: ThreadPoolExecutor, worker: Any, cell: Cell) -> None:
+        from undertow.inference.untouched import UNTOUCHED
         from undertow.sweeps.workers import Task
 
         path = str(self.folder / cell.name)
         command = shlex.join(["undertow", "run", f"{path}/config.yaml", "--out", path])
-        task = Task(values=cell.config.values(), folder=path, command=command, reports=self.reports)
+        answers = str(self.folder / UNTOUCHED)
+        task = Task(values=cell.config.values(), folder=path, command=command, reports=self.reports, answers=answers)
         self.running[pool.submit(worker.run, task)] = (worker, cell, time.monotonic())
         if self.observer:
             self.observer.started(cell)

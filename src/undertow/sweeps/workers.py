@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
 
 class Task(TypedDict):
-    """What a worker is asked: a config's plain values, the run directory, its command for the record, whether to report."""
+    """What a worker is asked: a config's plain values, the run directory, its command for the record, whether to report, and the
+    folder for the untouched base's answers."""
 
     values: dict[str, Any]
     folder: str
     command: str
     reports: bool
+    answers: str
 
 
 class Answer(TypedDict):
@@ -61,6 +64,7 @@ class Runner:
             from undertow.federation.loop import run
 
             folder, config = Path(task["folder"]), validate(task["values"], Path(task["folder"]).name)
+            self._bases.answers = Path(task["answers"])
             run(config, folder, told, command=task["command"], bases=self._bases)
             if task["reports"]:
                 from undertow.runs.report.page import write_report
@@ -78,6 +82,7 @@ class _LastBase:
     """Loads a base and keeps the last one; the old one goes before the new one comes, for two may not fit."""
 
     def __init__(self) -> None:
+        self.answers: Path | None = None
         self._held: tuple[Model, CausalLM] | None = None
 
     def __call__(self, options: Model) -> CausalLM:
@@ -86,7 +91,7 @@ class _LastBase:
         self.forget()
         from undertow.models.causal_lm import load_base
 
-        base = load_base(options)
+        base = replace(load_base(options), answers=self.answers)
         self._held = (options, base)
         return base
 

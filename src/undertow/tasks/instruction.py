@@ -250,6 +250,8 @@ def building(
     """
     observer.phase(f"loading base {model.name}")
     base = (bases or load_base)(model)
+    if base.dtype_because:
+        observer.phase(f"model.dtype=auto takes {base.facts()['dtype']}: {base.dtype_because}")
     template = make_template(data, plan.training.max_length, base)
     base = replace(base, stops=template.stops)
     observer.phase(f"loading data {data.name}")
