@@ -300,9 +300,7 @@ def test_a_plain_run_of_a_cell_has_the_same_bits(outcomes: list[Outcome], tmp_pa
     assert bits(outcomes[0].folder) != bits(outcome.folder)
 
 
-def test_the_untouched_base_is_asked_once_for_each_set_of_questions(
-    outcomes: list[Outcome], place: Path
-) -> None:
+def test_the_untouched_base_is_asked_once_for_each_set_of_questions(outcomes: list[Outcome], place: Path) -> None:
     """Two seeds have two test sets, two poison ratios the same one."""
     kept = sorted((place / "two" / ".untouched").iterdir())
     assert [path.suffix for path in kept] == [".json"] * 2
@@ -393,7 +391,7 @@ def test_a_runner_loads_a_base_once_for_the_cells_that_share_it(
         for key, value in changes.items():
             values["task"]["model"]["lora"][key] = value
         folder = tmp_path / f"{cell.name}{len(loads)}{changes}"
-        task = workers.Task(values=values, folder=str(folder), command="", reports=False)
+        task = workers.Task(values=values, folder=str(folder), command="", reports=False, answers=str(tmp_path / "kept"))
         assert runner.run(task) == {"error": None, "warnings": []}
         if not changes:
             assert bits(folder) == bits(outcomes[cells.index(cell)].folder)
