@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 from undertow.config import Lora, Training
 from undertow.data.template import Encoded
 from undertow.models.causal_lm import CausalLM
+from undertow.models.head import GivenLogits
 from undertow.training import batched, budget, forecast
 from undertow.training.local import Job
 
@@ -106,3 +109,54 @@ def test_a_forecast_is_positive_and_speaks_in_one_line(base: CausalLM) -> None:
         str(forecast.Forecast(3 * 2**30, 7200, 100))
         == "predicted: about 3.0 GiB of memory; training takes 2.0 h a round, 200.0 h for 100 rounds"
     )
+
+
+def test_logits_of_an_unknown_head_count_for_each_client(base: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base.model.config, "vocab_size", 1_000_000)
+    unknown = GivenLogits()
+    bytes_of = {
+        (head, chunk): budget.budget(replace(base, packed=None, head=head), options(client_chunk=chunk), jobs(2)).bytes
+        for head in (base.head, unknown)
+        for chunk in (1, 2)
+    }
+    logits = 4 * 6 * 1_000_000 * 4  # batch, positions, words, float32
+    more = {head: bytes_of[head, 2] - bytes_of[head, 1] for head in (base.head, unknown)}
+    assert 2 * logits < more[unknown] - more[base.head] < 4 * logits
+    assert bytes_of[base.head, 2] < bytes_of[base.head, 1] + logits // 100
+
+
+#: Trains one step with a vocabulary whose logits would take 0.8 GB and tells how much memory that took beyond the forecast's base.
+LARGE = """
+import resource, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from undertow.config import Lora, Training
+from undertow.data.template import Encoded
+from undertow.models.causal_lm import CausalLM, with_paths
+from undertow.models.lora import adapter_layout, find_targets, initial_adapter
+from undertow.training import batched
+from undertow.training.budget import budget
+from undertow.training.local import Job
+
+torch.set_num_threads(1)
+sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=262144)
+with torch.no_grad():
+    model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True)).eval().requires_grad_(False)
+layout = adapter_layout(model, find_targets(model, Lora()), Lora())
+class Tokens: eos_token_id, pad_token_id = 1, 0
+base = with_paths(CausalLM("r", "r", model, Tokens(), torch.device("cpu"), layout, frozenset(), None, True))
+assert base.packed is not None
+training = Training(batch_size=8, client_chunk=2)
+jobs = [Job(k, [Encoded((2, 3 + i), tuple(range(5, 55))) for i in range(8)]) for k in range(2)]
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+warm = [Job(k, [Encoded((2,), (3,))]) for k in range(2)]
+batched.train(base, Lora(), training, initial_adapter(layout, 0), warm, 0, 1)
+before = peak()
+batched.train(base, Lora(), training, initial_adapter(layout, 0), jobs, 0, 1)
+print(peak() - before, budget(base, training, jobs).bytes)
+"""
+
+
+def test_a_large_vocabulary_takes_what_is_predicted() -> None:
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", LARGE], check=True, capture_output=True, text=True).stdout
+    took, predicted = map(int, told.split())
+    assert took <= predicted < 400 * 2**20

@@ -41,8 +41,8 @@ def budget(base: CausalLM, training: Training, jobs: Sequence[Job]) -> Budget:
     """
     room = _SHARE * max(0, total_bytes(base.device) - base.bytes)
     longest = max((len(row.prompt) + len(row.answer) for job in jobs for row in job.data), default=1)
-    whole, thin = (_client_bytes(base, training, longest, recompute) for recompute in (False, True))
-    head = _head_bytes(base, training, longest)
+    own, head = _head_bytes(base, training, longest)
+    whole, thin = (_client_bytes(base, training, longest, recompute) + own for recompute in (False, True))
     recompute = base.packed is not None and (training.recompute == "on" or (training.recompute == "auto" and whole + head > room))
     each = thin if recompute else whole
     fits = max(1, int((room - head) // each))
@@ -69,7 +69,13 @@ def _client_bytes(base: CausalLM, training: Training, longest: int, recompute: b
     return int(base.model.dtype.itemsize) * activations + 4 * 6 * base.layout.size
 
 
-def _head_bytes(base: CausalLM, training: Training, longest: int) -> int:
-    """Return what logits take: a piece as they come, their logarithms and a temporary, or those of the whole batch."""
-    whole = 4 * training.batch_size * longest * getattr(base.model.config, "vocab_size", 32_000)
-    return whole if isinstance(base.head, GivenLogits) and base.packed is None else min(whole, 3 * max(WHOLE, PIECE))
+def _head_bytes(base: CausalLM, training: Training, longest: int) -> tuple[int, int]:
+    """Return what logits take for each client side by side, and whatever their number.
+
+    A plain head gives logits piece by piece: as they come, their logarithms and a temporary, all clients' together. Another one
+    gives all positions of every client at once, and their gradient is as large again.
+    """
+    positions = training.batch_size * longest * (getattr(base.model.config, "vocab_size", None) or 32_000)
+    if isinstance(base.head, GivenLogits) and base.packed is None:
+        return (2 * int(base.model.dtype.itemsize) + 4) * positions, 0
+    return 0, min(4 * positions, 3 * max(WHOLE, PIECE))
