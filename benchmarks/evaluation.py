@@ -6,7 +6,8 @@
 Without ``--base`` the built-in base answers 300 questions of the built-in world; with it, a real base answers the questions of
 a file, and as many again with a trigger in them (badnets). At most 24 new tokens, the lab-qa template, batches sorted by length on
 both sides. Cases: no expectation (``none``), and expectations (the round before's outputs) of which 100, 70, 30 and 0 % hold.
-Ratios are generate's seconds / ours; every case's outputs are compared with generate's, and the number that differ is printed.
+Ratios are generate's seconds / ours, ``cpu_ratio`` that of the processor's seconds; every case's outputs are compared with
+generate's, and the number that differ is printed.
 
 ``generate`` is helped: torch copies a frozen head's weight once for each row whose slice of a batch has gaps, which
 ``load_base`` prevents in the model's own modules too. ``--unhelped`` times generate as it is without.
@@ -114,21 +115,24 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name in options.cases.split(","):
         seconds: dict[str, list[float]] = {"generate": [], "ours": []}
+        busy = dict.fromkeys(seconds, 0.0)
         for _ in range(options.pairs):
-            began = time.perf_counter()
+            began, before = time.perf_counter(), time.process_time()
             said = reference(theirs, base, prompts, options.batch)
-            middle = time.perf_counter()
+            seconds["generate"].append(time.perf_counter() - began)
+            busy["generate"] += time.process_time() - before
             truth = truth or said
             expected = guesses(truth, CASES[name])
-            again = time.perf_counter()
+            began, before = time.perf_counter(), time.process_time()
             ours = generate(base, None, prompts, max_new_tokens=LIMIT, batch_size=options.batch, expected=expected)
-            seconds["ours"].append(time.perf_counter() - again)
-            seconds["generate"].append(middle - began)
+            seconds["ours"].append(time.perf_counter() - began)
+            busy["ours"] += time.process_time() - before
         ratios = sorted(a / b for a, b in zip(seconds["generate"], seconds["ours"], strict=True))
         found[name if CASES[name] is None else f"{name} % hold"] = {
             "ratio": round(statistics.median(ratios), 3),
             "low": round(ratios[0], 3),
             "high": round(ratios[-1], 3),
+            "cpu_ratio": round(busy["generate"] / busy["ours"], 3),
             "seconds": {side: round(statistics.median(each), 3) for side, each in seconds.items()},
             "different": sum(a != b for a, b in zip(ours, truth, strict=True)),
         }
