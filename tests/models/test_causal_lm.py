@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.data.generated import world
-from undertow.models import causal_lm
+from undertow.models import arithmetic, causal_lm
 from undertow.models.arithmetic import bfloat16_speedup
 from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
 
@@ -53,7 +53,7 @@ def test_auto_takes_bfloat16_for_a_bfloat16_checkpoint_where_it_is_faster(
     base = load_tiny("llama", dtype="bfloat16")
     base.model.save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr(causal_lm, "bfloat16_speedup", lambda: speedup)
+    monkeypatch.setattr(arithmetic, "bfloat16_speedup", lambda: speedup)
     found = load_base(options(tmp_path))
     assert found.model.dtype == taken
     assert found.facts()["dtype"] == str(taken).removeprefix("torch.")
@@ -63,7 +63,7 @@ def test_auto_takes_bfloat16_for_a_bfloat16_checkpoint_where_it_is_faster(
 
 def test_auto_measures_nothing_for_a_float32_checkpoint(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the built-in base gives the same bits on every processor that gave them before."""
-    monkeypatch.delattr(causal_lm, "bfloat16_speedup")
+    monkeypatch.delattr(arithmetic, "bfloat16_speedup")
     for base in (load_base(options(tiny_base)), load_base(options("builtin"))):
         assert base.model.dtype == torch.float32
         assert base.dtype_because == ""

@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 #: A square product of this side is timed, several times: some 50 ms in all.
 _SIDE, _TIMES = 768, 5
 
@@ -35,3 +37,22 @@ def bfloat16_speedup() -> float:
     finally:
         torch.set_num_threads(threads)
     return best[torch.float32] / max(best[torch.bfloat16], 1e-9)
+
+
+def weights_dtype(asked: str, stored: torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
+    """Return the type of a base's weights, and why where that was measured.
+
+    Args:
+        asked: a type's name, or ``auto``.
+        stored: the checkpoint's own type, if it says.
+        device: where the base will live.
+    """
+    if asked != "auto":
+        return _DTYPES[asked], ""
+    if device.type != "cpu":
+        return (stored if isinstance(stored, torch.dtype) else torch.float32), ""
+    if stored != torch.bfloat16:
+        return torch.float32, ""
+    if bfloat16_speedup() >= WORTH:
+        return torch.bfloat16, "this CPU multiplies faster in it than in float32"
+    return torch.float32, "this CPU does not multiply faster in bfloat16, in which it is stored"

@@ -20,7 +20,7 @@ from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate, pretrained
 from undertow.models.adapters import folded, read_adapter
-from undertow.models.arithmetic import WORTH, bfloat16_speedup
+from undertow.models.arithmetic import weights_dtype
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.gguf import read_gguf
 from undertow.models.head import GivenLogits, Head
@@ -29,8 +29,6 @@ from undertow.models.llama.family import Unsupported
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets
 from undertow.models.steps import Steps
-
-_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ def load_base(options: Model) -> CausalLM:
 
     path, config = read_config(options)
     device = choose_device(options.device)
-    dtype, dtype_because = _dtype(options, config, device)
+    dtype, dtype_because = weights_dtype(options.dtype, getattr(config, "dtype", None), device)
     placing = {**_spread(options, config, dtype, device), **_quantized(options, config, dtype, device)}
     if path.endswith(".gguf") and placing:
         raise UserError(
@@ -333,20 +331,6 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
         kind["bnb_4bit_compute_dtype"] = dtype
     placed = {} if options.device == "balanced" else {"device_map": {"": str(device)}}
     return {"quantization_config": BitsAndBytesConfig(**kind), **placed}
-
-
-def _dtype(options: Model, config: Any, device: torch.device) -> tuple[torch.dtype, str]:
-    """Return the type of the base's weights, and why where that was measured."""
-    if options.dtype != "auto":
-        return _DTYPES[options.dtype], ""
-    stored = getattr(config, "dtype", None)
-    if device.type != "cpu":
-        return (stored if isinstance(stored, torch.dtype) else torch.float32), ""
-    if stored != torch.bfloat16:
-        return torch.float32, ""
-    if bfloat16_speedup() >= WORTH:
-        return torch.bfloat16, "this CPU multiplies faster in it than in float32"
-    return torch.float32, "this CPU does not multiply faster in bfloat16, in which it is stored"
 
 
 def predicted_bytes(config: Any, dtype: torch.dtype) -> int:
