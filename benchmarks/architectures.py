@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -54,7 +55,8 @@ SIZES: dict[tuple[str, ...], Any] = {
     ("d_inner",): 64,
     ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions"): 512,
     ("head_dim", "kv_channels", "attention_head_dim", "mamba_d_head", "mamba_d_state", "mamba_n_heads", "state_size"): 8,
-    ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"): 8,
+    ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"): 8,
+    ("linear_num_heads", "linear_num_key_heads", "linear_num_value_heads"): 4,
     ("q_lora_rank", "kv_lora_rank", "qk_head_dim", "sliding_window"): 16,
     ("n_group", "topk_group", "first_k_dense_replace", "bos_token_id"): 1,
     ("eos_token_id",): 2,
@@ -231,14 +233,41 @@ def outcome(kind: str, tokenizer: Any, folder: Path) -> Outcome:
         base = load_base(Model(name=str(folder), device="cpu", dtype="float32", lora=Lora(r=2, alpha=4, targets="all-linear")))
         differs = compared(base)
     except UserError as refusal:
-        told = str(refusal).replace(str(folder), "TINY")
-        return Outcome(kind, True, "\n" not in told, f"refused: {told}")
+        told = str(refusal).replace(f"model '{folder}'", "model TINY")
+        return Outcome(kind, True, "\n" not in told, f"refused: {told}".replace("model TINY: ", ""))
     except Exception as error:
         return Outcome(kind, True, False, f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
     if differs:
         return Outcome(kind, True, False, f"differs: {', '.join(differs)}")
     facts = base.facts()
     return Outcome(kind, True, True, f"{facts['training_path']}; decoding: {facts['decoding_path']}")
+
+
+def page(found: list[Outcome], summary: str) -> str:
+    """Return the document."""
+    made = [one for one in found if one.made]
+    rows = [f"| {one.kind} | {one.told} |" for one in made]
+    absent = ", ".join(one.kind for one in found if not one.made)
+    return "\n".join(
+        [
+            "# Architectures",
+            "",
+            f"`python benchmarks/architectures.py --write docs/architectures.md`, transformers {transformers.__version__}.",
+            "",
+            "Each is a random model of a few ten thousand weights in float32, with LoRA on all linear layers. Its answers and "
+            "losses are compared with those of the transformers model, one prompt at a time, without cache and padding. What the "
+            "table says is what a base of that kind takes: a training path, and a way of decoding.",
+            "",
+            f"{summary}.",
+            "",
+            "| `model_type` | outcome |",
+            "| --- | --- |",
+            *rows,
+            "",
+            f"Not made small by this script, so not tried: {absent}.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
@@ -260,7 +289,11 @@ def main() -> None:
     bad = [one for one in found if not one.fine]
     made = [one for one in found if one.made]
     refused = [one for one in made if one.told.startswith("refused")]
-    print(f"{len(made)} made, {len(made) - len(refused) - len(bad)} as alone, {len(refused)} refused in one line, {len(bad)} wrong")
+    right = len(made) - len(refused) - len(bad)
+    summary = f"{len(made)} made: {right} as one prompt at a time, {len(refused)} refused in one line, {len(bad)} wrong"
+    print(summary)
+    if options.write:
+        options.write.write_text(page(found, summary), encoding="utf-8")
     sys.exit(1 if bad else 0)
 
 

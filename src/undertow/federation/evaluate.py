@@ -28,8 +28,9 @@ from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
 from undertow.models.bounds import BOUNDS, load_bounds
-from undertow.models.causal_lm import Adapted, CausalLM, load_base, with_adapter
+from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.net import load_model, model_folder
+from undertow.models.with_adapter import Adapted, with_adapter
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
 from undertow.tasks.cutting import Cut

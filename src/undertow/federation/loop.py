@@ -107,7 +107,9 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         directory.checkpoint(state)
         observer.round(row, options.rounds)
     task.save(directory.folder, state.adapter)
-    return summarise(directory, federation.measuring.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra)
+    return summarise(
+        directory, federation.measuring.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra, task.provenance()
+    )
 
 
 def _round(federation: Federation, state: Tensor, t: int, trainer: Trainer) -> tuple[Tensor, dict[str, Any]]:

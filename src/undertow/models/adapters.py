@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,9 @@ _READ = {
     "bias",
 }
 
+#: How the names of an adapter's tensors begin.
+_PREFIX = "base_model.model."
+
 #: Keys that PEFT folds into the base's weights.
 _FOLDED = ("use_dora", "lora_bias", "modules_to_save")
 
@@ -90,11 +95,19 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
     if begun in _BASE_CHANGED:
         folded.append(f"init_lora_weights = {begun!r}")
     _understood(folder, config, begun)
-    targets = _targets(folder, config, model)
-    if folded:
-        _fits_folded(folder, tensors, targets)
-        return Adapter(None, None, ", ".join(folded))
-    layout, values = _plain(folder, config, tensors, targets, model)
+    try:
+        targets = _targets(folder, config, model)
+        named = _named(folder, tensors)
+        if folded:
+            own = {key for key in named if key.endswith((".lora_A.weight", ".lora_B.weight"))}
+            _complete(folder, own, targets)
+            return Adapter(None, None, ", ".join(folded))
+        layout, values = _plain(folder, config, named, targets, model)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, re.error) as error:  # values of other kinds
+        told = " ".join(str(error).split())[:160]
+        raise UserError(f"{folder}: adapter_config.json holds a value that LoRA has no use for ({told}); copy it again") from error
     return Adapter(layout.flatten(values), layout, "LoRA")
 
 
@@ -118,12 +131,28 @@ def folded(folder: Path, model: Any) -> Any:
     Raises:
         UserError: PEFT cannot, in its own words.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
+    _, tensors = _files(folder)
     try:
-        merged = PeftModel.from_pretrained(copy.deepcopy(model), str(folder)).merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder}: peft cannot fold this adapter into the base ({' '.join(str(error).split())[:200]})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing is told below
+            whole = PeftModel.from_pretrained(copy.deepcopy(model), str(folder))
+            wanted = get_peft_model_state_dict(whole, save_embedding_layers=False)
+            if odd := sorted(wanted.keys() ^ tensors.keys()):
+                kind = "lacks" if odd[0] in wanted else "holds, and its config does not announce,"
+                raise UserError(f"{folder} {kind} {odd[0]}; copy the adapter again")
+            merged = whole.merge_and_unload(safe_merge=True)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"{folder} lacks {error.args[0]}; copy the adapter again") from error
+    except Exception as error:  # peft and torch raise many kinds
+        told = " ".join(str(error).split())
+        if "size mismatch" in told:
+            told = told[told.index("size mismatch") :]
+            raise UserError(f"{folder} does not fit this base: {told[:200]}; give the base it was trained on") from error
+        raise UserError(f"{folder}: peft cannot fold this adapter into the base ({told[:200]}); use plain LoRA") from error
     return merged.requires_grad_(False).eval()
 
 
@@ -161,14 +190,19 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
             f"{folder}: bias = {config['bias']!r} changes the base's biases and is not supported; train with bias='none'"
         )
     if begun not in (*_BEGUN, *_BASE_CHANGED):
+        how = "changes the base's weights in a way that cannot be repeated" if _lost(begun) else "is not supported"
         raise UserError(
-            f"{folder}: init_lora_weights = {begun!r} changes the base's weights in a way that cannot be repeated; "
-            "save the adapter converted to plain LoRA (peft: path_initial_model_for_weight_conversion)"
+            f"{folder}: init_lora_weights = {begun!r} {how}; save the adapter converted to plain LoRA (peft: "
+            "path_initial_model_for_weight_conversion)"
         )
     for name in ("r", "lora_alpha"):
         value = config.get(name, 8)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise UserError(f"{folder}: adapter_config.json has {name} = {value!r}, it must be above 0; copy it again")
+
+
+def _lost(begun: Any) -> bool:
+    return str(begun).lower().startswith(("pissa", "corda", "loftq", "lora_ga"))
 
 
 def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
@@ -201,36 +235,44 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
 
 
 def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by the modules they belong to: ``MODULE.lora_A``."""
+    """Return the tensors by the modules they belong to: ``MODULE.lora_A.weight``."""
     named = {}
     for key, value in tensors.items():
-        if "base_model.model.base_model.model." in key or "_orig_mod." in key:
-            why = "was saved from a model wrapped twice" if "_orig_mod." not in key else "was saved from a compiled model"
-            raise UserError(f"{folder} {why} ({key}); save the adapter of the plain peft model")
-        named[key.removeprefix("base_model.model.").removesuffix(".weight")] = value
+        if "_orig_mod." in key:
+            raise UserError(f"{folder} was saved from a compiled model ({key}); save the adapter of the plain peft model")
+        if key.startswith(_PREFIX * 2):
+            raise UserError(f"{folder} was saved from a model wrapped twice ({key}); save the adapter of the plain peft model")
+        if not key.startswith(_PREFIX):
+            raise UserError(f"{folder}: {key} does not begin with {_PREFIX}, as peft writes; save the adapter with save_pretrained")
+        named[key.removeprefix(_PREFIX)] = value
     return named
 
 
-def _fits_folded(folder: Path, tensors: dict[str, Tensor], targets: list[str]) -> None:
-    _complete(folder, {key for key in _named(folder, tensors) if key.endswith((".lora_A", ".lora_B"))}, targets)
-
-
 def _complete(folder: Path, found: set[str], targets: list[str]) -> None:
-    wanted = {f"{name}.lora_{side}" for name in targets for side in "AB"}
-    if missing := sorted(wanted - found):
+    wanted = {f"{name}.lora_{side}.weight" for name in targets for side in "AB"}
+    missing, surplus = sorted(wanted - found), sorted(found - wanted)
+    if missing and surplus:
         raise UserError(
-            f"{folder}: {missing[0]} is missing, though the config's target_modules name its module; copy the adapter again"
+            f"{folder} does not fit this base: it holds {surplus[0]}, where this base and the config need {missing[0]}; give the "
+            "base it was trained on"
         )
-    if surplus := sorted(found - wanted):
+    if missing:
+        raise UserError(
+            f"{folder}: {missing[0]} is missing, though the config's target_modules name its module; copy the adapter again, or "
+            "give the base it was trained on"
+        )
+    if surplus:
         kind = "a bias" if surplus[0].endswith(".bias") else "a tensor"
-        raise UserError(f"{folder} holds {kind} that its config does not announce or this base does not have: {surplus[0]}")
+        raise UserError(
+            f"{folder} holds {kind} that its config does not announce or this base does not have: {surplus[0]}; copy the adapter "
+            "again, or give the base it was trained on"
+        )
 
 
 def _plain(
-    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], targets: list[str], model: nn.Module
+    folder: Path, config: dict[str, Any], named: dict[str, Tensor], targets: list[str], model: nn.Module
 ) -> tuple[Layout, dict[str, Tensor]]:
     """Return A and B of each module, B times what its own scale differs from the common one."""
-    named = _named(folder, tensors)
     _complete(folder, set(named), targets)
     rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     common = _scale(alpha, rank, config)
@@ -241,12 +283,13 @@ def _plain(
         inputs, outputs = linear_sizes(model.get_submodule(name))
         for side, shape in (("A", (r, inputs)), ("B", (outputs, r))):
             key = f"{name}.lora_{side}"
-            if tuple(named[key].shape) != shape:
+            held = named[f"{key}.weight"]
+            if tuple(held.shape) != shape:
                 raise UserError(
-                    f"{folder} does not fit this base: {key} is {tuple(named[key].shape)}, the base's layer and "
+                    f"{folder} does not fit this base: {key} is {tuple(held.shape)}, the base's layer and "
                     f"rank {r} need {shape}; give the base it was trained on"
                 )
-            shapes[key], values[key] = shape, named[key].float()
+            shapes[key], values[key] = shape, held.float()
         scale = _scale(own, r, config)
         if scale != common:
             values[f"{name}.lora_B"] = values[f"{name}.lora_B"] * (scale / common)

@@ -12,14 +12,12 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate, pretrained
-from undertow.models.adapters import folded, read_adapter
 from undertow.models.arithmetic import weights_dtype
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
 from undertow.models.gguf import read_gguf
@@ -274,27 +272,6 @@ def with_paths(base: CausalLM) -> CausalLM:
         made = replace(base, packed=None, general_because=str(reason), head=head, trees=trees)
         made.steps  # noqa: B018  # tried now, not in the middle of a run
         return made
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A base with an adapter: ``flat [D]`` in ``layout`` on the base itself, or neither where it is folded into its weights."""
-
-    base: CausalLM
-    flat: Tensor | None
-    layout: Layout | None
-
-
-def with_adapter(base: CausalLM, folder: Path) -> Adapted:
-    """Return a base with a PEFT adapter, whatever kind of LoRA; the given base stays as it is.
-
-    Raises:
-        UserError: as :func:`~undertow.models.adapters.read_adapter`.
-    """
-    found = read_adapter(folder, base.model)
-    if found.flat is not None:
-        return Adapted(base, found.flat, found.layout)
-    return Adapted(with_paths(replace(base, model=folded(folder, base.model))), None, None)
 
 
 def _spread(options: Model, config: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.data.tokenizer import cannot_load, load_tokenizer, pretrained
+from undertow.models.identity import sha256
 
 
 def read_gguf(name: str) -> Any:
@@ -58,9 +58,3 @@ def import_gguf(file: Path, out: Path, dtype: torch.dtype = torch.bfloat16) -> d
     }
     write_json(out / "source.json", note)
     return note
-
-
-def sha256(file: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

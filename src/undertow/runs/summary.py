@@ -9,6 +9,7 @@ import torch
 
 from undertow.core.files import write_json
 from undertow.metrics.measure import headline
+from undertow.runs.card import write_card
 from undertow.runs.directory import RunDirectory
 from undertow.runs.environment import versions
 from undertow.runs.records import Result
@@ -21,9 +22,14 @@ def describe(directory: RunDirectory, digest: str, device: torch.device, data: M
 
 
 def summarise(
-    directory: RunDirectory, space: str, seconds: float, poison: Mapping[str, int], extra: Mapping[str, Any]
+    directory: RunDirectory,
+    space: str,
+    seconds: float,
+    poison: Mapping[str, int],
+    extra: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``result.json`` and return it: the final figures, which ``--json`` prints.
+    """Write ``result.json`` and return it: the final figures, which ``--json`` prints; before it the card of the adapter.
 
     Args:
         directory: of the run, all rounds done.
@@ -31,6 +37,7 @@ def summarise(
         seconds: that training and measuring took.
         poison: how much there was.
         extra: what the task adds.
+        provenance: what an adapter's card says of base and data; None where there is no adapter.
     """
     rows = directory.rounds()
     first, last = rows[0], rows[-1]
@@ -45,6 +52,8 @@ def summarise(
             "poison": poison,
             **extra,
         }
-    ).to_json()
-    write_json(directory.folder / Result.FILE, result)
-    return result
+    )
+    if provenance is not None:
+        write_card(directory.folder, result, provenance)
+    write_json(directory.folder / Result.FILE, result.to_json())
+    return result.to_json()

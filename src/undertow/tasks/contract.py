@@ -124,6 +124,10 @@ class Defaults:
         """Return one line on the memory and time that ``rounds`` rounds will take, None where that is not known."""
         return None
 
+    def provenance(self) -> dict[str, Any] | None:
+        """Return what the card of the saved state says of base, data and backdoor; None where no card is written."""
+        return None
+
     def recall(self, lines: Sequence[dict[str, Any]]) -> None:
         """Take the scored outputs of earlier rounds, where they make the next measurement faster."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 from undertow.backdoors.placement import Poisoning, Threat, make_probes, poison, shortages, unpoisoned
 from undertow.config import Data, Measure, Model
 from undertow.core.errors import UserError
+from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.data.fit import that_fit, trouble
@@ -28,10 +31,12 @@ from undertow.defenses.data import exchange
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
-from undertow.models.adapters import load_peft
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.identity import FILE as IDENTITY
+from undertow.models.identity import identity
 from undertow.models.lora import initial_adapter, save_peft
+from undertow.models.with_adapter import plain_adapter
 from undertow.tasks.contract import Task, TrainingPlan
 from undertow.tasks.cutting import Cut
 from undertow.tasks.participation import participants
@@ -101,7 +106,7 @@ class Instruction(Task):
         if start is None:
             return initial_adapter(self.layout, self.seed, dtype)
         folder = Path(start) / "adapter" if (Path(start) / "adapter").is_dir() else Path(start)
-        flat, layout = load_peft(folder, self.base.model)
+        flat, layout = plain_adapter(self.base, folder)
         if layout != self.layout:
             raise UserError(
                 f"model.start = {start} holds an adapter of another shape than model.lora; use the rank, alpha and targets of "
@@ -177,10 +182,27 @@ class Instruction(Task):
         }
 
     def save(self, folder: Path, state: Tensor) -> None:
-        """Write the adapter in PEFT format, and beside it the activation bounds of the defense that has any."""
+        """Write the adapter in PEFT format, and beside it which base it is for, and the activation bounds of the defense that has
+        any."""
         save_peft(folder / "adapter", state, self.layout, self.options.lora, self.base.path)
+        write_json(folder / "adapter" / IDENTITY, self._identity())
         if (bounds := composition.bounds(self.defenses)) is not None:
             save_bounds(folder / "adapter" / BOUNDS, bounds)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the adapter's card says of base, data and backdoor."""
+        whole = hashlib.sha256()
+        for k, samples in enumerate(self.poisoning.clients):
+            for sample in samples:
+                whole.update(json.dumps([k, asdict(sample)], sort_keys=True, default=str).encode())
+        return {
+            "base": self._identity(),
+            "data_sha256": whole.hexdigest() if self.elsewhere is None else None,
+            "start": self.options.start,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.base.name, self.base.path, self.base.model)
 
     def _trained(self, state: Tensor, data: Sequence[list[Encoded]], chosen: Sequence[int], t: int) -> ClientUpdates:
         """Let the defenses choose among the chosen clients' samples, and train."""

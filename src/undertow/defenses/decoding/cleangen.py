@@ -72,11 +72,11 @@ class CleanGen(DecodingDefense):
             UserError: the adapter or the trusted samples cannot be used.
         """
         from undertow.inference.checked_decoding import Voice
-        from undertow.models.adapters import load_peft
         from undertow.models.lora import initial_adapter
+        from undertow.models.with_adapter import plain_adapter
 
         if self.adapter is not None:
-            self._reference = Voice(*load_peft(Path(self.adapter).expanduser(), setting.base.model))
+            self._reference = Voice(*plain_adapter(setting.base, Path(self.adapter).expanduser()))
         elif self.trusted is not None:
             rows = trusted_rows(self.trusted, setting.template)
             start = initial_adapter(setting.base.layout, setting.seed)

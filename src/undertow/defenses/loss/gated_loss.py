@@ -93,14 +93,14 @@ class GatedLoss(LossDefense):
         return float(np.quantile([c for row in found for c in row], self.quantile))
 
     def _build(self, context: TrainingContext) -> _Reference:
-        from undertow.models.adapters import load_peft
         from undertow.models.lora import initial_adapter
+        from undertow.models.with_adapter import plain_adapter
         from undertow.training.token_nll import token_nll
 
         adapter: Tensor | None = None
         layout: Layout | None = None
         if self.adapter is not None:
-            adapter, layout = load_peft(Path(self.adapter).expanduser(), context.base.model)
+            adapter, layout = plain_adapter(context.base, Path(self.adapter).expanduser())
         if self.trusted is None:
             return _Reference(adapter, layout, None)
         rows = held_out = trusted_rows(self.trusted, context.template)

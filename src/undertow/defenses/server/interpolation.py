@@ -49,12 +49,12 @@ class Interpolation(NeedsModel, ServerDefense):
         Raises:
             UserError: an adapter cannot be read, does not fit the base, or adapts other modules than the run.
         """
-        from undertow.models.adapters import load_peft
+        from undertow.models.with_adapter import plain_adapter
 
         self._rounds, self._others = setting.rounds, []
         own = modules(setting.base.layout)
         for folder in self.adapters:
-            flat, layout = load_peft(Path(folder).expanduser(), setting.base.model)
+            flat, layout = plain_adapter(setting.base, Path(folder).expanduser())
             if modules(layout) != own:
                 odd = sorted(set(modules(layout)) ^ set(own))
                 raise UserError(
