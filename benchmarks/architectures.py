@@ -1,6 +1,6 @@
 """Every causal language model of transformers that can be made small: does it answer as one prompt at a time, or is it refused?
 
-    python benchmarks/architectures.py [KIND ...] [--write docs/architectures.md]
+    python benchmarks/architectures.py [KIND ...] [--write FILE]
 
 Each is a random model of a few ten thousand weights with the built-in base's tokenizer, saved, and loaded as any base. What is
 compared with the transformers model alone, without cache, padding or batch: greedy answers with an adapter at three batch sizes,
@@ -252,7 +252,7 @@ def page(found: list[Outcome], summary: str) -> str:
         [
             "# Architectures",
             "",
-            f"`python benchmarks/architectures.py --write docs/architectures.md`, transformers {transformers.__version__}.",
+            f"`python benchmarks/architectures.py --write FILE`, transformers {transformers.__version__}.",
             "",
             "Each is a random model of a few ten thousand weights in float32, with LoRA on all linear layers. Its answers and "
             "losses are compared with those of the transformers model, one prompt at a time, without cache and padding. What the "
