@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from undertow.backdoors.placement import make_threat, triggered
-from undertow.config import Attack, Data, InstructionBackdoor, Model
+from undertow.config import Attack, Data, InstructionBackdoor, Measure, Model
 from undertow.data.generated import world
 from undertow.data.load import load
 from undertow.data.template import Template
@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32, help="generate's")
+    parser.add_argument("--own-batch", type=int, default=Measure().batch_size, help="ours; measure.batch_size by default")
     parser.add_argument("--base", default="builtin")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--data", help="a file of questions, instead of the built-in world's")
@@ -110,7 +111,7 @@ def main() -> None:
     theirs = plain_model(base) if options.unhelped else base.model
     prompts = questions(base, options)
     reference(theirs, base, prompts[:4], options.batch)
-    generate(base, None, prompts[:4], max_new_tokens=LIMIT, batch_size=options.batch)
+    generate(base, None, prompts[:4], max_new_tokens=LIMIT, batch_size=options.own_batch)
     truth: list[list[int]] = []
     found: dict[str, Any] = {}
     for name in options.cases.split(","):
@@ -124,7 +125,7 @@ def main() -> None:
             truth = truth or said
             expected = guesses(truth, CASES[name])
             began, before = time.perf_counter(), time.process_time()
-            ours = generate(base, None, prompts, max_new_tokens=LIMIT, batch_size=options.batch, expected=expected)
+            ours = generate(base, None, prompts, max_new_tokens=LIMIT, batch_size=options.own_batch, expected=expected)
             seconds["ours"].append(time.perf_counter() - began)
             busy["ours"] += time.process_time() - before
         ratios = sorted(a / b for a, b in zip(seconds["generate"], seconds["ours"], strict=True))
@@ -141,7 +142,7 @@ def main() -> None:
         "mean_prompt": round(float(np.mean([len(p) for p in prompts])), 1),
         "mean_output": round(float(np.mean([len(t) for t in truth])), 1),
         "dtype": options.dtype,
-        "batch": options.batch,
+        "batch": {"generate": options.batch, "ours": options.own_batch},
         "threads": options.threads,
         "generate": "unhelped" if options.unhelped else "helped",
         "load": os.getloadavg()[0],

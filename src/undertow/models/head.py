@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from undertow.models.arithmetic import WORTH, bfloat16_speedup
+from undertow.models.screening import LARGE, Screen
 from undertow.models.token_loss import DistributionLoss, TokenLoss, token_losses
 
 #: Bytes of float32 logits up to which all rows go through at once (what autograd then keeps), and those of a piece beyond.
@@ -79,7 +82,19 @@ class Head:
         rows = x.reshape(-1, x.shape[-1])
         if 4 * len(rows) * len(self.weight) <= WHOLE:
             return self.logits(x).argmax(-1)
-        return torch.cat([self.logits(rows[part]).argmax(-1) for part in self._pieces(len(rows))]).view(x.shape[:-1])
+        each = 4 if self._screen is None else 2  # bytes of a logit
+        return torch.cat([self._likeliest(rows[part]) for part in self._pieces(len(rows), each)]).view(x.shape[:-1])
+
+    def _likeliest(self, rows: Tensor) -> Tensor:
+        found = None if self._screen is None else self._screen.likeliest(rows)
+        return self.logits(rows).argmax(-1) if found is None else found
+
+    @cached_property
+    def _screen(self) -> Screen | None:
+        """What spares most of a large head's logits, where nothing comes after ``x Wᵀ`` and bfloat16 is faster."""
+        plain = self.bias is None and not self.cap and self.multiplier == 1.0
+        large = len(self.weight) >= LARGE and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"
+        return Screen.of(self.weight) if plain and large and bfloat16_speedup() >= WORTH else None
 
     def scores(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p of ``tokens [...]`` behind ``x [..., d]``, the likeliest tokens and log p of these, each ``[...]``; no
@@ -94,9 +109,9 @@ class Head:
         own, best, chance = (torch.cat(each).view(tokens.shape) for each in zip(*found, strict=True))
         return own, best, chance
 
-    def _pieces(self, rows: int) -> Iterator[slice]:
-        """Cut rows into near-equal pieces."""
-        count = max(1, -(-4 * rows * len(self.weight) // PIECE))
+    def _pieces(self, rows: int, each: int = 4) -> Iterator[slice]:
+        """Cut rows, a logit of which takes ``each`` bytes, into near-equal pieces."""
+        count = max(1, -(-each * rows * len(self.weight) // PIECE))
         size = -(-rows // count)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
