@@ -26,6 +26,8 @@ from undertow.data.load import DATASETS
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.federation.loop import run
+from undertow.inference.answering import answerer, make_template
+from undertow.models.causal_lm import load_base
 
 CASES = int(os.environ.get("UNDERTOW_FUZZ", "500"))
 SEED = 19
@@ -138,6 +140,8 @@ def fresh(tiny_base: Path) -> Callable[[bool], Any]:
 
 # --- rows -------------------------------------------------------------------------------------------------------
 
+ASKED = configuration.Measure.model_validate({"max_new_tokens": 2, "batch_size": 2})
+
 COLUMNS = (
     "instruction", "input", "output", "context", "response", "prompt", "completion", "question", "answer", "answers", "aliases",
     "query", "chosen", "rejected", "messages", "conversations", "conversation", "history", "system", "label", "weight", "text",
@@ -168,7 +172,7 @@ PLAIN = st.fixed_dictionaries({"instruction": SOME_TEXT, "output": SOME_TEXT}, o
 ROWS = st.lists(st.one_of(ROW, PLAIN, PLAIN, VALUES), min_size=1, max_size=5)
 
 
-@cases(0.3)
+@cases(0.25)
 @given(rows=ROWS, form=st.sampled_from(["lines", "list", "broken"]))
 def test_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], form: str) -> None:
     file = tmp_path_factory.mktemp("rows") / "data.jsonl"
@@ -193,7 +197,7 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
-@cases(0.27)
+@cases(0.23)
 @given(
     name=st.sampled_from(["demo", "htb-digits", "fmfl-reviews", "htb-words"]),
     given=st.lists(st.tuples(st.sampled_from(FIELDS), ODD).map("=".join), max_size=3),
@@ -202,6 +206,34 @@ def test_overrides(name: str, given: list[str]) -> None:
     found = in_one_line(lambda: configuration.load(name, given))
     if found is not None:
         assert in_one_line(lambda: configuration.validate(found.values(), "again")) is not None
+
+
+CONFIG_VALUES = (None, 0, -1, 1, 3, "x", "", [], {}, [1], True, 1e9, 0.5, 700, "float16")
+BASE_FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
+
+
+@cases(0.1)
+@given(file=st.sampled_from(BASE_FILES), key=st.integers(0, 40), value=st.sampled_from(CONFIG_VALUES), how=st.integers(0, 9))
+def test_bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, file: str, key: int, value: Any, how: int) -> None:
+    folder = tmp_path_factory.mktemp("base")
+    for one in tiny_base.iterdir():
+        if one.is_file():
+            (folder / one.name).symlink_to(one)
+    values = json.loads((tiny_base / file).read_text(encoding="utf-8"))
+    (folder / file).unlink()
+    name = sorted(values)[key % len(values)]
+    if how == 0:
+        values = value
+    elif how < 3:
+        del values[name]
+    else:
+        values[name] = value
+    (folder / file).write_text(json.dumps(values), encoding="utf-8")
+    options = configuration.Model.model_validate({"name": str(folder), "device": "cpu"})
+    base = in_one_line(lambda: load_base(options))
+    if base is not None:
+        sample = Sample("1", "Where?", ("Here",), "Here")
+        in_one_line(lambda: answerer(base, make_template(configuration.Data(), 64, base), None, ASKED)([sample]))
 
 
 @cases(0.02)

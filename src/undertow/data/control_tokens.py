@@ -65,7 +65,7 @@ class ControlTokens:
             special: whether the tokenizer adds its marks of begin and end, as to a whole text.
         """
         first, *others = text.split(mark) if mark else [text]
-        ids = list(self._tokenizer(first, add_special_tokens=special)["input_ids"])
+        ids = list(self._tokenizer(first, add_special_tokens=special, verbose=False)["input_ids"])
         if others and special and ids and ids[-1] == self._tokenizer.eos_token_id and not first.endswith(self._tokenizer.eos_token):
             ids.pop()  # some tokenizers close every text
         for piece in others:

@@ -49,6 +49,7 @@ class Template:
         max_length: longest prompt + answer in tokens; a longer prompt is cut (:func:`~undertow.data.shortening.shortened`).
         same_prompt: use the training instruction at test time too (the lab's QA template differs between them).
         now: the time it is for a chat template that prints the date, ISO 8601.
+        vocabulary: the model's token ids are below it; None = not known.
 
     Attributes:
         end: tokens that close an answer in training: what the template writes there up to its first control token, or the
@@ -60,12 +61,19 @@ class Template:
     """
 
     def __init__(
-        self, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int = 1024, same_prompt: bool = False, now: str = NOW
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 1024,
+        same_prompt: bool = False,
+        now: str = NOW,
+        vocabulary: int | None = None,
     ) -> None:
         self.name = name
         self.tokenizer: Any = tokenizer
         self.max_length = max_length
         self.same_prompt = same_prompt
+        self.vocabulary = vocabulary
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end-of-sequence token: answers could never end; add eos_token to its config")
         made = TEMPLATES.get(name)
@@ -74,7 +82,16 @@ class Template:
         self._control = ControlTokens(tokenizer, self._format.markup)
         self.end, self._end_text = self._closing(self._format.end)
         self.stops: frozenset[int] = frozenset(self.end[-1:])
+        self._check_known(self.end)
         self._cut: dict[tuple[Sample, str, int], Sample | None] = {}
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        highest = max(ids, default=0)
+        if self.vocabulary is not None and highest >= self.vocabulary:
+            raise UserError(
+                f"template '{self.name}': {self.tokenizer.convert_ids_to_tokens(highest)!r} is token {highest}, and the model's "
+                f"embedding has {self.vocabulary} rows; choose another data.template, or resize the embedding and train it"
+            )
 
     def _closing(self, end: str) -> tuple[tuple[int, ...], str]:
         """Return the tokens that close an answer, and the text that does where no control token is in it."""
@@ -126,6 +143,7 @@ class Template:
             raise UserError(
                 f"template '{self.name}': the tokenizer fails on {text[:60]!r} ({reason(error)}); correct that text"
             ) from error
+        self._check_known(ids)
         # Some tokenizers close every text with EOS; a prompt must stay open.
         closed = not self._format.complete and ids and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if closed and not text.endswith(self.tokenizer.eos_token) else ids
@@ -190,6 +208,11 @@ class Template:
                 return sample
             self._cut[key] = found
         return self._cut[key]
+
+    def alone(self, text: str) -> list[int]:
+        """Tokenise a text of the data by itself, with the marks of begin and end that the tokenizer adds."""
+        mark = self._control.mark([text])
+        return self._control.encode(self._control.marked(text, mark), mark, special=True)
 
     def fits(self, sample: Sample, more: str = "") -> bool:
         """Tell whether the response, followed by ``more``, leaves room for the prompt, of which no more than :meth:`cut` may go."""

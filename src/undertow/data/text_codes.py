@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from undertow.core.errors import UserError
+from undertow.data.control_tokens import ControlTokens
 from undertow.data.tokenizer import load_tokenizer
 from undertow.data.words import tokenise
 
@@ -186,18 +187,19 @@ class TokenCodes(TextCodes):
     def __init__(self, name: str, length: int) -> None:
         self.name = name
         self._tokenizer = load_tokenizer(name, ends=False)
+        self._control = ControlTokens(self._tokenizer)
         begin, end = self._marks()
         super().__init__(len(self._tokenizer) + 1, length, begin, end)
 
     def numbers(self, text: str, inside: bool = False) -> list[int]:
-        """Return the number of each token."""
+        """Return the number of each token; a control token that a text spells is text."""
         if not inside:
             return self._plain(text)
         before, whole = self._plain("a"), self._plain(f"a {text}")
         return whole[len(before) :] if whole[: len(before)] == before else self._plain(text)
 
     def _plain(self, text: str) -> list[int]:
-        return [token + 1 for token in self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+        return [token + 1 for token in self._control.as_text(text)]
 
     def _marks(self) -> tuple[list[int], list[int]]:
         """Return the numbers that the tokenizer sets before and after a text."""

@@ -68,7 +68,7 @@ def pretrained(name: str) -> tuple[str, dict[str, Any]]:
 
 def cannot_load(name: str, error: Exception) -> str:
     """Return the message for a model that transformers failed to load."""
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()) or type(error).__name__
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     if not Path(name).expanduser().exists() and name != "builtin":
         how = (

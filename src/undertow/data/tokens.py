@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
+from undertow.data.control_tokens import ControlTokens
 from undertow.data.tokenizer import load_tokenizer
 from undertow.data.words import tokenise
 
@@ -27,6 +28,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self.names: tuple[str, ...] = tuple(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         self.fill = int(tokenizer.eos_token_id)
         self.special: Collection[int] = frozenset({*map(int, tokenizer.all_special_ids), self.fill})
@@ -36,9 +38,8 @@ class Tokens:
         return len(self.names)
 
     def encode(self, text: str) -> list[int]:
-        """Return the number of each token of a text, without marks of begin and end."""
-        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
+        """Return the number of each token of a text, without marks of begin and end; a control token that it spells is text."""
+        return self._control.as_text(text)
 
     def stream(self, texts: Iterable[str]) -> NDArray[np.int32]:
         """Return texts as one row of numbers, each between the mark of the begin and that of the end."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import jinja2
 from pydantic import ValidationError
 
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.rng import torch_rng
 from undertow.data.examples import Written
+from undertow.data.sample import Sample
+from undertow.data.template import Template
 from undertow.generators._asking import Asked, Request, number, whole
 from undertow.generators._sampling import sample
 from undertow.generators.contract import GENERATORS, Order
@@ -70,6 +73,7 @@ class CausalLmGenerator(Asked):
             first = error.errors()[0]
             raise ValueError(f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}") from error
         self._base: CausalLM | None = None
+        self._template: Template | None = None
         self._names: Sequence[str] = ()
 
     def write(self, order: Order) -> Written:
@@ -79,10 +83,14 @@ class CausalLmGenerator(Asked):
             UserError: no such model, requests and answers longer than it reads, or nothing that can be used.
         """
         self._base, self._names = load_base(self.options), order.names
+        if getattr(self._base.tokenizer, "chat_template", None):
+            rows = int(self._base.model.get_input_embeddings().weight.shape[0])
+            self._template = Template("chat", self._base.tokenizer, sys.maxsize, vocabulary=rows)
+            self._base = replace(self._base, stops=self._template.stops)
         try:
             return super().write(order)
         finally:
-            self._base = None
+            self._base = self._template = None
 
     def answers(self, requests: Sequence[Request], seed: int, asked: int) -> Iterator[str]:
         """Yield the answer to each request, ``batch`` of them computed side by side, each with random numbers of its own."""
@@ -103,23 +111,16 @@ class CausalLmGenerator(Asked):
             for begin, ids in zip(begun, made, strict=True):
                 yield begin + str(base.tokenizer.decode(ids, skip_special_tokens=True))
 
-    @property
-    def _chats(self) -> bool:
-        return bool(getattr(self._base and self._base.tokenizer, "chat_template", None))
-
     def _beginning(self, request: Request) -> str:
         """Return the part of the answer that stands in the prompt: none where the model knows turns."""
-        return "" if self._chats else f'{{"label": {json.dumps(self._names[request.label], ensure_ascii=False)}, "text": "'
+        return "" if self._template else f'{{"label": {json.dumps(self._names[request.label], ensure_ascii=False)}, "text": "'
 
     def _tokens(self, request: Request, begin: str) -> list[int]:
         assert self._base is not None
-        tokenizer = self._base.tokenizer
-        if not self._chats:
-            return list(tokenizer(f"{request.system}\n\n{request.user}\n\n{begin}").input_ids)
-        turns = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
+        if self._template is None:
+            return list(self._base.tokenizer(f"{request.system}\n\n{request.user}\n\n{begin}").input_ids)
+        asked = Sample("request", request.user, ("",), "", system=request.system)
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError:  # some templates know no system message
-            turns = [{"role": "user", "content": f"{request.system}\n\n{request.user}"}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
+            return self._template.nearest(asked)
+        except UserError:  # some templates know no system message
+            return self._template.nearest(replace(asked, question=f"{request.system}\n\n{request.user}", system=""))

@@ -20,7 +20,8 @@ def make_template(options: Data, max_length: int, base: CausalLM) -> Template:
     """Bind the prompt template that ``options`` name to the base's tokenizer, within ``max_length`` tokens and the base's own
     length."""
     longest = min(max_length, base.positions or max_length)
-    return Template(options.template, base.tokenizer, longest, options.same_prompt, options.now)
+    rows = int(base.model.get_input_embeddings().weight.shape[0])
+    return Template(options.template, base.tokenizer, longest, options.same_prompt, options.now, rows)
 
 
 def answerer(

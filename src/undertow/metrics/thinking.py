@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
-#: Tags that open and close a thinking block, as reasoning models write them (DeepSeek-R1, Qwen 3, Magistral, Sky-T1).
+_NAMES = "(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
+#: Tags that open and close a thinking block, as reasoning models write them (DeepSeek-R1, Qwen 3, Magistral, Sky-T1, Seed-OSS,
+#: Kimi, Command A Reasoning) or are asked to.
 TAG = re.compile(
-    r"(?P<open><(?:think|thinking|thought|reasoning)\s*>|\[THINK\]|<\|begin_of_thought\|>)"
-    r"|</(?:think|thinking|thought|reasoning)\s*>|\[/THINK\]|<\|end_of_thought\|>",
+    rf"(?P<open><{_NAMES}\s*>|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷)"
+    rf"|</{_NAMES}\s*>|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷",
     re.IGNORECASE,
 )
 

@@ -181,7 +181,9 @@ def read_config(options: Model) -> tuple[str, Any]:
     path, where = pretrained(options.name)
     try:
         return locate(options.name), AutoConfig.from_pretrained(path, **where)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a config of the wrong kind fails in transformers, huggingface_hub or torch, each in its way
         raise UserError(cannot_load(options.name, error)) from error
 
 
@@ -213,10 +215,9 @@ def load_base(options: Model) -> CausalLM:
         else:
             source, where = pretrained(options.name)
             model = AutoModelForCausalLM.from_pretrained(source, **where, dtype=dtype, use_safetensors=True, **placing)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(cannot_load(options.name, error)) from error
-    except Exception as error:
-        # safetensors raises its own type for a damaged file
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
         raise UserError(cannot_load(options.name, error)) from error
     _check_vocabulary(options.name, model, tokenizer)
     model.requires_grad_(False)
@@ -239,7 +240,12 @@ def load_base(options: Model) -> CausalLM:
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
         dtype_because=dtype_because,
     )
-    return with_paths(base)
+    try:
+        return with_paths(base)
+    except UserError:
+        raise
+    except Exception as error:  # the first forward of weights that do not fit each other
+        raise UserError(cannot_load(options.name, error)) from error
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
@@ -311,11 +317,15 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
 
 
 def predicted_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Return the bytes of the weights of a model with this config, without making them."""
+    """Return the bytes of the weights of a model with this config, without making them; a UserError where there is none."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(f"the base's config.json describes no causal language model ({told}); correct it") from error
     seen = {id(p): p.numel() for p in empty.parameters()}
     return int(sum(seen.values())) * dtype.itemsize
 

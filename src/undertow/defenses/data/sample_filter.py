@@ -66,7 +66,7 @@ def text_nll(texts: Sequence[str], context: TrainingContext) -> list[float]:
     end, most = context.base.tokenizer.eos_token_id, context.template.max_length
     rows = []
     for text in unique:
-        ids = list(context.base.tokenizer(text)["input_ids"])[:most]
+        ids = context.template.alone(text)[:most]
         ids = ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
         rows.append(Encoded(tuple(ids[:1]), tuple(ids[1:])))
     full = [i for i, row in enumerate(rows) if row.answer]
