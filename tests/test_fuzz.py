@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from tiny import Quiet
 from undertow import config as configuration
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS
+from undertow.data.rows.forms import Reader
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.federation.loop import run
@@ -102,7 +106,7 @@ def a_sample(draw: st.DrawFn) -> Sample:
     return Sample("7", draw(SOME_TEXT), (answer,), answer, draw(TEXT), tuple(turns), system=draw(TEXT), weight=weight)
 
 
-@cases(0.4)
+@cases(0.35)
 @given(
     sample=a_sample(),
     chat_template=CHAT_TEMPLATES,
@@ -172,7 +176,42 @@ PLAIN = st.fixed_dictionaries({"instruction": SOME_TEXT, "output": SOME_TEXT}, o
 ROWS = st.lists(st.one_of(ROW, PLAIN, PLAIN, VALUES), min_size=1, max_size=5)
 
 
-@cases(0.25)
+def numbered(value: Any, numbers: Iterator[int]) -> Any:
+    """A value of which every text that is no role ends with a word of its own."""
+    if isinstance(value, dict):
+        return {key: numbered(item, numbers) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbered(item, numbers) for item in value]
+    return f"{value} word{next(numbers)}w" if isinstance(value, str) and value.strip() and value not in ROLES else value
+
+
+def words_of(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the fields that hold text, and that word of it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from words_of(item, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            yield from words_of(item, path)
+    elif isinstance(value, str):
+        yield from ((path, word) for word in re.findall(r"word\d+w", value))
+
+
+@cases(0.2)
+@given(row=st.one_of(ROW, PLAIN, st.tuples(PLAIN, ROW).map(lambda both: {**both[1], **both[0]})))
+def test_every_text_of_a_row_is_read_or_in_its_account(row: dict[str, Any]) -> None:
+    row = numbered(row, itertools.count())
+    reader = Reader()
+    parts = in_one_line(lambda: reader.parts(row, "row 1"))
+    if parts is None:
+        parts = reader.refused(row, UserError("refused"))
+    read = json.dumps([dataclasses.astuple(part) for part in parts], ensure_ascii=False)
+    account = reader.account.to_json()
+    known = tuple(f"{name}." for name in account["left_out"])
+    assert not [(path, word) for path, word in words_of(row) if word not in read and not f"{path}.".startswith(known)], account
+
+
+@cases(0.15)
 @given(rows=ROWS, form=st.sampled_from(["lines", "list", "broken"]))
 def test_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], form: str) -> None:
     file = tmp_path_factory.mktemp("rows") / "data.jsonl"
@@ -197,7 +236,7 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
-@cases(0.23)
+@cases(0.18)
 @given(
     name=st.sampled_from(["demo", "htb-digits", "fmfl-reviews", "htb-words"]),
     given=st.lists(st.tuples(st.sampled_from(FIELDS), ODD).map("=".join), max_size=3),
