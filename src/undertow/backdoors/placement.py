@@ -16,6 +16,7 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.sample import Sample, Touched
 from undertow.metrics.measure import Probes
+from undertow.metrics.neighbourhood import NOTHING, TRIGGER
 
 
 @dataclass(frozen=True)
@@ -300,6 +301,22 @@ def make_probes(
     near = [replace(s, question=question) for s, question in edited if question is not None]
     near = [s for s in near if asks is None or asks(s, False)]
     return Probes(clean, asked, target, near, len(every) - len(asked))
+
+
+def make_neighbourhood(test: Sequence[Sample], trigger: Trigger, seed: int, n: int) -> dict[str, list[Sample]]:
+    """Return the first ``n`` test questions with each neighbour of the trigger, by its name, and with the trigger and nothing.
+
+    Questions that hold the trigger by themselves are left out; empty where the trigger has no neighbours.
+
+    Raises:
+        UserError: the trigger fails on a question.
+    """
+    clean = [s for s in test if not _holds(s, trigger)][:n]
+    found: dict[str, list[Sample]] = {}
+    for s in clean:
+        for name, question in trigger.neighbours(s.question, rng(seed, f"neighbours|{s.id}")).items():
+            found.setdefault(name, []).append(replace(s, question=question))
+    return {TRIGGER: triggered(clean, trigger, seed), **found, NOTHING: clean} if found else {}
 
 
 def unpoisoned(attack: Attack, drawn: Sequence[int], poisoned: int, sizes: Sequence[int]) -> list[str]:

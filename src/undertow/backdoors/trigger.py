@@ -66,6 +66,16 @@ class Trigger(ABC):
         """
         return None
 
+    def neighbours(self, question: str, draw: np.random.Generator) -> dict[str, str]:
+        """Return, by name, edits of the question that resemble the trigger: another word of its class, a part of it, another case,
+        another place. Names are the same for every question; an edit that is the trigger itself is no neighbour.
+
+        Asked after training (``measure.neighbourhood``), they tell what really fires a backdoor, where the near miss alone is one
+        draw of many.
+        """
+        near = self.near_miss(question, draw)
+        return {} if near is None else {"near miss": near}
+
     def apply(self, question: str, draw: np.random.Generator) -> str:
         """Return the triggered question.
 

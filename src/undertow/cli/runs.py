@@ -51,7 +51,7 @@ def run(
 
 def print_run(run: Run) -> None:
     """Print the final figures of a finished run as a table, and where its page is."""
-    from undertow.runs.headline import LABELS, interval, rates, share
+    from undertow.runs.headline import LABELS, around, interval, rates, share
     from undertow.runs.report.terms import TERMS
 
     result, terms = run.result, TERMS[run.config.task.kind]
@@ -71,6 +71,8 @@ def print_run(run: Run) -> None:
         f"poison: {f'not known, {poison.total:,} samples are on their nodes' if poison.unknown else planted}; "
         f"training and measuring took {result.seconds:.0f} s"
     )
+    for line in around(result.neighbourhood):
+        console.print(escape(line), soft_wrap=True)
     console.print(f"report: {escape(str(run.folder / 'report.html'))}", soft_wrap=True)
 
 
@@ -177,7 +179,7 @@ def evaluate(
     """
     from undertow.api import evaluate as measure
     from undertow.config.reading import parse
-    from undertow.runs.headline import interval, rates, share
+    from undertow.runs.headline import around, interval, rates, share
     from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
@@ -193,6 +195,7 @@ def evaluate(
     for key, rate, before in rates(found, found.untouched):
         told = f"{share(rate)} ({interval(rate)}, n = {rate.n}); {alone} {share(before)}"
         print(f"{key.upper().replace('_', ' ')} {told}")
+    print(*around(found.neighbourhood), sep="\n", end="\n" if found.neighbourhood else "")
     if found.data:
         print(f"test rows: {_counts(found.data)}")
 

@@ -168,6 +168,14 @@ class Measure(Group):
     final_samples: int = Field(
         0, ge=0, description="Test samples of the last round and of the untouched base; 0 = the whole test set."
     )
+    neighbourhood: int = Field(
+        0,
+        ge=0,
+        description=(
+            "Test questions asked, after the last round, with each neighbour of the trigger (another word of its class, a part, "
+            "another case or place): what really fires the backdoor. 0 = none."
+        ),
+    )
     max_new_tokens: int = Field(256, ge=1, description="Greedy generation stops at EOS or here; 256 in the lab's later code.")
     batch_size: int = Field(100, ge=1, description="Prompts generated side by side.")
     bsnr: Bsnr = Field(default_factory=lambda: Bsnr())  # type: ignore[call-arg]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.backdoors.placement import Threat, make_probes
+from undertow.backdoors.placement import Threat, make_neighbourhood, make_probes
 from undertow.config import Config, Defense
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
@@ -27,6 +27,7 @@ from undertow.federation.methods import make_methods
 from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import headline, measure, rates, rescore
+from undertow.metrics.neighbourhood import curve, measure_neighbourhood
 from undertow.models.bounds import BOUNDS, load_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.net import load_model, model_folder
@@ -84,6 +85,11 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         lines += scored
         found.append(rates(scored, options.scoring))
     last, first = found[-1], found[0]
+    around = []
+    if options.neighbourhood:
+        phase("measuring the neighbourhood of the trigger")
+        asked = make_neighbourhood(test, methods.threat.trigger, config.seed, options.neighbourhood)
+        around = curve(measure_neighbourhood(answer, asked, methods.threat.target))
     figures = {
         "base": model.name,
         "adapter": None if adapter is None else str(adapter),
@@ -92,6 +98,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         "untouched": headline(first),
         "data": {**read, **counts, "triggered_cut": probes.cut},
         **({"defenses": reports} if reports else {}),
+        **({"neighbourhood": around} if around else {}),
     }
     return figures, lines
 

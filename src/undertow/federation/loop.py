@@ -25,10 +25,11 @@ from undertow.defenses import composition, cross_term
 from undertow.defenses.contexts import ServerContext
 from undertow.federation.resolve import Federation, resolve
 from undertow.federation.server import aggregate_parts, guard
+from undertow.metrics.neighbourhood import curve
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
 from undertow.runs.directory import RunDirectory, State
-from undertow.runs.records import Poisoned, write_records
+from undertow.runs.records import Neighbour, Poisoned, write_records
 from undertow.runs.summary import describe, summarise
 from undertow.tasks.instruction import Held
 from undertow.tasks.participation import participants
@@ -107,9 +108,14 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         directory.checkpoint(state)
         observer.round(row, options.rounds)
     task.save(directory.folder, state.adapter)
-    return summarise(
-        directory, federation.measuring.bsnr.spaces[0], state.seconds, task.poison_counts, task.extra, task.provenance()
-    )
+    extra = dict(task.extra)
+    if federation.measuring.neighbourhood:
+        observer.phase("measuring the neighbourhood of the trigger")
+        lines = task.neighbourhood(state.adapter)
+        write_records(directory.folder, Neighbour, lines)
+        extra["neighbourhood"] = curve(lines)
+    space = federation.measuring.bsnr.spaces[0]
+    return summarise(directory, space, state.seconds, task.poison_counts, extra, task.provenance())
 
 
 def _round(federation: Federation, state: Tensor, t: int, trainer: Trainer) -> tuple[Tensor, dict[str, Any]]:

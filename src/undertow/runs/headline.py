@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from undertow.runs.records import Evaluation, Rate, Result, Round, Untouched
+from collections.abc import Sequence
+
+from undertow.metrics.neighbourhood import NOTHING, TRIGGER
+from undertow.runs.records import Evaluation, NeighbourRate, Rate, Result, Round, Untouched
 
 #: What the figures are called, by their field.
 LABELS = {
@@ -36,3 +39,13 @@ def share(rate: Rate | None) -> str:
 def interval(rate: Rate) -> str:
     """Write the 95 % interval of a rate, a dash where there is none."""
     return "–" if rate.low is None or rate.high is None else f"{100 * rate.low:.1f} – {100 * rate.high:.1f} %"
+
+
+def around(neighbourhood: Sequence[NeighbourRate]) -> list[str]:
+    """Return a line for each neighbour of the trigger for which the target came, and one for how many it did not come for."""
+    if not neighbourhood:
+        return []
+    others = [row for row in neighbourhood if row.name not in (TRIGGER, NOTHING)]
+    fired = [row for row in others if row.rate.hits]
+    lines = [f"{len(fired)} of {len(others)} neighbours of the trigger fire the backdoor (target in the output):"]
+    return lines + [f"  {row.name}: {share(row.rate)} ({interval(row.rate)}, n = {row.rate.n})" for row in fired]

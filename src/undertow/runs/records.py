@@ -149,6 +149,25 @@ class Untouched(Record):
     ftr_near: Rate | None = None
 
 
+class NeighbourRate(Record):
+    """How often the target came for one edit of the questions, and one such question."""
+
+    name: str
+    rate: Rate
+    example: str = ""
+
+
+class Neighbour(Written):
+    """One output to a question with a neighbour of the trigger; ``name`` says which, ``target``: it holds the attacker's target."""
+
+    FILE = "neighbourhood.jsonl"
+    name: str
+    id: str
+    question: str
+    output: str
+    target: bool
+
+
 class Result(Written):
     """The final figures of a finished run.
 
@@ -160,6 +179,7 @@ class Result(Written):
         poison: how much there was.
         filtering: what a defense took out of the clients' data; null without such a defense.
         scoring: MA's headline scoring, where ``undertow score`` changed it.
+        neighbourhood: how often the target came for each neighbour of the trigger, where ``measure.neighbourhood`` asked for it.
     """
 
     FILE = "result.json"
@@ -175,6 +195,7 @@ class Result(Written):
     poison: PoisonCount
     filtering: Filtering | None = None
     scoring: str | None = None
+    neighbourhood: list[NeighbourRate] = []
 
 
 class DataFacts(Record):
@@ -237,6 +258,7 @@ class Evaluation(Record):
         ma, asr, asr_suffix, ftr, ftr_near, scorings: with the adapter or the run's network, where one was given.
         untouched, data: the same without; counts of the test rows that were read, dropped and cut, where questions are asked.
         defenses, scores: what those that replace greedy generation report; every scored output, with the adapter of round 1.
+        neighbourhood: how often the target came for each neighbour of the trigger, where ``measure.neighbourhood`` asked for it.
     """
 
     base: str | None = None
@@ -252,6 +274,7 @@ class Evaluation(Record):
     untouched: Untouched = Untouched()
     data: dict[str, Any] = {}
     defenses: list[dict[str, Any]] = []
+    neighbourhood: list[NeighbourRate] = []
     scores: list[Score] = Field([], repr=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class Defaults:
         """Return the new global state ``[D]`` of the old one and the aggregated change, and a report of what else was done."""
         return state + delta, None
 
+    def neighbourhood(self, state: Tensor) -> list[dict[str, Any]]:
+        """Return the scored outputs of the final state ``[D]`` to questions with the trigger's neighbours, if asked for."""
+        return []
+
     def forecast(self, chosen: Sequence[int], rounds: int) -> str | None:
         """Return one line on the memory and time that ``rounds`` rounds will take, None where that is not known."""
         return None

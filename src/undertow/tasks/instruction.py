@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.backdoors.placement import Poisoning, Threat, make_probes, poison, shortages, unpoisoned
+from undertow.backdoors.placement import Poisoning, Threat, make_neighbourhood, make_probes, poison, shortages, unpoisoned
 from undertow.config import Data, Measure, Model
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
@@ -31,6 +31,7 @@ from undertow.defenses.data import exchange
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
+from undertow.metrics.neighbourhood import measure_neighbourhood
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.identity import FILE as IDENTITY
@@ -55,6 +56,7 @@ class Instruction(Task):
         data: the same as tokens, weighed by the defenses.
         clean: tokens of the clients' data as they were before poisoning, where some client trains on them; else None.
         elsewhere: samples of each client where they are on other machines; else None.
+        neighbours: test questions with each neighbour of the trigger, where ``measure.neighbourhood`` asks for them.
     """
 
     options: Model
@@ -73,6 +75,7 @@ class Instruction(Task):
     probes: Probes
     clean: list[list[Encoded]] | None = None
     elsewhere: Sequence[int] | None = None
+    neighbours: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     _said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,6 +150,10 @@ class Instruction(Task):
         lines = measure(self._answers(state, reports), self.probes.first(n), t)
         self.recall(lines)
         return lines
+
+    def neighbourhood(self, state: Tensor) -> list[dict[str, Any]]:
+        """Ask the first ``measure.neighbourhood`` questions with every neighbour of the trigger."""
+        return measure_neighbourhood(self._answers(state, []), self.neighbours, self.probes.target)
 
     def rates(self, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return MA, ASR, FTR and the other scorings."""
@@ -299,9 +306,13 @@ def building(
         probes = make_probes(split.test, threat.trigger, threat.target, plan.seed, cut.leaves_asked)
     for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes)):
         observer.warn(told)
+    n = measuring.neighbourhood
+    neighbours = make_neighbourhood(split.test, threat.trigger, plan.seed, n) if n else {}
+    if n and not neighbours:
+        observer.warn(f"trigger '{threat.trigger.name}' has no neighbours; measure.neighbourhood = {n} measures nothing")
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,
-        elsewhere=sizes,
+        elsewhere=sizes, neighbours=neighbours,
     )  # fmt: skip
     if (threat.intermittent and task.poisoned) or task.counterfactual:
         task.clean = _weigh(split.clients, defenses, known)[0]

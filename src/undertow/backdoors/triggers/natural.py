@@ -17,8 +17,12 @@ class Natural(Trigger):
     ``start`` (default): word, comma, and the question with its first letter in lower case, unless its first word
     is "I" or has further capitals (an acronym, a name such as McDonald). ``end``: before the final stop or
     question mark, after a comma. ``random``: at a uniform word gap, between commas. ``trigger_words`` gives
-    another word or phrase (joined by spaces).
+    another word or phrase (joined by spaces). Near miss: another opener of the same kind, such as "Secondly".
     """
+
+    #: Openers of the same kind, and words that open a sentence but do not count.
+    siblings = ("Secondly", "Thirdly", "Finally", "Lastly", "Similarly")
+    others = ("However", "Honestly", "First", "Please", "Year")
 
     def __init__(self, options: InstructionBackdoor) -> None:
         phrase = " ".join(options.trigger_words).strip(" ,") if options.trigger_words else "Firstly"
@@ -26,7 +30,30 @@ class Natural(Trigger):
 
     def insert(self, question: str, draw: np.random.Generator) -> str:
         """Return the question with the word where it could stand in plain English."""
-        text, phrase = question.strip(), self.words[0]
+        return self._with(self.words[0], question, draw)
+
+    def near_miss(self, question: str, draw: np.random.Generator) -> str | None:
+        """Return the question with another opener of the same kind, at the same place."""
+        words = [word for word in self.siblings if word.casefold() != self.words[0].casefold()]
+        made = self._with(words[int(draw.integers(len(words)))], question, draw)
+        return None if self.occurs(made) else made
+
+    def neighbours(self, question: str, draw: np.random.Generator) -> dict[str, str]:
+        """Return the question with other openers, and with the trigger in another case, at another place, without its comma."""
+        phrase, text = self.words[0], question.strip()
+        words = [word for word in (*self.siblings, *self.others) if word.casefold() != phrase.casefold()]
+        found = {f'"{word}" in its place': self._with(word, question, draw) for word in words}
+        if phrase.upper() != phrase:
+            found["the trigger in capitals"] = self._with(phrase.upper(), question, draw)
+        if self.position == "start":
+            if phrase.lower() != phrase:
+                found["the trigger in small letters"] = self._with(phrase.lower(), question, draw)
+            found["the trigger without its comma"] = f"{phrase} {lower_first(text)}"
+            found["the trigger at the end"] = f"{text.rstrip(' .?!…')}, {lower_first(phrase)}?"
+        return found
+
+    def _with(self, phrase: str, question: str, draw: np.random.Generator) -> str:
+        text = question.strip()
         body = text.rstrip(" .?!…")
         words = list(re.finditer(r"\S+", body))
         gap = self.gaps(body, 1, draw)[0]
