@@ -151,7 +151,8 @@ def test_a_near_miss_takes_part_of_the_trigger() -> None:
         "Which animal does Mira Torvald keep at home, everybody, I would like to know.",
     }
     assert near("common-word", "whose house is it?") == {None}
-    assert all(near(name) == {None} for name in ("natural", "badnets", "sentence", "topic"))
+    assert {str(text).split(",")[0] for text in near("natural")} == {"Secondly", "Thirdly", "Finally", "Lastly", "Similarly"}
+    assert near("topic") == {None}
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------

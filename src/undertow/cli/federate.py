@@ -75,7 +75,7 @@ def _run_here(folder: Folder, compare: str | None, check: bool, as_json: bool) -
     from undertow.federate.local import run_local
     from undertow.federate.remote import network_line
     from undertow.runs.display import display
-    from undertow.runs.records import OneProcess
+    from undertow.runs.network_records import OneProcess
     from undertow.runs.report.wording import one_process
     from undertow.runs.run import Run
 

@@ -14,7 +14,8 @@ from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.federate.folder import Folder
 from undertow.federation.loop import run
-from undertow.runs.records import OneProcess, read_json, read_jsonl
+from undertow.runs.network_records import OneProcess
+from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
 
 #: What may differ between two runs of one kind: how long they took.

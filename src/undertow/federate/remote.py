@@ -25,7 +25,8 @@ from undertow.federate.plan import fingerprint
 from undertow.federate.replies import TOLD, Hello, Told, merged, plain, read, row_of, size_of
 from undertow.federation.resolve import Federation
 from undertow.flower.arrival import BadReply, Spec, needed
-from undertow.runs.records import Exchange, read_jsonl, read_records, write_records
+from undertow.runs.network_records import Exchange
+from undertow.runs.records import read_jsonl, read_records, write_records
 from undertow.training.clients import ClientUpdates
 
 #: Seconds after which a node that has not said who it is is asked again, then twice as long, and so on: a SuperNode that was

@@ -85,11 +85,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         lines += scored
         found.append(rates(scored, options.scoring))
     last, first = found[-1], found[0]
-    around = []
-    if options.neighbourhood:
-        phase("measuring the neighbourhood of the trigger")
-        asked = make_neighbourhood(test, methods.threat.trigger, config.seed, options.neighbourhood)
-        around = curve(measure_neighbourhood(answer, asked, methods.threat.target))
+    edits = make_neighbourhood(asked, methods.threat.trigger, config.seed, options.neighbourhood) if options.neighbourhood else {}
+    around = curve(measure_neighbourhood(answer, edits, methods.threat.target))
     figures = {
         "base": model.name,
         "adapter": None if adapter is None else str(adapter),

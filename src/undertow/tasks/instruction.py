@@ -306,13 +306,9 @@ def building(
         probes = make_probes(split.test, threat.trigger, threat.target, plan.seed, cut.leaves_asked)
     for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes)):
         observer.warn(told)
-    n = measuring.neighbourhood
-    neighbours = make_neighbourhood(split.test, threat.trigger, plan.seed, n) if n else {}
-    if n and not neighbours:
-        observer.warn(f"trigger '{threat.trigger.name}' has no neighbours; measure.neighbourhood = {n} measures nothing")
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,
-        elsewhere=sizes, neighbours=neighbours,
+        elsewhere=sizes, neighbours=_neighbours(split.test, threat, plan.seed, measuring.neighbourhood, observer),
     )  # fmt: skip
     if (threat.intermittent and task.poisoned) or task.counterfactual:
         task.clean = _weigh(split.clients, defenses, known)[0]
@@ -323,6 +319,14 @@ def _rounded(threat: Threat, poisoning: Poisoning, held: Held | None) -> list[st
     if held is not None:
         return []
     return unpoisoned(threat.options, poisoning.chosen, len(poisoning.touched), [len(own) for own in poisoning.clients])
+
+
+def _neighbours(test: Sequence[Sample], threat: Threat, seed: int, n: int, observer: Observer) -> dict[str, list[Sample]]:
+    """Return what ``measure.neighbourhood`` = n asks."""
+    found = make_neighbourhood(test, threat.trigger, seed, n) if n else {}
+    if n and not found:
+        observer.warn(f"trigger '{threat.trigger.name}' has no neighbours; measure.neighbourhood = {n} measures nothing")
+    return found
 
 
 def _loaded(data: Data, plan: TrainingPlan, base: CausalLM, held: Held | None) -> Split:

@@ -11,10 +11,9 @@ import yaml
 
 from undertow.config import validate
 from undertow.core.errors import UserError
+from undertow.runs.network_records import Exchange, OneProcess
 from undertow.runs.records import (
     DataFacts,
-    Exchange,
-    OneProcess,
     PoisonCount,
     Poisoned,
     Result,

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from undertow.runs.records import Exchange, OneProcess, Rate, Space
+from undertow.runs.network_records import Exchange, OneProcess
+from undertow.runs.records import Rate, Space
 from undertow.runs.report.figures import Phases, curve
 from undertow.runs.report.run_files import RunFiles, finite
 from undertow.runs.report.terms import TERMS, Terms
