@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ({"model.name": "nobody/no-such-model"}, "not in the local cache"),
         ({"model.lora.targets": ["q_porj"]}, "did you mean 'q_proj'"),
         ({"training.max_length": 8, "measure.max_new_tokens": 4}, "training.max_length"),
-        ({"training.max_length": 64, "measure.max_new_tokens": 64}, "measure.max_new_tokens = 64 leaves no token"),
+        ({"training.max_length": 160, "measure.max_new_tokens": 160}, "measure.max_new_tokens = 160 leaves no token"),
         ({"training.lr": 1e38}, "holds NaN or infinity"),
     ],
     ids=str,
@@ -319,7 +319,7 @@ def test_run_score_report_and_evaluate_in_a_row(
     figures = json.loads(out)
     assert figures["adapter"] == "runs/small/adapter"
     assert set(figures) >= {"ma", "asr", "ftr", "untouched"}
-    assert len(Path("scored.jsonl").read_text().splitlines()) == 24
+    assert len(Path("scored.jsonl").read_text().splitlines()) == 36
     code, out, _ = type_in("evaluate", folder)
     assert code == 0
     assert re.match(r"MA \d+\.\d % \(.* n = 6\); base alone", out)
@@ -387,7 +387,7 @@ def test_json_is_one_object_and_nothing_else(larger: Path) -> None:
     out = (larger / "stdout").read_text()
     assert out.count("\n") == 1
     result = json.loads(out)
-    assert set(result) == {"format", "run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"}
+    assert set(result) == {"format", "run", "rounds", "seconds", "ma", "asr", "ftr", "ftr_near", "untouched", "bsnr", "poison"}
     assert result == json.loads((larger / "whole" / "result.json").read_text())
     assert (larger / "whole" / "report.html").stat().st_size > 10_000
 
