@@ -51,7 +51,7 @@ def file_source(path: Path, option: str = "FILE") -> Source:
         raise UserError(f"{option}={path}: a folder, and this format is one file; give a file inside it")
     if not path.is_file():
         raise UserError(f"{option}={path}: no such file; give the path of an existing file")
-    return Source(str(path), lambda: open(path, "rb"), path.name.removesuffix(".gz")[-8:].lower())
+    return Source(str(path), lambda: open(path, "rb"), Path(path.name.removesuffix(".gz")).suffix.lower())
 
 
 def read(source: Source) -> Rows:
