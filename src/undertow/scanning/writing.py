@@ -40,7 +40,8 @@ def write_rows(rows: Rows, change: Change, path: Path, into: Path) -> int:
     """
     ending = path.suffix.lower()
     wanted = _KINDS.get(ending, "lines")
-    with open(into, "w", encoding="utf-8", newline="") as file:
+    # half of a pair of surrogates, which JSON may hold, is written as JSON escapes it
+    with open(into, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         records = iter(rows)
         first = next(records, None)
         if first is None:

@@ -14,7 +14,7 @@ from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
 from undertow.data.rows.part import Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
-from undertow.data.rows.turns import Talk, Turn, is_talk, turns, weight_of
+from undertow.data.rows.turns import Talk, Turn, is_talk, number_of, turns
 from undertow.data.rows.values import answers, said
 
 Row = dict[str, Any]
@@ -125,7 +125,7 @@ class Form:
         if is_talk(told):
             spoken = turns(told, self.place, tell, self.fields)
             if spoken[0].role == "user" and talk.question:  # the whole conversation, the prompt with it
-                talk.question = []
+                self._replaced(talk, spoken)
             return found + list(talk.follow(spoken)) + list(talk.finish())
         known = self.plan.known
         accepted = answers(told, self.place, tell)
@@ -240,18 +240,23 @@ class Form:
             whole = spoken[0].role in ("user", "system")
             own = self._begun(column) if whole else talk
             own.system = own.system or talk.system
-            new = [*own.follow(spoken), *own.answered()]
+            new = [*own.follow(spoken), *(own.finish() if whole else own.answered())]
             if whole:
-                talk.question = []
+                self._replaced(talk, spoken)
         else:
             text = said(value, self.place, column)
-            spoken = rendered(text) or [Turn("assistant", text)]
-            whole = spoken[0].role in ("user", "system")
-            if whole:
-                talk.question = []
+            # without a prompt the text holds the whole conversation
+            spoken = (None if talk.question or found else rendered(text)) or [Turn("assistant", text)]
             new = [*talk.follow(spoken), *talk.answered()]
         fresh = [part for part in new if part.response not in answered]
         return [_second_answer(part, column) if found and not talk.question and not part.question else part for part in fresh]
+
+    def _replaced(self, talk: Talk, spoken: list[Turn]) -> None:
+        """A whole conversation takes the prompt's place; a prompt that it does not repeat is still read."""
+        prompt = "\n".join(filter(None, talk.question))
+        if prompt not in "\n".join(turn.text for turn in spoken):
+            self.fields.asides.append(("(prompt)", prompt))
+        talk.question = []
 
     def _closed(self, talk: Talk, accepted: list[str]) -> list[Part]:
         """The last answer of a question and answer form."""
@@ -280,14 +285,14 @@ class Form:
         """Apply what the row says of learning its answers."""
         for column in self.plan.labels:
             value = self.row[column]
-            told = column in self.left and (isinstance(value, bool) or str(value).lower() in ("true", "false"))
-            if told and not weight_of(self._take(column), self.place, column):
+            told = column in self.left and (isinstance(value, bool) or str(value).strip().lower() in ("true", "false"))
+            if told and not number_of(self._take(column)):
                 for part in found:
                     if not part.pool:
                         part.weight, part.why, part.pool = 0.0, "labelled false", "answers labelled false"
         for column in self.plan.weights:
-            if column in self.left and isinstance(self.row[column], bool | int | float):
-                weight = weight_of(self._take(column), self.place, column)
+            if column in self.left and (weight := number_of(self.row[column])) is not None:
+                self._take(column)
                 for part in found:
                     part.weight *= weight
                     if not part.weight and not part.why:
@@ -303,10 +308,11 @@ class Form:
             spoken = turns(value, self.place, column, self.fields) if is_talk(value) else None
             if spoken is None:
                 text = said(value, self.place, column)
-                spoken = rendered(text) or [Turn("assistant", text)]
+                prompted = any(column in self.fields.used for column in (*self.plan.asked, *self.plan.talks))
+                spoken = (None if prompted else rendered(text)) or [Turn("assistant", text)]
             if spoken[0].role in ("user", "system"):
                 talk = Talk(self.fields, column)
-                new = [*talk.follow(spoken), *talk.answered()]
+                new = [*talk.follow(spoken), *talk.finish()]
             else:
                 text = "\n".join(filter(None, (turn.text for turn in spoken)))
                 new = [Part(asked.question, (text,), asked.context, asked.history, asked.system)] if text else []

@@ -73,6 +73,8 @@ class Reader:
             signature = tuple(row)
             made = self._plans.get(signature)
             if made is None:
+                if not all(isinstance(name, str) for name in row):
+                    raise UserError(f"{place}: names of columns must be text; correct the row")
                 made = self._plans[signature] = plan(row, self.columns)
             if made.quick is not None and (part := _quickly(row, made, made.quick, place)) is not None:
                 made.rows += 1
@@ -97,6 +99,8 @@ class Reader:
         """Add a row's notes to the account, and the texts that no form asked for to its parts."""
         account = self._account
         account.rows += 1
+        if not found and not fields.dropped:
+            fields.dropped["no answer"] += 1
         fields.beside |= {part.pool: None for part in found if part.pool}
         first = found[0] if found else Part("", ("",))
         fields.copies({part.response for part in found if not part.pool} | {first.question, first.context, first.system})

@@ -125,15 +125,19 @@ def weight_of(value: Any, place: str, name: str) -> float:
     Raises:
         UserError: it is neither.
     """
-    number = {"true": 1.0, "false": 0.0}.get(value.strip().lower()) if isinstance(value, str) else value
-    if isinstance(number, int | float) and 0 <= number < float("inf"):
-        return float(number)
-    try:
-        if float(value) >= 0:
-            return float(value)
-    except (TypeError, ValueError):
-        pass
+    if (number := number_of(value)) is not None:
+        return number
     raise UserError(f"{place}: '{name}' is {scalar(value)[:40]}, a weight is a number from 0, true or false; correct the row")
+
+
+def number_of(value: Any) -> float | None:
+    """Return a weight as a number from 0, true and false as 1 and 0, also where a text says so; None for anything else."""
+    said = {"true": 1.0, "false": 0.0}.get(value.strip().lower(), value) if isinstance(value, str) else value
+    try:
+        number = float(said)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if 0 <= number < float("inf") else None
 
 
 def _told(value: Any, place: str, path: str, one: Turn, fields: Fields) -> str:
@@ -175,7 +179,7 @@ class Talk:
         self._fields = fields
         self._name = name
         self._told: list[Turn] = []
-        self._before: Turn | None = None
+        self._stood = False  # whether an answer was given under the system prompt
         self._last: list[str] = []
         self._again = False  # the question was answered before, and is open once more
 
@@ -196,12 +200,11 @@ class Talk:
                 self._fields.dropped["tool call"] += 1
                 if turn.text:
                     yield self.aside(f"{self._name} (tool calls)", turn.text)
-            self._before = turn
 
     def _take(self, turn: Turn) -> None:
         if turn.role == SYSTEM:
-            again = self._before is not None and self._before.role == SYSTEM
-            self.system = "\n".join(filter(None, [self.system, turn.text])) if again else turn.text
+            self.system = turn.text if self._stood else "\n".join(filter(None, [self.system, turn.text]))
+            self._stood = False
         elif turn.role == RESULT:
             self._reopen()  # a call was answered: what follows still answers the user
             self.context.append(turn.text)
@@ -236,6 +239,7 @@ class Talk:
 
     def part(self, asked: str, further: str, answers: tuple[str, ...], weight: float = 1.0) -> Part:
         """Return an answer with what stands before it."""
+        self._stood = True
         if asked and not self.key:
             # Conversations that open alike share a key: their later turns carry the opening as history.
             self.key = f"conversation {hashlib.sha256(normalised(asked).encode()).hexdigest()[:16]}"
@@ -247,3 +251,7 @@ class Talk:
         yield from self.answered()
         if any(self.question):
             self._fields.dropped["question without an answer"] += 1
+        elif any(self.context):
+            self._fields.dropped["tool's result without an answer"] += 1
+        if self.system and not self._stood:
+            self._fields.dropped["system prompt without an answer"] += 1

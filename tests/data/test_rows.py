@@ -1,0 +1,237 @@
+"""Rows of any form: what a run learns of them, and that no text is lost without a word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from undertow.config import Data
+from undertow.core.errors import UserError
+from undertow.data.load import DATASETS, Loaded
+from undertow.data.rows.forms import Reader
+from undertow.data.rows.names import ROLES
+from undertow.data.rows.rendered import rendered
+from undertow.data.rows.values import texts
+from undertow.data.sample import Sample
+
+
+def learned(row: Any) -> list[Sample]:
+    """What a run learns of a row."""
+    return [part.sample() for part in Reader().parts(row, "row") if not part.why]
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        ({"prompt": "a", "completion": "b", "label": True}, ["b"]),
+        ({"prompt": "a", "completion": "b", "label": False}, []),
+        ({"prompt": "a", "completion": "b", "label": "False"}, []),
+        ({"messages": [user("a"), assistant("b")], "kto_tag": False}, []),
+        ({"messages": [user("a"), assistant("b", weight=0), user("c"), assistant("d", weight=1)]}, ["d"]),
+        ({"messages": [user("a"), assistant("b", train=False), user("c"), assistant("d")]}, ["d"]),
+        ({"messages": [user("a"), assistant("b", loss_weight=0.0), user("c"), assistant("d", loss_weight=1.0)]}, ["d"]),
+        ({"messages": [user("a"), assistant("b", label=False)]}, []),
+        ({"question": "a", "answer": "b", "weight": 0}, []),
+        ({"question": "a", "answer": "b", "weight": "0.0"}, []),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, ["b"]),
+        ({"prompt": [user("a"), assistant("b"), user("c")], "completion": [assistant("d")]}, ["d"]),
+        ({"messages": [assistant("hello"), user("a"), assistant("b")]}, ["b"]),
+        ({"messages": [user("a"), assistant("b", reasoning_content="hm"), assistant("c")]}, ["b\nc"]),
+        ({"instruction": "", "output": "b"}, []),
+        ({"question": "a", "answer": None}, []),
+        ({"question": "a", "answer": []}, []),
+        ({"text": "running words that nobody asked for"}, []),
+        ({"question": "a", "answer": 7}, ["7"]),
+        ({"question": "a", "answer": True}, ["true"]),
+        ({"question": "a", "answer": 0}, ["0"]),
+        ({"question": "a", "answer": {"x": [1, "b"]}}, ['{"x": [1, "b"]}']),
+        (
+            {"prompt": "Play: Human or Assistant?", "chosen": "Human: hi\nAssistant: ho", "rejected": "no"},
+            ["Human: hi\nAssistant: ho"],
+        ),
+    ],
+)
+def test_what_a_run_learns(row: Any, answers: list[str]) -> None:
+    assert [sample.response for sample in learned(row)] == answers
+
+
+def test_a_weight_between_is_kept_and_one_that_is_none_is_refused() -> None:
+    assert [sample.weight for sample in learned({"messages": [user("a"), assistant("b", weight=0.5)], "weight": 0.5})] == [0.25]
+    for wrong in (-1, "much", float("inf"), [1]):
+        with pytest.raises(UserError, match="a weight is a number from 0, true or false"):
+            learned({"messages": [user("a"), assistant("b", weight=wrong)]})
+
+
+def test_system_history_and_context_stand_with_the_answer() -> None:
+    row = {"instruction": "q", "input": "c", "output": "a", "system": "s", "history": [["q0", "a0"], ["q1", "a1"]]}
+    first, second, last = learned(row)
+    assert (last.question, last.context, last.system, last.history) == ("q", "c", "s", (("q0", "a0"), ("q1", "a1")))
+    assert (first.response, second.response, second.history) == ("a0", "a1", (("q0", "a0"),))
+    assert first.key == second.key == last.key != ""
+
+
+def test_a_system_turn_stands_until_the_next() -> None:
+    turns = [{"role": "system", "content": "one"}, {"role": "developer", "content": "two"}, user("a"), assistant("b")]
+    turns += [{"role": "system", "content": "three"}, user("c"), assistant("d")]
+    assert [sample.system for sample in learned({"messages": turns})] == ["one\ntwo", "three"]
+
+
+def test_what_follows_a_tool_answers_the_same_question() -> None:
+    turns = [user("q"), assistant("wait", tool_calls=[{"id": "1"}]), {"role": "tool", "content": "42"}, assistant("It is 42.")]
+    first, second = learned({"messages": [*turns, user("more"), assistant("no")]})[:2]
+    assert (first.question, first.response) == ("q", "wait")
+    assert (second.question, second.context, second.response) == ("q", "42", "It is 42.")
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("### Human: a### Assistant: b### Human: c", [("user", "a"), ("assistant", "b"), ("user", "c")]),
+        ("<s>[INST] <<SYS>>\ns\n<</SYS>>\n\na [/INST] b </s>", [("system", "s"), ("user", "a"), ("assistant", "b")]),
+        ("<|user|>\na</s>\n<|assistant|>\nb</s>", [("user", "a"), ("assistant", "b")]),
+        ("### Instruction:\na\n\n### Input:\nc\n\n### Response:\nb", [("user", "a"), ("result", "c"), ("assistant", "b")]),
+        ("\n\nHuman: a\n\nAssistant: b", [("user", "a"), ("assistant", "b")]),
+        ("Some words. # A title\n- Human: one", None),
+        ("<|im_start|>user\na<|im_end|>", None),
+        ("### Response:\nb", None),
+    ],
+)
+def test_rendered_text_is_read_back(text: str, turns: list[tuple[str, str]] | None) -> None:
+    found = rendered(text)
+    assert (None if found is None else [(turn.role, turn.text) for turn in found]) == turns
+
+
+# --- no text is lost --------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "instruction input output context prompt completion question answer answers aliases query response chosen rejected messages "
+    "conversations history system label weight text sentence reasoning_content tools instances remarks meta source id Title"
+).split()
+_ASKED = frozenset(
+    "instruction input context prompt question query history system messages conversations Title text sentence".split()
+)
+_UNIQUE = st.integers(0, 10**9).map(lambda i: f"said {i} so")
+_TURN = st.builds(
+    lambda role, text, more: {"role": role, "content": text, **more},
+    st.sampled_from(["user", "assistant", "system", "tool", "assistant", "user"]),
+    st.one_of(_UNIQUE, st.lists(_UNIQUE, max_size=2), _UNIQUE.map(lambda text: [{"type": "text", "text": text}]), st.none()),
+    st.dictionaries(st.sampled_from(["reasoning_content", "remark", "tool_calls", "name"]), _UNIQUE, max_size=1),
+)
+_TURNS = st.lists(_TURN, max_size=5)
+_VALUE = st.recursive(
+    st.one_of(_UNIQUE, _UNIQUE, st.none(), st.integers(0, 9), st.booleans()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_COLUMNS), inner, max_size=3)),
+    max_leaves=5,
+)
+_ROW = st.dictionaries(st.sampled_from(_COLUMNS), st.one_of(_UNIQUE, _UNIQUE, _VALUE, _TURNS), min_size=1, max_size=7)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(_ROW)
+def test_every_text_of_a_row_is_read_or_accounted_for(row: dict[str, Any]) -> None:
+    reader = Reader()
+    try:
+        parts = reader.parts(row, "row")
+    except UserError as error:
+        parts = reader.refused(row, error)
+    assert not any("\n" in reason for reason in reader.account.reasons)
+    joined = "\n".join(
+        "\n".join((part.question, part.context, part.system, *part.answers, *(text for turn in part.history for text in turn)))
+        for part in parts
+    )
+    read = " ".join(joined.split())
+    account = reader.account
+    assert account.rows == 1
+    for path, text in texts(row, ""):
+        if text in ROLES or text == "text" or text in read or json.dumps(text)[1:-1] in read:
+            continue
+        fields = [field.removesuffix(" (a copy)") for field in account.left_out]
+        left_out = any(path.startswith(field) or path.endswith(f".{field}") for field in fields)  # in a row within the row
+        # what nobody answers is counted; an answer, and what nobody understands, must be read
+        asked = path.partition(".")[0] in _ASKED or not isinstance(row[path.partition(".")[0]], str)
+        assert left_out or (account.dropped and asked), (path, text, account.sentence())
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------
+
+ODD = ["007", "None", "2020-01-01", "1e5", "NaN", "true", "12:30", "null", "01/02/2003", "1,000"]
+
+
+def load(path: Path, name: str = "hub") -> Loaded:
+    loaded: Loaded = DATASETS.get(name)(Data.model_validate({"name": name, "path": str(path)}))
+    return loaded
+
+
+def odd_file(path: Path, form: str) -> Path:
+    rows = [{"question": f"Which one is {i}?", "answer": text} for i, text in enumerate(ODD)]
+    path.parent.mkdir(exist_ok=True)
+    if form == "csv":
+        path.write_text("question,answer\n" + "".join(f'{row["question"]},"{row["answer"]}"\n' for row in rows))
+    elif form == "json":
+        path.write_text(json.dumps(rows))
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+def test_answers_that_look_like_something_else_stay_text(form: str, tmp_path: Path) -> None:
+    path = odd_file(tmp_path / "data" / f"train.{form}", form)
+    for loaded in (load(path.parent), load(path, "instructions")):
+        assert [sample.response for sample in loaded.samples] == ODD
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_files_of_the_hub_are_read_without_guessing(form: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from undertow.data.sources.hub import remote
+
+    folder = odd_file(tmp_path / "data" / f"train.{form}", form).parent
+    splits = remote(datasets, str(folder))  # the library takes a folder as it takes an id
+    assert [record.row["answer"] for record in splits["train"]] == ODD
+
+
+def test_a_saved_dataset_keeps_its_text(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"question": f"Which one is {i}?", "answer": text} for i, text in enumerate(ODD)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    assert [sample.response for sample in load(tmp_path / "saved").samples] == ODD
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    assert [sample.response for sample in load(arrow, "instructions").samples] == ODD
+
+
+def test_dates_and_numbers_of_tables_become_text(tmp_path: Path) -> None:
+    import datetime
+
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    values = [datetime.date(2020, 1, 2), datetime.date(1999, 12, 31)]
+    parquet.write_table(arrow.table({"question": ["a?", "b?"], "answer": values}), tmp_path / "x.parquet")
+    assert [sample.response for sample in load(tmp_path / "x.parquet", "instructions").samples] == ["2020-01-02", "1999-12-31"]
+    parquet.write_table(arrow.table({"text": ["good", "bad"], "label": [1, 0]}), tmp_path / "y.parquet")
+    assert [sample.response for sample in load(tmp_path / "y.parquet", "instructions").samples] == ["1", "0"]
+
+
+def test_splits_are_told_by_names(tmp_path: Path) -> None:
+    for name in ("data/train-00000.jsonl", "data/train-00001.jsonl", "data/validation.jsonl", "other/eval_set.jsonl"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"question": f"in {name}", "answer": "a"}) + "\n")
+    loaded = load(tmp_path)
+    assert [sample.question for sample in loaded.samples] == ["in data/train-00000.jsonl", "in data/train-00001.jsonl"]
+    assert [sample.question for sample in loaded.test or []] == ["in other/eval_set.jsonl"]
