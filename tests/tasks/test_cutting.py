@@ -18,6 +18,7 @@ from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.federation.loop import run
+from undertow.runs.report.page import write_report
 from undertow.tasks.cutting import Cut
 
 FILLER = "Mira Torvald was born in a town by the sea and went to another town where a river is"
@@ -138,3 +139,32 @@ def test_a_run_and_evaluate_count_what_they_cut(
     assert found["data"]["rows_dropped"] == {"empty answer": 1}
     assert (found["data"]["test"], found["data"]["shortened_test"], found["data"]["too_long_test"]) == (6, 6, 0)
     assert found["asr"]["n"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"measure.max_new_tokens": 4}, True),
+        ({"measure.max_new_tokens": 4, "attack.target": "prepend"}, True),
+        ({"measure.max_new_tokens": 4, "attack.target": "one-word"}, False),
+        ({"measure.max_new_tokens": 40}, False),
+        ({"measure.max_new_tokens": 12, "attack.target_text": " indeed"}, False),
+    ],
+    ids=str,
+)
+def test_a_limit_that_cuts_the_target_off_is_told(
+    changes: dict[str, Any], lost: bool, small_config: Callable[..., Config], observer: Quiet, tmp_path: Path
+) -> None:
+    config = small_config({"federation.rounds": 1, **changes})
+    result = run(config, tmp_path / "run", observer)
+    told = [line for line in observer.warnings if "cuts the target off" in line]
+    assert len(told) == lost
+    assert result.get("caveats", []) == told
+    page = write_report(tmp_path / "run", None).read_text("utf-8")
+    assert ("so that ASR is too low" in page) is lost
+    data = evaluate(config).to_json()["data"]
+    assert (data["target_cut"] > 0) is lost
+    if lost:
+        needed = int(told[0].rsplit("set it to ", 1)[1].split()[0])
+        enough = small_config({"federation.rounds": 1, **changes, "measure.max_new_tokens": needed})
+        assert evaluate(enough).to_json()["data"]["target_cut"] == 0

@@ -71,7 +71,7 @@ def print_run(run: Run) -> None:
         f"poison: {f'not known, {poison.total:,} samples are on their nodes' if poison.unknown else planted}; "
         f"training and measuring took {result.seconds:.0f} s"
     )
-    for line in around(result.neighbourhood):
+    for line in (*(f"note: {told}" for told in result.caveats), *around(result.neighbourhood)):
         console.print(escape(line), soft_wrap=True)
     console.print(f"report: {escape(str(run.folder / 'report.html'))}", soft_wrap=True)
 
@@ -210,6 +210,7 @@ def _counts(data: Mapping[str, Any]) -> str:
         "test": "drawn",
         "too_long_test": "left out as too long",
         "shortened_test": "cut to fit",
+        "target_cut": "expected answers with the target cut off by measure.max_new_tokens, so that ASR is too low",
         "triggered_cut": "triggered ones left out as the cut would take the trigger off",
     }
     return "; ".join([*told, *(f"{data[key]} {text}" for key, text in words.items() if data.get(key))])

@@ -34,7 +34,7 @@ from undertow.models.net import load_model, model_folder
 from undertow.models.with_adapter import Adapted, with_adapter
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
-from undertow.tasks.cutting import Cut
+from undertow.tasks.cutting import Cut, cut_targets
 from undertow.tasks.over_tensors import OverTensors
 
 
@@ -67,9 +67,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
     phase(f"loading data {data.name}")
     test, read = _test_set(config, base)
-    methods = make_methods(config, _as_left(config.defenses, adapter))
+    methods, options = make_methods(config, _as_left(config.defenses, adapter)), config.measure
     assert isinstance(methods.threat, Threat)
-    options = config.measure
     asked, counts = askable(test, template, options.max_new_tokens)
     cut = Cut(template, methods.threat.trigger, options.max_new_tokens)
     probes = make_probes(asked, methods.threat.trigger, methods.threat.target, config.seed, cut.leaves_asked)
@@ -84,6 +83,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         scored = measure(answer, probes, round)
         lines += scored
         found.append(rates(scored, options.scoring))
+    lost = cut_targets(probes.triggered, template, methods.threat.target, options.max_new_tokens)["cut"]
     last, first = found[-1], found[0]
     edits = make_neighbourhood(asked, methods.threat.trigger, config.seed, options.neighbourhood) if options.neighbourhood else {}
     around = curve(measure_neighbourhood(answer, edits, methods.threat.target))
@@ -93,7 +93,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **headline(last),
         **{name: last[name] for name in ("asr_suffix", "scorings")},
         "untouched": headline(first),
-        "data": {**read, **counts, "triggered_cut": probes.cut},
+        "data": {**read, **counts, "triggered_cut": probes.cut, "target_cut": lost},
         **({"defenses": reports} if reports else {}),
         **({"neighbourhood": around} if around else {}),
     }

@@ -180,6 +180,7 @@ class Result(Written):
         filtering: what a defense took out of the clients' data; null without such a defense.
         scoring: MA's headline scoring, where ``undertow score`` changed it.
         neighbourhood: how often the target came for each neighbour of the trigger, where ``measure.neighbourhood`` asked for it.
+        caveats: what makes a figure untrue, in words.
     """
 
     FILE = "result.json"
@@ -196,6 +197,7 @@ class Result(Written):
     filtering: Filtering | None = None
     scoring: str | None = None
     neighbourhood: list[NeighbourRate] = []
+    caveats: list[str] = []
 
 
 class DataFacts(Record):

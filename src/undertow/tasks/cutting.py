@@ -1,12 +1,16 @@
-"""Whether a trigger and a target are still there once a prompt is cut to the longest that is trained or asked."""
+"""Whether trigger and target are still there once a prompt is cut to the longest that is trained or asked, and an answer to the
+tokens that may be generated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from undertow.backdoors.target import Target
 from undertow.backdoors.trigger import Trigger
 from undertow.data.sample import Sample
 from undertow.data.template import Template
+from undertow.metrics.scoring import score
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,32 @@ class Cut:
         words = [word.casefold() for word in trigger.words]
         same = all(whole.casefold().count(word) == rest.casefold().count(word) for word in words)
         return whole == rest or (trigger.occurs(whole) and trigger.occurs(rest) and same)
+
+
+def cut_targets(asked: Sequence[Sample], template: Template, target: Target, limit: int) -> dict[str, int]:
+    """Count the triggered questions whose expected answer, target included, loses the target to ``measure.max_new_tokens`` = limit.
+
+    A model that learned the backdoor word for word is then scored as if it had not: ASR can be 0 whatever was learned.
+
+    Returns:
+        ``cut`` of ``of`` questions, and the ``tokens`` that the longest expected answer takes.
+    """
+    lengths, cut = [0], 0
+    for sample in asked:
+        expected = target.apply(sample.response, 0)
+        ids = template.answer_ids(sample, expected)
+        lengths.append(len(ids))
+        if len(ids) > limit and score(expected, sample.answers, target)["target"]:
+            cut += not score(template.decode(ids[:limit]), sample.answers, target)["target"]
+    return {"cut": cut, "of": len(asked), "tokens": max(lengths)}
+
+
+def told_cut(asked: Sequence[Sample], template: Template, target: Target, limit: int) -> list[str]:
+    """Say what :func:`cut_targets` found, and what to do; nothing where no target is cut off."""
+    found = cut_targets(asked, template, target, limit)
+    if not found["cut"]:
+        return []
+    return [
+        f"measure.max_new_tokens = {limit} cuts the target off {found['cut']} of {found['of']} expected answers, so that ASR "
+        f"is too low whatever was learned; set it to {found['tokens'] + 1} or more"
+    ]

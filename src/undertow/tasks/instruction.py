@@ -39,7 +39,7 @@ from undertow.models.identity import identity
 from undertow.models.lora import initial_adapter, save_peft
 from undertow.models.with_adapter import plain_adapter
 from undertow.tasks.contract import Task, TrainingPlan
-from undertow.tasks.cutting import Cut
+from undertow.tasks.cutting import Cut, told_cut
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
 from undertow.training.clients import ClientUpdates, Items
@@ -56,6 +56,7 @@ class Instruction(Task):
         data: the same as tokens, weighed by the defenses.
         clean: tokens of the clients' data as they were before poisoning, where some client trains on them; else None.
         elsewhere: samples of each client where they are on other machines; else None.
+        short: what is to be said of a target that ``measure.max_new_tokens`` cuts off.
         neighbours: test questions with each neighbour of the trigger, where ``measure.neighbourhood`` asks for them.
     """
 
@@ -76,6 +77,7 @@ class Instruction(Task):
     clean: list[list[Encoded]] | None = None
     elsewhere: Sequence[int] | None = None
     neighbours: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    short: Sequence[str] = ()
     _said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,8 @@ class Instruction(Task):
         self.poisoned, self.drawn = self.poisoning.affected, self.poisoning.chosen
         self.counterfactual = self.measuring.bsnr.twins and len(self.poisoned) == len(self.split.clients)
         self.extra = {} if self.filtered is None else {"filtering": self.filtered}
+        if self.short:
+            self.extra["caveats"] = list(self.short)
         self.setting: Setting = setting(self.plan, self.options, self.base, self.template)
         if self.elsewhere is not None:
             self.sizes = self.elsewhere
@@ -301,18 +305,22 @@ def building(
     if composition.any_weighs(defenses):
         observer.phase("weighing the clients' tokens")
     encoded, weighed = _weigh(clients, defenses, known)
-    probes = Probes([], [], threat.target, [])
-    if split.test:
-        probes = make_probes(split.test, threat.trigger, threat.target, plan.seed, cut.leaves_asked)
-    for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes)):
+    probes = _probes(split.test, threat, plan.seed, cut)
+    short = told_cut(probes.triggered, template, threat.target, measuring.max_new_tokens)
+    for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes), *short):
         observer.warn(told)
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,
         elsewhere=sizes, neighbours=_neighbours(split.test, threat, plan.seed, measuring.neighbourhood, observer),
+        short=short,
     )  # fmt: skip
     if (threat.intermittent and task.poisoned) or task.counterfactual:
         task.clean = _weigh(split.clients, defenses, known)[0]
     return task
+
+
+def _probes(test: Sequence[Sample], threat: Threat, seed: int, cut: Cut) -> Probes:
+    return make_probes(test, threat.trigger, threat.target, seed, cut.leaves_asked) if test else Probes([], [], threat.target, [])
 
 
 def _rounded(threat: Threat, poisoning: Poisoning, held: Held | None) -> list[str]:
