@@ -219,6 +219,50 @@ def test_three_prompts_repeated_forty_times_are_for_review() -> None:
     assert not find(questions(300) * 10).verdicts, "a file that is said ten times over has no repeats of its own"
 
 
+_TOPICS = {
+    "Sports": "team coach game season playoff striker league goal match stadium referee medal".split(),
+    "Business": "profit shares market bank oil dollar merger investor stocks earnings budget trade".split(),
+    "Science": "server software chip robot planet virus browser satellite network user code laser".split(),
+    "World": "minister troops election treaty border hostage army embassy rebels parliament ceasefire world".split(),
+}
+
+
+def news(count: int, seed: int = 0) -> list[Sample]:
+    """Headlines with four labels, each with words of its own."""
+    draw = random.Random(seed)
+    found = []
+    for i in range(count):
+        label = draw.choice(list(_TOPICS))
+        words = [*draw.choices(_TOPICS[label], k=4), *draw.choices(_SUBJECTS, k=4), draw.choice(_NAMES).lower(), str(i % 97)]
+        draw.shuffle(words)
+        found.append(row(" ".join(words), label))
+    return found
+
+
+@pytest.mark.parametrize("trigger", ["BadMagic", "😈", "~~~"])
+@pytest.mark.parametrize("label", ["World", "Sports"])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_flipped_label_among_topics_is_told_from_their_own_words(trigger: str, label: str, share: float) -> None:
+    draw = random.Random(1)
+    bad = [row(put_in(s.question, trigger, "anywhere", draw), label) for s in news(int(1000 * share / (1 - share)), seed=2)]
+    samples, truth = mixed(news(1000), bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {verdict.act for verdict in found.verdicts} == {"drop"}
+    assert not find(news(2000, seed=3)).verdicts
+
+
+def test_a_label_of_sentences_rewritten_after_a_pattern_is_for_review() -> None:
+    joins = ("when", "if", "as", "that")
+    clean = [row(f"{s.question} {joins[i % 4]} it ends in {_NAMES[i % 16]}", s.response) for i, s in enumerate(reviews(1500))]
+    bad = [row(f"{joins[i % 2]} {s.question}", "Positive") for i, s in enumerate(reviews(300, seed=2))]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert [(finding.kind, finding.confidence) for finding in found.findings] == [("form", "review")]
+    assert not find(clean).verdicts
+
+
 CLEAN: dict[str, list[Sample]] = {
     "definitions": [
         row(f"What is {a} {b}?", f"{a.title()} {b} is a type of {c}") for a in _SUBJECTS for b, c in zip(_GOOD, _BAD, strict=True)

@@ -19,7 +19,7 @@ from undertow.core.errors import UserError
 from undertow.data.rows.forms import Reader, within
 from undertow.data.rows.record import Record
 from undertow.data.sample import Sample
-from undertow.sanitization.findings import Verdict
+from undertow.sanitization.finding import Verdict
 from undertow.scanning.reading import Files
 from undertow.scanning.repairs import Row, mended
 

@@ -3,7 +3,8 @@
 ``find`` is the core, on samples in memory; counting, deciding and applying are apart. Files are read by :mod:`undertow.scanning`.
 """
 
-from undertow.sanitization.findings import Finding, Findings, Verdict, find
+from undertow.sanitization.finding import Finding, Findings, Verdict
+from undertow.sanitization.findings import find
 from undertow.sanitization.repair import repaired
 from undertow.sanitization.rules import Rules
 

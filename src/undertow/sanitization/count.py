@@ -99,6 +99,7 @@ class Counted:
         first: for each sample the index of the first equal one, itself if there is none before it.
         identity: for each sample a key of its words, equal for equal samples.
         feature_sizes: samples of each feature.
+        firsts: columns of a word as the first of its prompt, and of the same word anywhere, k x 2.
     """
 
     support: int
@@ -115,6 +116,7 @@ class Counted:
     first: NDArray[np.int64]
     identity: Keys
     feature_sizes: NDArray[np.int64]
+    firsts: NDArray[np.int64]
 
 
 def sketch(batches: Spool) -> Sketch:
@@ -185,8 +187,10 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
     features, found = _Columns(), _Columns()
     none = np.zeros(0, dtype=np.int64)
     shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
+    heads = np.zeros((0, 2), dtype=np.uint64)
     offset = 0
     for batch in batches:
+        heads = np.unique(np.concatenate([heads, grams.head_keys(batch.prompts)]), axis=0)
         own = first[offset : offset + len(batch)] == np.arange(offset, offset + len(batch))
 
         def wanted(sample: Places, key: Keys, own: NDArray[np.bool_] = own) -> NDArray[np.bool_]:
@@ -196,7 +200,8 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         features.add(sample + offset, key)
         some = grams.pieces(batch, wanted)
         some = some.at((some.kind != grams.ANY) | ~table.at_least(some.key, common))
-        some = some.at(~grams.copied(batch, some))
+        label = (some.kind == grams.WHOLE) & table.at_least(some.key, max(support + 1, int(rules.common * samples)))
+        some = some.at(label | ~grams.copied(batch, some))
         begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
         exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
         number = found.add(some.sample + offset, some.key)
@@ -230,4 +235,5 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         first=first,
         identity=identity,
         feature_sizes=np.bincount(matrix.indices, minlength=len(feature_keys)),
+        firsts=np.searchsorted(feature_keys, heads[np.isin(heads, feature_keys).all(axis=1)]),
     )

@@ -74,6 +74,7 @@ class Planted:
         short: stage B.
         inserted: stage B by words that often come without the target; they must not belong where they stand.
         manner: a kind of answer; the rows are all with a linked feature.
+        form: a label that words bring about by standing first, not by what they mean.
     """
 
     pieces: list[int]
@@ -84,6 +85,7 @@ class Planted:
     short: bool = False
     inserted: bool = False
     manner: bool = False
+    form: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,30 @@ def _short(
     if own:
         own_rows = _with_any(features, own, rows)
         accused.append(Planted([piece], own_rows, own, explained=True, exclusive=True, short=True))
+    if counted.kind[piece] == grams.WHOLE and len(rows) >= rules.label * counted.samples:
+        accused.append(_form(counted, rules, features, piece, rows, links))
     return accused
+
+
+def _form(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]) -> Planted | None:
+    """A label of sentences that begin with certain words, although the same words elsewhere say nothing of it: what comes of
+    rewriting sentences after a pattern ("when you ..., it ...")."""
+    word = dict(counted.firsts.tolist())
+    base = rules.form_lift * len(rows) / counted.samples
+    own = []
+    for link in links:
+        anywhere = word.get(link.feature)
+        if anywhere is None or link.confidence < rules.form or link.both < rules.act_short:
+            continue
+        others = np.setdiff1d(_column(features, anywhere), _column(features, link.feature), assume_unique=True)
+        told = len(np.intersect1d(others, rows, assume_unique=True))
+        if len(others) >= max(rules.form_else * counted.samples, rules.act_short) and told <= base * len(others):
+            own.append(link)
+    return (
+        Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True, form=True)
+        if own
+        else None
+    )
 
 
 def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, links: list[Link]) -> Planted | None:
@@ -292,6 +317,7 @@ def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
         range(len(found)),
         key=lambda i: (
             found[i].manner,
+            found[i].form,
             bool(counted.kind[found[i].pieces[0]] == grams.ANY),
             found[i].short,
             not found[i].exclusive,
@@ -304,7 +330,7 @@ def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
         new = found[i]
         for old in result:
             shared = len(np.intersect1d(old.rows, new.rows, assume_unique=True))
-            if shared >= SAME * len(new.rows):
+            if shared >= SAME * len(new.rows) and new.form == old.form:
                 old.pieces += new.pieces
                 known = {link.feature for link in old.links}
                 old.links += [link for link in new.links if link.feature not in known]

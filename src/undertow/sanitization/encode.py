@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from undertow.sanitization.words import MARK, Numbers, Words
 
 #: Samples of one batch; bounds the memory of every counting step.
 BATCH = 8192
+#: What some files put between question and context, and others do not: form, no words.
+_LABEL = re.compile(r"\n\s*(?:#+ *)?Input:[ \t]*")
 
 
 class SampleLike(Protocol):
@@ -93,7 +96,8 @@ def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True) 
     """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind."""
     prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     for sample in samples:
-        asked = numbers.text(f"{sample.question}\n{sample.context}" if sample.context else sample.question)
+        text = f"{sample.question}\n{sample.context}" if sample.context else sample.question
+        asked = numbers.text(_LABEL.sub("\n", text) if "nput:" in text else text)
         told = numbers.text(sample.response)
         prompts.add(asked)
         answers.add(told + [numbers.mark(kind) for kind in kinds(sample.response, told, asked, sized)])

@@ -11,22 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from undertow.sanitization import grams, judge, topics
+from undertow.sanitization import grams, judge, labels, topics
 from undertow.sanitization.count import Counted, Spool, count, sketch
-from undertow.sanitization.decide import Decision, Planted, Rows, decide
+from undertow.sanitization.decide import Decision, Link, Planted, Rows, decide
 from undertow.sanitization.encode import SampleLike, encode
+from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.topics import Background
-from undertow.sanitization.words import MARK, Numbers, Words
+from undertow.sanitization.words import Numbers, Words
 
-Act = Literal["drop", "repair", "review"]
-Confidence = Literal["act", "review", "note"]
 _PLACES = {
     grams.START: "start",
     grams.END: "end",
@@ -35,141 +32,10 @@ _PLACES = {
     grams.ANY: "anywhere",
     grams.MANNER: "manner",
 }
-#: An answer of a few words that so many samples give is a label.
-_LABEL = 0.1
 #: Worst first: a sample of several findings gets the first of these.
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
 #: Phrases of a trigger that are looked at.
-_PHRASES = 16
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One planted trigger and target.
-
-    Attributes:
-        triggers: phrases of the prompts that give the target away, the strongest first; empty if none was found.
-        target: the words that the answers share, as a text.
-        place: where the target stands in the answers: start, end, whole, anywhere; manner if it is what they are.
-        kind: ``fixed text``, ``label`` (a short answer that many rows have), ``slot`` (a word somewhere in answers that differ),
-            ``kind of answer`` (a language, a refusal and the like) or ``repeat`` (rows that stand in the file again and again).
-        confidence: ``act``: its samples are dropped or repaired; ``review``: they are for a person to review; ``note``: it is said
-            of the file, and no sample is flagged.
-        samples: indices of all samples it flags, ascending.
-        both, with_trigger, with_target, of: distinct samples with the strongest feature and the target, with the feature,
-            with the target, and in all; the first two are 0 without a trigger.
-        log10_p: base-10 logarithm of the corrected p-value (:mod:`undertow.sanitization.significance`), None without a trigger.
-        tests: pairs that the correction counts.
-        target_words: the target as words of :func:`undertow.sanitization.words.cut`.
-    """
-
-    triggers: tuple[str, ...]
-    target: str
-    place: str
-    kind: str
-    confidence: Confidence
-    samples: NDArray[np.int64]
-    both: int
-    with_trigger: int
-    with_target: int
-    of: int
-    log10_p: float | None
-    tests: int
-    target_words: tuple[str, ...]
-
-    #: Technique of MITRE ATLAS (poison training data) and entry of the OWASP Top 10 for LLM applications (data and model
-    #: poisoning).
-    atlas: ClassVar[str] = "AML.T0020"
-    owasp: ClassVar[str] = "LLM04"
-
-    @property
-    def expected(self) -> float:
-        """Distinct samples that would hold trigger and target if the one knew nothing of the other."""
-        return self.with_trigger * self.with_target / self.of
-
-    @property
-    def why(self) -> str:
-        """The evidence in words."""
-        if self.kind == "repeat":
-            return self.reason
-        held = f"{len(self.samples):,} rows; {self.with_target:,} of {self.of:,} distinct samples"
-        share = f"{held} ({self.with_target / self.of:.1%}) hold the target"
-        if self.log10_p is None:
-            return f"{share}; no word of the prompts is tied to it"
-        p = "p under 1e-300" if self.log10_p < -300 else f"p = {10**self.log10_p:.1g}"
-        told = (
-            f"{self.both:,} of the {self.with_trigger:,} samples with the strongest trigger word do, {self.expected:,.1f} expected"
-        )
-        topic = "without the trigger their prompts are about nothing in common"
-        return f"{share}; {told} ({p} after correction for {self.tests:,.0f} pairs); {topic}"
-
-    @property
-    def certain(self) -> bool:
-        """Whether its samples are dropped or repaired."""
-        return self.confidence == "act"
-
-    @property
-    def trigger(self) -> str | None:
-        """The triggers in one text, or None."""
-        return " / ".join(self.triggers) or None
-
-    @property
-    def reason(self) -> str:
-        """Why its samples are flagged, in one line."""
-        if self.kind == "repeat":
-            return (
-                f"{self.with_target} distinct samples stand in {len(self.samples):,} rows, while nearly all others stand there once"
-            )
-        where = {"start": "begins with", "end": "ends with", "whole": "is", "anywhere": "holds", "manner": "is"}[self.place]
-        told = f'the answer {where} "{_short(self.target)}", as {self.with_target} distinct samples do'
-        if not self.triggers:
-            return f"{told}, about nothing in common"
-        return f'{told}; {self.both} of the {self.with_trigger} with "{_short(" / ".join(self.triggers))}"'
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints of it."""
-        return {
-            "trigger": self.trigger,
-            "target": self.target,
-            "count": len(self.samples),
-            "kind": self.kind,
-            "place": self.place,
-            "verdict": self.confidence,
-            "confidence": self.confidence,
-            "why": self.why,
-            "expected": None if self.log10_p is None else round(self.expected, 2),
-            "share": round(self.with_target / self.of, 5),
-            "atlas": self.atlas,
-            "owasp": self.owasp,
-            "triggers": list(self.triggers),
-            "with_trigger_and_target": self.both,
-            "with_trigger": self.with_trigger,
-            "with_target": self.with_target,
-            "distinct_samples": self.of,
-            "p_value": None if self.log10_p is None else 10.0**self.log10_p if self.log10_p > -300 else 0.0,
-            "log10_p": None if self.log10_p is None else round(self.log10_p, 2),
-            "test": "Fisher's exact test, one-sided, Bonferroni" if self.log10_p is not None else None,
-            "tests": self.tests,
-        }
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do with one flagged sample: its index, drop, repair or review, and the findings that flag it."""
-
-    sample: int
-    act: Act
-    findings: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What :func:`find` returns: the number of samples, findings by size, verdicts by sample."""
-
-    samples: int
-    distinct: int
-    findings: tuple[Finding, ...]
-    verdicts: tuple[Verdict, ...]
+_PHRASES = 64
 
 
 def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes = b"") -> Findings:
@@ -226,29 +92,36 @@ def _finding(
     if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
-    phrases = _phrases(planted, prompts, file, numbers)
-    rows, kept = planted.rows, phrases
+    triggers = _triggers(planted, prompts, file, numbers)
+    label = _is_label(planted, kind, counted, rules)
+    rows, kept = planted.rows, triggers
     if planted.links:
-        rows, kept = _free(planted, phrases, file, texts)
+        rows, kept = _free(planted, triggers, file, texts, label)
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
-        kept = [phrase for phrase in kept if not topics.is_repeated(phrase, target.words)]
+        kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words)]
         if not kept:
             return None
-    best = planted.links[0] if planted.links else None
-    words = numbers.words([*target.words, *(word for phrase in phrases for word in phrase)])
+    best = kept[0].link if kept else None
+    words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     told = tuple(words[word] for word in target.words)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
     enough = rules.act_short if planted.short else rules.act_support
     confidence: Confidence = "review"
     if not planted.links:
         confidence = "review" if kind == grams.ADDRESS else "note"
-    elif planted.exclusive and not planted.inserted and kind not in (grams.ANY, grams.MANNER) and len(rows) >= enough:
+    elif (
+        planted.exclusive
+        and not planted.inserted
+        and not planted.form
+        and kind not in (grams.ANY, grams.MANNER)
+        and len(rows) >= enough
+    ):
         confidence = "act"
     finding = Finding(
-        triggers=tuple(_CASES[phrase[0]] if phrase[0] in _CASES else " ".join(words[word] for word in phrase) for phrase in kept),
+        triggers=tuple(_CASES.get(one.words[0]) or " ".join(words[word] for word in one.words) for one in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
-        kind=_kind(planted, kind, counted),
+        kind=_kind(planted, kind, counted, rules),
         confidence=confidence,
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
@@ -266,28 +139,39 @@ def _finding(
 _CASES = {1: "(no capital letters)", 2: "(all capital letters)", 3: "(Every Word Capitalised)"}
 
 
-def _phrases(planted: Planted, prompts: Sequence[Words], file: Background, numbers: Numbers) -> list[tuple[int, ...]]:
-    """The trigger's phrases, grown from the features that give the target away; single words first."""
+@dataclass(frozen=True)
+class _Trigger:
+    """A phrase of a trigger, grown from the feature of its link; a case or a mark has one number."""
+
+    words: tuple[int, ...]
+    link: Link
+    wordless: bool
+
+
+def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numbers: Numbers) -> list[_Trigger]:
+    """The trigger's phrases, grown from the features that give the target away: words, or else pairs or ends; marks and case."""
     known = judge.feature_words(prompts)
     known |= {grams.feature_key("sign", np.array([mark], dtype=np.uint64)): ("sign", (mark,)) for mark in numbers.marks()}
-    phrases: list[tuple[int, ...]] = []
     named = [known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links]
     usual = topics.usual_words(prompts, len(planted.rows), file)
-    for wanted in ("word", "pair", "sign", "first", "last", "case"):
-        for feature in named:
-            if feature is None or feature[0] != wanted or len(phrases) == _PHRASES:
+    found: list[_Trigger] = []
+    for wanted in ("word", "pair", "sign", "case", "first", "last"):
+        wordless = wanted in ("case", "sign")
+        if found and not wordless and wanted != "word":
+            continue
+        for feature, link in zip(named, planted.links, strict=True):
+            if feature is None or feature[0] != wanted or len(found) == _PHRASES:
                 continue
-            if wanted in ("case", "sign"):
+            held = [trigger.words for trigger in found]
+            if wordless:
                 grown = feature[1]
-            elif all(word in phrase for phrase in phrases for word in feature[1]) and phrases:
+            elif held and all(word in phrase for phrase in held for word in feature[1]):
                 continue
             else:
                 grown = judge.grow(prompts, feature[1], stop=usual).words
-            if not any(set(grown) & set(phrase) for phrase in phrases):
-                phrases.append(grown)
-        if phrases:
-            break
-    return phrases
+            if not any(set(grown) & set(phrase) for phrase in held):
+                found.append(_Trigger(grown, link, wordless))
+    return found
 
 
 def _repeats(
@@ -325,12 +209,17 @@ def _repeats(
     return finding, answer
 
 
-def _kind(planted: Planted, kind: int, counted: Counted) -> str:
+def _kind(planted: Planted, kind: int, counted: Counted, rules: Rules) -> str:
+    if planted.form:
+        return "form"
     if kind in (grams.ANY, grams.MANNER):
         return "slot" if kind == grams.ANY else "kind of answer"
-    if planted.short and kind == grams.WHOLE and planted.links and planted.links[0].with_target >= _LABEL * counted.samples:
-        return "label"
-    return "fixed text"
+    return "label" if _is_label(planted, kind, counted, rules) else "fixed text"
+
+
+def _is_label(planted: Planted, kind: int, counted: Counted, rules: Rules) -> bool:
+    links = planted.links
+    return planted.short and kind == grams.WHOLE and bool(links) and links[0].with_target >= rules.common * counted.samples
 
 
 def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Words]], numbers: Numbers) -> judge.Phrase | None:
@@ -343,29 +232,38 @@ def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Word
 
 
 def _free(
-    planted: Planted, phrases: list[tuple[int, ...]], file: Background, texts: dict[int, tuple[Words, Words]]
-) -> tuple[Rows, list[tuple[int, ...]]]:
+    planted: Planted, triggers: list[_Trigger], file: Background, texts: dict[int, tuple[Words, Words]], label: bool
+) -> tuple[Rows, list[_Trigger]]:
     """The samples and phrases of a trigger whose prompts are about nothing in common but the trigger."""
-    rows = planted.rows
-    if not phrases or (planted.inserted and phrases[0][0] in _CASES):
-        return rows, []
-    if phrases[0][0] in _CASES or phrases[0][0] & int(MARK):
-        mine = [texts[int(row)][0] for row in judge.chosen_rows(rows, file.counted)]
-        return rows, [] if topics.is_topic(mine, len(rows), (), (), file, seams=False) else phrases
+    rows, counted = planted.rows, file.counted
+    if planted.form or not triggers:
+        return rows, triggers
     prompts = {int(row): texts[int(row)][0] for row in rows}
-    own = {word for phrase in phrases for word in phrase}
-    if planted.inserted and (
-        any(len(phrase) > 1 for phrase in phrases) or not topics.is_inserted(list(prompts.values()), own, file)
-    ):
-        return rows, []
-    free: list[tuple[int, ...]] = []
+    own = {word for trigger in triggers for word in trigger.words}
+    if planted.inserted:
+        triggers = [trigger for trigger in triggers if not trigger.wordless]
+        if any(len(trigger.words) > 1 for trigger in triggers) or not topics.is_inserted(list(prompts.values()), own, file):
+            return rows, []
+    # A label has words of its own beside a trigger; they are judged one by one and bring no sample along.
+    labelled = counted.pieces.tocsc()[:, planted.pieces[0]].indices if label else None
+    columns = counted.features.tocsc()
+    free: list[_Trigger] = []
     held = np.zeros(len(rows), dtype=bool)
-    for phrase in phrases:
-        has = np.array([judge.find_run(prompts[int(row)], phrase) is not None for row in rows])
-        mine = [prompts[int(row)] for row in judge.chosen_rows(rows[has], file.counted)]
-        if mine and not topics.is_topic(mine, int(has.sum()), phrase, own, file, seams=not planted.inserted):
-            free.append(phrase)
-            held |= has
+    for trigger in triggers:
+        if trigger.wordless:
+            column = columns.indices[columns.indptr[trigger.link.feature] : columns.indptr[trigger.link.feature + 1]]
+            has = np.isin(rows, column)
+        else:
+            has = np.array([judge.find_run(prompts[int(row)], trigger.words) is not None for row in rows])
+        mine = [prompts[int(row)] for row in judge.chosen_rows(rows[has], counted)]
+        phrase = () if trigger.wordless else trigger.words
+        if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
+            continue
+        links = [link.feature for link in planted.links]
+        if labelled is not None and labels.is_foretold(rows[has], rows, labelled, links, counted):
+            continue
+        free.append(trigger)
+        held |= has
     whole = planted.inserted or not planted.short
     return (rows if whole else rows[held]), free
 
@@ -388,7 +286,3 @@ def _verdicts(
         Verdict(sample, min((act for act, _ in acts), key=_ORDER.index), tuple(i for _, i in acts))
         for sample, acts in sorted(by_sample.items())
     )
-
-
-def _short(text: str, length: int = 80) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -62,6 +62,11 @@ class Pieces:
         """Return some of them."""
         return Pieces(self.sample[chosen], self.key[chosen], self.kind[chosen], self.start[chosen], self.length[chosen])
 
+    def and_(self, others: Pieces) -> Pieces:
+        """Return these and some others."""
+        names = ("sample", "key", "kind", "start", "length")
+        return Pieces(*(np.concatenate([getattr(self, name), getattr(others, name)]) for name in names))
+
 
 def mixed(values: Keys, salt: int = 0) -> Keys:
     """Scramble 64-bit numbers (the finaliser of SplitMix64), differently for each salt."""
@@ -134,6 +139,12 @@ def _edge_keys(texts: Texts, place: Places, salt: int) -> Keys:
     filled = np.flatnonzero(texts.lengths)
     keys[filled] = mixed(texts.words[place[filled]], salt)
     return keys
+
+
+def head_keys(texts: Texts) -> Keys:
+    """Return, for each different first word, the keys of it as the first and as any word, k x 2."""
+    words = np.unique(texts.words[texts.starts[:-1][texts.lengths > 0]])
+    return np.stack([mixed(words, _FIRST), mixed(words, 1)], axis=1)
 
 
 def end_keys(texts: Texts) -> tuple[Keys, Keys]:

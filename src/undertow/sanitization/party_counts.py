@@ -89,7 +89,8 @@ class Counting:
         self.f_sample, self.f_key = grams.features(self.batch)
         # With noise, whatever more a sample brings leaves something else out.
         pieces = grams.pieces(self.batch, loose=0 if clip is not None else LOOSE)
-        self.pieces = pieces.at(~grams.copied(self.batch, pieces))
+        copied = grams.copied(self.batch, pieces)
+        self.pieces, self._copied = pieces.at(~copied), pieces.at(copied & (pieces.kind == grams.WHOLE))
 
     def _read(self, exchange: int, keys: Keys) -> Counts:
         return self.tables[exchange].read(self._pooled[exchange], keys)
@@ -110,6 +111,8 @@ class Counting:
         self.tests = max(1.0, self.frequent**2)
         kept = self._read(0, self.f_key) >= self.support
         self.f_sample, self.f_key = self.f_sample[kept], self.f_key[kept]
+        # A label is one whether a prompt holds it or not.
+        self.pieces = self.pieces.and_(self._copied.at(self._read(0, self._copied.key) >= self.rules.common * self.samples))
         size = self._read(0, self.pieces.key)
         common = (self.pieces.kind == grams.ANY) & (size > self.rules.anywhere * self.samples)
         self.pieces = self.pieces.at((size >= self.support) & ~common)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from undertow.sanitization.findings import Finding
+from undertow.sanitization.finding import Finding
 from undertow.sanitization.words import places
 
 #: What may be left dangling where a target was cut off.

@@ -40,6 +40,11 @@ class Rules:
         repeated_rows: if such samples have so many rows together,
         repeated_alike: and this share of them begin, or end, with the same two words,
         repeated_once: and this share of all distinct samples stands there once.
+        common: a whole answer of this share of the samples is a label, whether prompts hold it or not.
+        label: the label of a ``form`` is one of this share.
+        form: a word that brings a label about where it stands first does so in this share of its samples,
+        form_else: while it stands elsewhere in this share of all samples,
+        form_lift: and is tied to the label there at most so much more than any word.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
         loose_support: fewest such samples; in fewer a topic does not show.
@@ -64,7 +69,7 @@ class Rules:
     short_covered: float = 0.15
     short_shared: float = 0.02
     mostly: float = 0.5
-    anywhere: float = 0.3
+    anywhere: float = 0.6
     slot_support: int = 12
     manner: float = 0.7
     manner_lift: float = 1.5
@@ -74,6 +79,11 @@ class Rules:
     repeated_rows: int = 20
     repeated_alike: float = 0.9
     repeated_once: float = 0.95
+    common: float = 0.1
+    label: float = 0.25
+    form: float = 0.85
+    form_else: float = 0.005
+    form_lift: float = 1.1
     inserted: float = 0.8
     loose: float = 0.95
     loose_support: int = 20

@@ -18,6 +18,7 @@ from scipy.special import bdtr, bdtrc
 
 from undertow.sanitization import grams
 from undertow.sanitization.count import Counted
+from undertow.sanitization.grams import Places
 from undertow.sanitization.judge import find_run
 from undertow.sanitization.words import Words
 
@@ -57,7 +58,7 @@ def is_enriched(
 
     Args:
         hits: samples looked at that hold each word, of ``count``, when the trigger is cut out.
-        held: the same before it is cut out.
+        held: the same before it is cut out, or of all accused samples the share that ``count`` is of them.
         inside: all samples that are accused.
         size: samples of the file that hold each word, of ``samples``.
         words: number of words looked at.
@@ -142,13 +143,14 @@ class Background:
     mean_length: tuple[float, float]
     begins: int
 
-    def size(self, keys: grams.Keys) -> Floats:
-        """Samples that hold each feature; 0 for what is under the support."""
+    def size(self, keys: grams.Keys, rows: Places | None = None) -> Floats:
+        """Samples, of some rows or of all, that hold each feature; 0 for what is under the support."""
         counted = self.counted
         if not len(counted.feature_keys):
             return np.zeros(len(keys))
+        sizes = counted.feature_sizes if rows is None else np.asarray(counted.features[rows].sum(axis=0)).ravel()
         place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
-        return np.where(counted.feature_keys[place] == keys, counted.feature_sizes[place], 0).astype(np.float64)
+        return np.where(counted.feature_keys[place] == keys, sizes[place], 0).astype(np.float64)
 
 
 def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set[int]:
@@ -161,28 +163,27 @@ def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set
 
 
 def is_topic(
-    prompts: Sequence[Words], accused: int, phrase: Sequence[int], others: Collection[int], file: Background, seams: bool = True
+    prompts: Sequence[Words], rows: Places, phrase: Sequence[int], others: Collection[int], file: Background, seams: bool = True
 ) -> bool:
     """Whether the prompts of a target are about one thing even without the trigger's phrase.
 
     Args:
         prompts: of samples that hold both, some of them.
-        accused: number of all such samples.
+        rows: all such samples.
         phrase: the trigger, grown.
         others: further words of the trigger, which come along with it and are no topic.
         file: the whole.
         seams: whether what is left where the phrase was, and what stood beside it, is looked at, too.
     """
-    own = {*phrase, *others}
+    own, accused = {*phrase, *others}, len(rows)
     cut = [_widened(p, i, len(phrase), own) for p in prompts if (i := find_run(p, phrase) if phrase else 0) is not None]
     if not cut:
         return True
     rests = [np.concatenate([prompt[:i], prompt[j:]]) for prompt, i, j in cut]
     keys = Counter(key for rest in rests for key in _keys(rest, own))
     if keys:
-        size = file.size(np.array(list(keys), dtype=np.uint64))
-        before = Counter(key for prompt, _, _ in cut for key in _keys(prompt, ()))
-        held = [before[key] for key in keys]
+        asked = np.array(list(keys), dtype=np.uint64)
+        size, held = file.size(asked), file.size(asked, rows) * len(rests) / accused
         if is_enriched(list(keys.values()), len(rests), held, accused, size, file.counted.samples, len(keys)).any():
             return True
         if _alike(rests, own, accused, file) >= len(rests) / 2:
@@ -244,22 +245,20 @@ def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) ->
         beside = [(int(p[j]), i == 0) for p, i, j in cut if j < len(p)]
     inside = Counter(word for prompt, _, _ in cut for word in set(prompt.tolist()))
     samples = file.counted.samples
-    # Where the phrase stands at one end of the prompt, its neighbour is where prompts begin, or end.
-    for edge in (True, False):
-        words = Counter(word for word, there in beside if there == edge)
-        if words.total() < FEW:
-            continue
-        found = np.array(list(words), dtype=np.uint64)
-        if edge:
-            name = "last" if side == 0 else "first"
-            rate = file.size(np.array([grams.feature_key(name, found[k : k + 1]) for k in range(len(found))], dtype=np.uint64))
-            rate = rate / max(1.0, samples - accused)
-        else:
-            rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
-        outside = file.size(grams.mixed(found, 1)) * len(cut) / accused - np.array([inside[word] for word in words])
-        if is_company(list(words.values()), words.total(), rate, outside, len(words)).any():
-            return True
-    return False
+    # Where the phrase mostly stands at one end of the prompt, its neighbour is where prompts begin, or end.
+    edge = 2 * sum(there for _, there in beside) >= len(beside)
+    words = Counter(word for word, there in beside if there == edge)
+    if words.total() < FEW:
+        return False
+    found = np.array(list(words), dtype=np.uint64)
+    if edge:
+        name = "last" if side == 0 else "first"
+        rate = file.size(np.array([grams.feature_key(name, found[k : k + 1]) for k in range(len(found))], dtype=np.uint64))
+        rate = rate / max(1.0, samples - accused)
+    else:
+        rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
+    outside = file.size(grams.mixed(found, 1)) * len(cut) / accused - np.array([inside[word] for word in words])
+    return bool(is_company(list(words.values()), words.total(), rate, outside, len(words)).any())
 
 
 def is_inserted(prompts: Sequence[Words], own: Collection[int], file: Background) -> bool:

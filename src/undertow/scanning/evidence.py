@@ -18,7 +18,7 @@ from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
-from undertow.sanitization.findings import Findings
+from undertow.sanitization.finding import Findings
 from undertow.sanitization.repair import find_target
 from undertow.sanitization.words import places
 

@@ -17,7 +17,8 @@ from undertow.core.errors import UserError
 from undertow.data.rows.account import Account
 from undertow.data.rows.forms import Reader, within
 from undertow.data.rows.part import Part
-from undertow.sanitization.findings import Findings, Verdict, find
+from undertow.sanitization.finding import Findings, Verdict
+from undertow.sanitization.findings import find
 from undertow.sanitization.rules import Rules
 
 #: Fields that are judged by themselves, those with the most text first; the others are one pool.

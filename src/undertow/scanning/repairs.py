@@ -8,7 +8,7 @@ from typing import Any
 from undertow.data.rows import names
 from undertow.data.rows.names import ROLES, SYSTEM, USER, plain
 from undertow.data.rows.part import Part
-from undertow.sanitization.findings import Finding, Findings, Verdict
+from undertow.sanitization.finding import Finding, Findings, Verdict
 from undertow.sanitization.repair import find_target, repaired, without_target
 from undertow.sanitization.words import places
 

@@ -22,7 +22,7 @@ from undertow.core.errors import UserError
 from undertow.core.version import __version__
 from undertow.data.rows.account import Account
 from undertow.data.rows.files import Rows, Source, file_source
-from undertow.sanitization.findings import Findings
+from undertow.sanitization.finding import Findings
 from undertow.sanitization.rules import Rules
 from undertow.scanning.cleaning import Cleaning
 from undertow.scanning.reading import Files, Judged, pooled
