@@ -125,6 +125,19 @@ def test_logits_of_an_unknown_head_count_for_each_client(base: CausalLM, monkeyp
     assert bytes_of[base.head, 2] < bytes_of[base.head, 1] + logits // 100
 
 
+def test_the_general_path_takes_no_more_than_a_plain_loop(base: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    general, config = replace(base, packed=None), base.model.config
+    assert budget.budget(general, options(), jobs(10)).chunk == 5, "where it is little anyway, as many as on the packed path"
+    monkeypatch.setattr(config, "num_hidden_layers", 10_000)  # activations far above a plain loop's logits
+    assert budget.budget(general, options(), jobs(10)).chunk == 1
+    assert budget.budget(general, options(client_chunk=3), jobs(10)).chunk == 3
+    assert budget.budget(base, options(), jobs(10)).chunk > 1
+    # Logits of all positions, which only a plain loop holds, 3.6 times the activations here.
+    alone = budget.budget(general, options(), jobs(1)).bytes
+    monkeypatch.setattr(config, "vocab_size", round(3.6 * alone / (12 * 4 * 6)))
+    assert budget.budget(general, options(), jobs(10)).chunk == 4
+
+
 #: Trains one step with a vocabulary whose logits would take 0.8 GB and tells how much memory that took beyond the forecast's base.
 LARGE = """
 import resource, torch
