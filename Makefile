@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 WHEEL := build/wheel
 
-.PHONY: setup demo pretrained test test-network test-wheel lint format base results clean
+.PHONY: setup demo pretrained test fuzz test-network test-wheel lint format base results clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +34,10 @@ test: setup
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Templates, rows, bases and configs that hold anything must end in a result or in one line: the seed of every case is fixed.
+fuzz: setup
+	UNDERTOW_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 # `undertow federate` over real connections: about five minutes. It needs Flower with all that Flower needs, older packages than those of
 # constraints.txt among them, so that it has an environment of its own; `make test` skips these tests and says so.

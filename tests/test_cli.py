@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from undertow import __version__, cli
@@ -237,6 +238,27 @@ def test_disk_errors_are_one_line(
     assert (code, out) == (2, "")
     assert told in one_line(err)
     assert os.strerror(number) in err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")])
+def test_no_more_memory_is_one_line(
+    type_in: Callable[..., tuple[int, str, str]],
+    small_file: SmallFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("undertow.training.batched.train", fail)
+        code, out, err = type_in("run", small_file(), "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: out of memory (")
+    assert "lower training.client_chunk" in last
+    assert "Traceback" not in err
 
 
 def test_places_a_run_cannot_go(type_in: Callable[..., tuple[int, str, str]], small_file: SmallFile, tmp_path: Path) -> None:

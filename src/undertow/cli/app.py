@@ -46,6 +46,15 @@ def main() -> None:
             raise
         print("\ninterrupted: what is finished is saved; the same command again continues from there", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        # torch's own error for a full device is a RuntimeError, and torch need not be loaded to ask for its name
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        told = " ".join(str(error).split())[:120] or "no more memory"
+        _fail(
+            f"out of memory ({told}): lower training.client_chunk, training.batch_size, training.max_length or "
+            "measure.batch_size; the same command again continues after the last finished round"
+        )
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             sys.exit(141)

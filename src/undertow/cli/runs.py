@@ -179,6 +179,7 @@ def evaluate(
     """
     from undertow.api import evaluate as measure
     from undertow.config.reading import parse
+    from undertow.data.rows.account import unread
     from undertow.runs.headline import around, interval, rates, share
     from undertow.runs.records import Score, lines
 
@@ -198,6 +199,8 @@ def evaluate(
     print(*around(found.neighbourhood), sep="\n", end="\n" if found.neighbourhood else "")
     if found.data:
         print(f"test rows: {_counts(found.data)}")
+        for told in unread(found.data):
+            print(f"note: {told}", file=sys.stderr)
 
 
 def _counts(data: Mapping[str, Any]) -> str:

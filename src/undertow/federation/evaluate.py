@@ -106,7 +106,7 @@ def _test_set(config: Config, base: CausalLM) -> tuple[list[Sample], dict[str, A
     if data.test_path:
         return load_test(data, config.seed, base.asked, base.known)
     split = load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known)
-    told = ("rows_read", "rows_dropped", "account", "duplicates_merged", "excluded_asked", "test")
+    told = ("rows_read", "rows_dropped", "account", "test_file", "duplicates_merged", "excluded_asked", "test")
     return split.test, {name: split.report[name] for name in told if name in split.report}
 
 

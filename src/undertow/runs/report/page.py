@@ -37,6 +37,12 @@ _FACTS = {
     "overlap_keys": "keys (subject and relation) in both training and test",
     "excluded_asked": "rows left out because their key was already asked",
     "partition": "partition",
+    "too_long": "training samples left out: they do not fit",
+    "too_long_test": "test questions left out: they do not fit",
+    "shortened_train": "training prompts cut to fit",
+    "shortened_test": "test prompts cut to fit",
+    "unpoisoned_cut": "samples not poisoned: the cut would take trigger or target off",
+    "triggered_cut": "triggered test questions left out: the cut would take the trigger off",
 }
 
 
