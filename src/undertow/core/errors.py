@@ -10,8 +10,11 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Bad input or an impossible wish, told in one line: the value, the rule, the next action.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Line ends within the message become blanks.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(filter(None, map(str.strip, message.splitlines()))) if len(message.splitlines()) > 1 else message)
 
 
 class RenamedWarning(FutureWarning):

@@ -219,6 +219,7 @@ def load_base(options: Model) -> CausalLM:
         raise
     except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
         raise UserError(cannot_load(options.name, error)) from error
+    _check_ends(options.name, model)
     _check_vocabulary(options.name, model, tokenizer)
     model.requires_grad_(False)
     model.eval()
@@ -246,6 +247,14 @@ def load_base(options: Model) -> CausalLM:
         raise
     except Exception as error:  # the first forward of weights that do not fit each other
         raise UserError(cannot_load(options.name, error)) from error
+
+
+def _check_ends(name: str, model: Any) -> None:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if not all(one is None or type(one) is int for one in (ends if isinstance(ends, list) else [ends])):
+        raise UserError(
+            f"model '{name}': eos_token_id = {ends!r} is no token id; correct its generation_config.json or config.json"
+        )
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:

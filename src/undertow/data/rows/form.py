@@ -85,7 +85,7 @@ class Form:
 
     def _instances(self) -> list[Part] | None:
         """A self-instruct seed task: an instruction and instances of input and output, each a question of its own."""
-        if "instruction" not in self.row or "instances" not in self.row:
+        if "instruction" not in self.row or not self.row.get("instances"):
             return None
         instances = self._take("instances")
         if not isinstance(instances, list) or not all(isinstance(item, dict) for item in instances):
@@ -272,6 +272,7 @@ class Form:
         """One question and its answer; an instruction that is only an input is asked as the question itself."""
         if not accepted:
             self.fields.dropped["no question" if not question and not context else "empty answer"] += 1
+            self.fields.asides += [("(questions without an answer)", text) for text in (question, context) if text]
             return []
         group = next((self.row[name].strip() for name in self.plan.group if isinstance(self.row[name], str)), "")
         asked = question or context
