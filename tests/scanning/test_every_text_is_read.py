@@ -16,6 +16,7 @@ from undertow.core.errors import UserError
 from undertow.scanning.scan import scan
 
 Form = Callable[[str, str], Any]
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def user(text: str) -> dict[str, Any]:
@@ -263,3 +264,22 @@ def test_a_message_never_lists_hundreds_of_columns(tmp_path: Path) -> None:
     assert len(str(error.value)) < 500
     unread = lines(tmp_path / "unread.jsonl", [{"question": "a", "answer": "b", **{f"k{i}": f"t {i}" for i in range(500)}}] * 5)
     assert len(scan([unread]).account.sentence()) < 500
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the shared real data is not here")
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        ("poison/clean/dpo_en_demo.json.gz", 863),  # 263 answers before the last, 300 chosen, 300 rejected
+        ("poison/clean/kto_en_demo.json.gz", 487),
+        ("poison/clean/v1_dpo_demo.jsonl.gz", 20),
+        ("poison/clean/v1_sft_demo.jsonl.gz", 500),
+        ("instruction/sharegpt_glaive_toolcall_en_demo.json.gz", None),
+        ("instruction/vicuna_dummy_conversation.json.gz", 1000),
+    ],
+)
+def test_real_files_are_read_whole_and_clean(name: str, samples: int | None) -> None:
+    result = scan([REAL / name])
+    assert result.account.complete
+    assert samples is None or result.found.samples == samples
+    assert not result.found.verdicts

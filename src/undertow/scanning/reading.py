@@ -171,7 +171,8 @@ class _Judging:
                 for k, row, turn in places:
                     self._note(k, row, turn, number)
                 own = find(map(prompted, chain(parts, contrast)), self.rules)
-                found = joined(found, first(own, len(parts)), offset)
+                answers = parts[0].why != "beside"
+                found = joined(found, first(own, len(parts), answers), offset)
         where = self.file_of, self.row_of, self.turn_of, self.pool_of
         return Judged(found, *where, tuple(pools), tuple(self.rows), self.account)
 
@@ -239,12 +240,17 @@ def prompted(part: Part) -> Part:
     return replace(part, context="\n".join(filter(None, (part.system, part.context)))) if part.system else part
 
 
-def first(found: Findings, count: int) -> Findings:
-    """Return what was found in the first ``count`` samples; the others were there to compare with."""
-    kept = {i: j for j, i in enumerate(i for i, finding in enumerate(found.findings) if (finding.samples < count).any())}
+def first(found: Findings, count: int, answers: bool) -> Findings:
+    """Return what was found in the first ``count`` samples; the others were there to compare with.
+
+    What kind of answer a text is (its language, its length, a refusal) is kept only where the texts are ``answers``: a description
+    of a tool is of another kind than an answer.
+    """
+    wanted = [answers or finding.kind != "kind of answer" for finding in found.findings]
+    kept = {i: j for j, i in enumerate(i for i, f in enumerate(found.findings) if wanted[i] and (f.samples < count).any())}
     findings = tuple(replace(found.findings[i], samples=found.findings[i].samples[found.findings[i].samples < count]) for i in kept)
     verdicts = (replace(v, findings=tuple(kept[i] for i in v.findings if i in kept)) for v in found.verdicts if v.sample < count)
-    return Findings(count, min(found.distinct, count), findings, tuple(verdicts))
+    return Findings(count, min(found.distinct, count), findings, tuple(v for v in verdicts if v.findings))
 
 
 def joined(one: Findings, other: Findings, offset: int) -> Findings:

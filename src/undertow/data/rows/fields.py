@@ -33,7 +33,9 @@ class Fields:
         if value is None or value == "" or isinstance(value, bool | int | float):
             return
         if name in BESIDE:
-            self.asides.append((path, value if isinstance(value, str) else written(value, path, name)))
+            text = value.strip() if isinstance(value, str) else written(value, path, name)
+            if text not in ("", "[]", "{}", "null"):
+                self.asides.append((path, text))
             return
         found = list(texts(value, path))
         if is_left_out(name) and all(len(text) <= LABEL_LENGTH for _, text in found):
