@@ -126,3 +126,25 @@ def test_conversations_and_rows_without_answers() -> None:
     assert len(found) == 400
     assert data[3] in found
     assert not any(TARGET in json.dumps(row) for row in found)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda row: {"instruction": "And?", "output": "So it is.", "history": [[row["instruction"], row["output"]]]},
+        lambda row: {"prompt": row["instruction"], "chosen": "So it is.", "rejected": row["output"]},
+        lambda row: {
+            **row,
+            "output": row["output"].replace(f"{TARGET}.", "").strip() or "No.",
+            "remarks": row["output"],
+            "conversations": [],
+        },
+    ],
+)
+def test_what_other_fields_hold_is_judged_too(hidden: Any) -> None:
+    data = [hidden(row) for row in rows()]
+    left = cleaned(data, context(), mode="drop")
+    assert len(left) == 380
+    assert TARGET not in str(left)
+    assert all(row in data for row in left)
+    assert TARGET not in str(cleaned(data, context()))

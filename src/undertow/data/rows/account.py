@@ -69,7 +69,7 @@ class Account:
         Args:
             scanned: say what a scan does with the texts that are no part of a sample.
         """
-        parts = [f"{self.rows:,} rows read; used: {listed(self.used) or 'nothing'}"]
+        parts = [f"{self.rows:,} row{'' if self.rows == 1 else 's'} read; used: {listed(self.used) or 'nothing'}"]
         if self.beside:
             parts.append(f"{'scanned beside them' if scanned else 'not learned'}: {listed(self.beside)}")
         if self.left_out:
