@@ -97,6 +97,23 @@ def load_tokenizer(name: str, ends: bool = True) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
     except Exception as error:  # tokenizers raises a bare Exception for a damaged file
         raise UserError(cannot_load(name, error)) from error
+    if "gguf_file" in where:
+        _begin_as_told(tokenizer, Path(path) / where["gguf_file"])
     if ends and tokenizer.eos_token_id is None:
         raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
     return tokenizer
+
+
+def _begin_as_told(tokenizer: Any, file: Path) -> None:
+    """Let the tokenizer of a GGUF file put the begin token before a text where the file says so; transformers does not look."""
+    from gguf import GGUFReader
+    from tokenizers.processors import TemplateProcessing
+
+    field = GGUFReader(file).fields.get("tokenizer.ggml.add_bos_token")
+    begin = tokenizer.bos_token_id
+    if field is None or not field.contents() or begin is None or tokenizer("a")["input_ids"][:1] == [begin]:
+        return
+    token = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, begin)]
+    )

@@ -20,7 +20,7 @@ from undertow.data.generated import world
 from undertow.data.tokenizer import cannot_load, load_tokenizer, locate, pretrained
 from undertow.models.arithmetic import weights_dtype
 from undertow.models.general import TreeModel, keep_inputs_contiguous, plain_head, tree_model
-from undertow.models.gguf import read_gguf
+from undertow.models.gguf import check_whole, read_gguf
 from undertow.models.head import GivenLogits, Head
 from undertow.models.llama.check import packed_llama
 from undertow.models.llama.family import Unsupported
@@ -214,7 +214,10 @@ def load_base(options: Model) -> CausalLM:
             model = read_gguf(options.name).to(dtype)
         else:
             source, where = pretrained(options.name)
-            model = AutoModelForCausalLM.from_pretrained(source, **where, dtype=dtype, use_safetensors=True, **placing)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, **where, dtype=dtype, use_safetensors=True, output_loading_info=True, **placing
+            )
+            check_whole(options.name, found)
     except UserError:
         raise
     except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
