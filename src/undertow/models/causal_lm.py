@@ -196,8 +196,6 @@ def load_base(options: Model) -> CausalLM:
     Raises:
         UserError: no such model, a broken folder, pickled weights only, or a base larger than the memory.
     """
-    from transformers import AutoModelForCausalLM
-
     path, config = read_config(options)
     device = choose_device(options.device)
     dtype, dtype_because = weights_dtype(options.dtype, getattr(config, "dtype", None), device)
@@ -209,19 +207,7 @@ def load_base(options: Model) -> CausalLM:
     if not placing:
         _check_memory(options.name, config, dtype, device)
     tokenizer = load_tokenizer(options.name)
-    try:
-        if path.endswith(".gguf"):
-            model = read_gguf(options.name).to(dtype)
-        else:
-            source, where = pretrained(options.name)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                source, **where, dtype=dtype, use_safetensors=True, output_loading_info=True, **placing
-            )
-            check_whole(options.name, found)
-    except UserError:
-        raise
-    except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
-        raise UserError(cannot_load(options.name, error)) from error
+    model = _read(options.name, dtype, placing)
     _check_ends(options.name, model)
     _check_vocabulary(options.name, model, tokenizer)
     model.requires_grad_(False)
@@ -258,6 +244,25 @@ def _check_ends(name: str, model: Any) -> None:
         raise UserError(
             f"model '{name}': eos_token_id = {ends!r} is no token id; correct its generation_config.json or config.json"
         )
+
+
+def _read(name: str, dtype: torch.dtype, placing: dict[str, Any]) -> Any:
+    """Return the transformers model with its weights."""
+    from transformers import AutoModelForCausalLM
+
+    path, where = pretrained(name)
+    try:
+        if "gguf_file" in where:
+            return read_gguf(name).to(dtype)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, **where, dtype=dtype, use_safetensors=True, output_loading_info=True, **placing
+        )
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
+        raise UserError(cannot_load(name, error)) from error
+    check_whole(name, found)
+    return model
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
