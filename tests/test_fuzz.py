@@ -208,7 +208,9 @@ def test_every_text_of_a_row_is_read_or_in_its_account(row: dict[str, Any]) -> N
     read = json.dumps([dataclasses.astuple(part) for part in parts], ensure_ascii=False)
     account = reader.account.to_json()
     known = tuple(f"{name}." for name in account["left_out"])
-    assert not [(path, word) for path, word in words_of(row) if word not in read and not f"{path}.".startswith(known)], account
+    lost = [(path, word) for path, word in words_of(row) if word not in read and not f"{path}.".startswith(known)]
+    # a question that nobody answers is no sample and is not scanned: the account counts it by its reason
+    assert not lost or account["dropped"], (lost, account)
 
 
 @cases(0.15)
