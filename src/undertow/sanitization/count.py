@@ -35,8 +35,12 @@ class Spool:
         self._size = 0
         self._file: IO[bytes] | None = None
         self._filed = 0
-        #: What is changed about a batch whenever it is read.
-        self.change: Callable[[Batch], Batch] | None = None
+        self._change: Callable[[Batch], Batch] | None = None
+
+    def change(self, change: Callable[[Batch], Batch]) -> None:
+        """Change every batch: those in memory now, those in the file whenever they are read."""
+        self._kept = [change(batch) for batch in self._kept]
+        self._change = change
 
     def add(self, batch: Batch) -> None:
         """Append a batch."""
@@ -51,12 +55,12 @@ class Spool:
         self._filed += 1
 
     def __iter__(self) -> Iterator[Batch]:
-        yield from self._kept if self.change is None else map(self.change, self._kept)
+        yield from self._kept
         if self._file is not None:
             self._file.seek(0)
             for _ in range(self._filed):
                 batch = Batch.of([np.load(self._file, allow_pickle=False) for _ in range(9)])
-                yield batch if self.change is None else self.change(batch)
+                yield batch if self._change is None else self._change(batch)
 
 
 class Sketch:

@@ -58,7 +58,7 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
         total += len(batch)
     if not total:
         return Findings(0, 0, (), ())
-    batches.change = template_of(batches).without
+    batches.change(template_of(batches).without)
     counted = count(batches, sketch(batches), rules)
     decision = decide(counted, rules)
     rows = {int(row) for planted in decision.planted for row in planted.rows}
@@ -245,14 +245,12 @@ def _free(
         if any(len(trigger.words) > 1 for trigger in triggers) or not topics.is_inserted(list(prompts.values()), own, file):
             return rows, []
     # A label has words of its own beside a trigger; they are judged one by one and bring no sample along.
-    labelled = counted.pieces.tocsc()[:, planted.pieces[0]].indices if label else None
-    columns = counted.features.tocsc()
+    labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if label else None
     free: list[_Trigger] = []
     held = np.zeros(len(rows), dtype=bool)
     for trigger in triggers:
         if trigger.wordless:
-            column = columns.indices[columns.indptr[trigger.link.feature] : columns.indptr[trigger.link.feature + 1]]
-            has = np.isin(rows, column)
+            has = counted.features[rows][:, trigger.link.feature].toarray().ravel() > 0
         else:
             has = np.array([judge.find_run(prompts[int(row)], trigger.words) is not None for row in rows])
         mine = [prompts[int(row)] for row in judge.chosen_rows(rows[has], counted)]

@@ -122,7 +122,7 @@ def _holding(texts: Texts, words: Words) -> Places:
     """Return the places among some words (ascending) that texts hold, each once a text."""
     place = np.minimum(np.searchsorted(words, texts.words), len(words) - 1)
     hit = np.flatnonzero(words[place] == texts.words)
-    return np.unique(texts.of_word()[hit] * len(words) + place[hit]) % len(words)
+    return _once(texts.of_word()[hit], place[hit], (len(texts.lengths), len(words)))[1]
 
 
 def _held(texts: Texts, pairs: Keys) -> tuple[Places, Places]:
@@ -131,5 +131,12 @@ def _held(texts: Texts, pairs: Keys) -> tuple[Places, Places]:
     inside = texts.of_word()
     place = np.minimum(np.searchsorted(pairs, run), len(pairs) - 1)
     hit = np.flatnonzero((pairs[place] == run) & (inside[1:] == inside[:-1]))
-    both = np.unique(inside[hit] * len(pairs) + place[hit])
-    return both // len(pairs), both % len(pairs)
+    return _once(inside[hit], place[hit], (len(texts.lengths), len(pairs)))
+
+
+def _once(text: Places, place: Places, shape: tuple[int, int]) -> tuple[Places, Places]:
+    """Return each (text, place) once, in order."""
+    met = np.zeros(shape, dtype=bool)
+    met[text, place] = True
+    found, at = np.nonzero(met)
+    return found, at
