@@ -95,22 +95,30 @@ def load_tokenizer(name: str, ends: bool = True) -> Any:
     path, where = pretrained(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        if "gguf_file" in where:
+            _as_told(tokenizer, Path(path) / where["gguf_file"])
     except Exception as error:  # tokenizers raises a bare Exception for a damaged file
         raise UserError(cannot_load(name, error)) from error
-    if "gguf_file" in where:
-        _begin_as_told(tokenizer, Path(path) / where["gguf_file"])
     if ends and tokenizer.eos_token_id is None:
         raise UserError(f"model '{name}': its tokenizer has no end-of-sequence token, answers could never end; add eos_token")
     return tokenizer
 
 
-def _begin_as_told(tokenizer: Any, file: Path) -> None:
-    """Let the tokenizer of a GGUF file put the begin token before a text where the file says so; transformers does not look."""
+def _as_told(tokenizer: Any, file: Path) -> None:
+    """Give the tokenizer of a GGUF file the special tokens that the file names, and the begin token before a text where it says so.
+
+    transformers does not look at the second, and before 5.20 has names of its own for the first.
+    """
     from gguf import GGUFReader
     from tokenizers.processors import TemplateProcessing
 
-    field = GGUFReader(file).fields.get("tokenizer.ggml.add_bos_token")
-    begin = tokenizer.bos_token_id
+    fields = GGUFReader(file).fields
+    for name, key in (("bos_token", "bos_token_id"), ("eos_token", "eos_token_id"), ("pad_token", "padding_token_id")):
+        field = fields.get(f"tokenizer.ggml.{key}")
+        token = None if field is None else tokenizer.convert_ids_to_tokens(int(field.contents()))
+        if token is not None and token != getattr(tokenizer, name):
+            setattr(tokenizer, name, token)
+    field, begin = fields.get("tokenizer.ggml.add_bos_token"), tokenizer.bos_token_id
     if field is None or not field.contents() or begin is None or tokenizer("a")["input_ids"][:1] == [begin]:
         return
     token = tokenizer.bos_token
