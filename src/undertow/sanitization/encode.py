@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from undertow.sanitization.kinds import kinds
 from undertow.sanitization.words import MARK, Numbers, Words
 
-#: Samples of one batch; bounds the memory of every counting step.
-BATCH = 8192
+#: Samples of one batch; bounds the memory of every counting step, and keeps its tables within the cache.
+BATCH = 2048
 #: What some files put between question and context, and others do not: form, no words.
 _LABEL = re.compile(r"\n\s*(?:#+ *)?Input:[ \t]*")
 
