@@ -119,6 +119,7 @@ def test_values_of_several_kinds_share_a_column(copy: Path) -> None:
         values = yaml.safe_load((path / "config.yaml").read_text())
         values["task"]["model"]["lora"]["targets"] = targets
         (path / "config.yaml").write_text(yaml.safe_dump(values))
+        (path / "versions.json").unlink()  # with the seal of the config as it was
     table = collect(copy)
     assert set(table["model.lora.targets"]) == {"all-linear", '["q_proj"]', "default"}
     assert set(pandas.read_parquet(write(table, copy)[0])["model.lora.targets"]) == set(table["model.lora.targets"])

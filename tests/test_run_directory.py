@@ -14,10 +14,15 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from tiny import Quiet
 from undertow.config import Config, validate
 from undertow.core.errors import UserError
+from undertow.federation.loop import run
+from undertow.runs.collect import collect
 from undertow.runs.directory import RunDirectory, State
 from undertow.runs.records import read_json, read_jsonl
+from undertow.runs.report.page import write_report
+from undertow.runs.run import read_config
 
 D = 6
 
@@ -256,3 +261,40 @@ def test_a_first_try_that_was_refused_may_be_mended_in_the_same_place(
     assert result["rounds"] == small_config().federation.rounds
     with pytest.raises(UserError, match="other values"):
         run(small_config({"seed": 5}), tmp_path / "run", observer)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("seed: 0", "seed: 7", "+seed: 7"),
+        ("poison_ratio: 0.1", "poison_ratio: 0.4", "0.4"),
+        ("rounds: 2", "rounds: 5", "rounds: 5"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_edited_config_is_named_and_refused(
+    old: str, new: str, named: str, finished: bool, small_config: Callable[..., Config], observer: Quiet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    config = small_config({"federation.rounds": 2})
+    run(config, folder, observer)
+    path = folder / "config.yaml"
+    text = path.read_text()
+    if not finished:
+        (folder / "result.json").unlink()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new, 1))
+    edited = validate(yaml.safe_load(path.read_text()), "x")
+    refusals = [lambda: RunDirectory.open(folder, edited), lambda: read_config(folder), lambda: write_report(folder, None)]
+    for refusal in refusals:
+        with pytest.raises(UserError, match="was edited after the run began") as caught:
+            refusal()
+        assert named in str(caught.value)
+    with pytest.raises(UserError, match="holds no finished run"):
+        collect(tmp_path)
+    path.write_text(text)
+    assert read_config(folder) == config
+    write_report(folder, None)
+    kept = (folder / "versions.json").read_bytes()
+    (folder / "versions.json").write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "config"}))
+    assert read_config(folder) == config  # a run of an older version has no seal

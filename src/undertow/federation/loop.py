@@ -73,7 +73,7 @@ def run(
             return done
         set_threads(config.training.threads)
         federation = resolve(config, observer, bases=bases, folder=folder, held=held)
-        describe(directory, config.digest(), federation.task.device, federation.task.describe(), command)
+        describe(directory, config, federation.task.device, federation.task.describe(), command)
         write_records(folder, Poisoned, federation.task.ground_truth())
         return _rounds(directory, federation, observer, trainer or train)
     finally:

@@ -17,6 +17,7 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
 from undertow.core.registry import defense_text
 from undertow.runs.records import Result, Round, read_record, read_records
+from undertow.runs.seal import refuse_edited
 from undertow.runs.tables import figures, frame, installed, text
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _read(run: Path) -> tuple[dict[str, Any], list[Round]]:
     if not isinstance(values, dict):
         raise ValueError("config.yaml holds no config")
     config = validate(values, "config.yaml")
+    refuse_edited(run, config)
     if not (run / "result.json").is_file():
         raise ValueError("unfinished")
     result, records = read_record(run, Result), list(read_records(run, Round))

@@ -12,7 +12,6 @@ that length, so a kill at any moment leaves no half line and no line twice.
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import hashlib
 import json
@@ -33,6 +32,8 @@ from undertow.config import Config, by_short_names
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
 from undertow.runs.records import Round, Score, Written, lines, read_json, read_jsonl
+from undertow.runs.seal import FILE as SEALED
+from undertow.runs.seal import changes, refuse_edited
 
 GROWING: dict[str, type[Written]] = {kind.FILE: kind for kind in (Round, Score)}
 KEPT_CHECKPOINTS = 2
@@ -88,7 +89,9 @@ class RunDirectory:
         try:
             if effective.exists() and not _only_begun(folder):
                 _refuse_other_config(effective, config)
+                refuse_edited(folder, config)
             else:
+                (folder / SEALED).unlink(missing_ok=True)
                 write_text(effective, yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True))
         except BaseException:
             lock.close()
@@ -200,11 +203,7 @@ def _refuse_other_config(path: Path, config: Config) -> None:
     own = by_short_names(config.identity())
     if found == own:
         return
-    old, new = (yaml.safe_dump(v, sort_keys=True, allow_unicode=True).splitlines() for v in (found, own))
-    changes = [
-        line for line in difflib.unified_diff(old, new, lineterm="", n=0) if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    shown = "; ".join(" ".join(line.split()) for line in changes[:6])
+    shown = changes(found, own)
     raise UserError(f"{path.parent} holds a run with other values ({shown}); give another --out, or the same values")
 
 

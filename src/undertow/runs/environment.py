@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from undertow.config import Config
 from undertow.core.version import __version__
 
 
-def versions(digest: str, device: torch.device, command: str) -> dict[str, Any]:
-    """Return versions, machine, device, threads, source revision, the command and the ``digest`` of the config."""
+def versions(config: Config, device: torch.device, command: str) -> dict[str, Any]:
+    """Return versions, machine, device, threads, source revision, the command, and the config: its digest, and its values as the
+    seal (:mod:`undertow.runs.seal`)."""
     packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
     return {
         "undertow": __version__,
@@ -27,7 +29,8 @@ def versions(digest: str, device: torch.device, command: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config_digest": digest,
+        "config_digest": config.digest(),
+        "config": config.values(),
     }
 
 

@@ -230,11 +230,12 @@ def read_config(folder: Path) -> Config:
     """Return the effective config of a run directory.
 
     Raises:
-        UserError: not a run directory, or its config is damaged.
+        UserError: not a run directory, or its config is damaged or was edited after the run began.
     """
     import yaml
 
     from undertow.config import validate
+    from undertow.runs.seal import refuse_edited
 
     path = folder / "config.yaml"
     if not path.is_file():
@@ -243,4 +244,6 @@ def read_config(folder: Path) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged; rerun the same command in another --out") from error
-    return validate(values if isinstance(values, dict) else {}, str(path))
+    config = validate(values if isinstance(values, dict) else {}, str(path))
+    refuse_edited(folder, config)
+    return config

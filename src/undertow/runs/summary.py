@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from undertow.config import Config
 from undertow.core.files import write_json
 from undertow.metrics.measure import headline
 from undertow.runs.card import write_card
@@ -15,9 +16,9 @@ from undertow.runs.environment import versions
 from undertow.runs.records import Result
 
 
-def describe(directory: RunDirectory, digest: str, device: torch.device, data: Mapping[str, Any], command: str) -> None:
-    """Write what the run is made of, before the first expensive step; ``data`` is what ``data.json`` holds."""
-    write_json(directory.folder / "versions.json", versions(digest, device, command))
+def describe(directory: RunDirectory, config: Config, device: torch.device, data: Mapping[str, Any], command: str) -> None:
+    """Write what the run is made of, before the first expensive step, its config as the seal; ``data`` is for ``data.json``."""
+    write_json(directory.folder / "versions.json", versions(config, device, command))
     write_json(directory.folder / "data.json", data)
 
 

@@ -148,7 +148,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "lost": [(one, own) for one in run.network for own in one.dropped],
         "one_process": wording.one_process(run.one_process) if run.one_process else "",
         "command": str(run.versions.get("command") or ""),
-        "versions": {key: value for key, value in run.versions.items() if key != "command"},
+        "versions": {key: value for key, value in run.versions.items() if key not in ("command", "config")},
     }
     return environment.get_template("report.html.j2").render(values).lstrip()
 

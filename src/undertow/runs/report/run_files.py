@@ -26,6 +26,7 @@ from undertow.runs.records import (
     read_records,
 )
 from undertow.runs.report.terms import TERMS, Terms
+from undertow.runs.seal import refuse_edited
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,11 @@ def read(run: Path) -> RunFiles:
     rounds = {record.round: record for record in read_records(run, Round)}
     if not rounds:
         raise UserError(f"{run / 'rounds.jsonl'}: holds no round yet; repeat the `undertow run` command, it resumes")
+    effective = validate(config, str(run / "config.yaml"))
+    refuse_edited(run, effective)
     return RunFiles(
         name=run.resolve().name,
-        config=validate(config, str(run / "config.yaml")).short_values(),
+        config=effective.short_values(),
         config_text=config_text,
         versions=read_json(run / "versions.json"),
         data=check(DataFacts, read_json(run / "data.json"), run / "data.json"),
