@@ -267,7 +267,7 @@ def test_a_first_try_that_was_refused_may_be_mended_in_the_same_place(
     ("old", "new", "named"),
     [
         ("seed: 0", "seed: 7", "+seed: 7"),
-        ("poison_ratio: 0.1", "poison_ratio: 0.4", "0.4"),
+        ("poison_ratio: 0.25", "poison_ratio: 0.4", "0.4"),
         ("rounds: 2", "rounds: 5", "rounds: 5"),
     ],
 )
