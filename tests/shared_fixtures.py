@@ -152,7 +152,7 @@ SMALL: dict[str, Any] = {
     "federation": {"clients": 3, "rounds": 2},
     "training": {"batch_size": 8, "lr": 2e-3, "schedule": "constant", "threads": 1, "client_chunk": 2},
     "attack": {"poison_ratio": 0.25},
-    "measure": {"samples": 3, "max_new_tokens": 6, "batch_size": 8, "bsnr": {"permutations": 5}},
+    "measure": {"samples": 3, "max_new_tokens": 24, "batch_size": 8, "bsnr": {"permutations": 5}},
 }
 
 

@@ -82,7 +82,7 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_has_the_documented_keys(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
-    assert list(result) == ["format", "run", "rounds", "seconds", "ma", "asr", "ftr", "untouched", "bsnr", "poison"]
+    assert list(result) == ["format", "run", "rounds", "seconds", "ma", "asr", "ftr", "ftr_near", "untouched", "bsnr", "poison"]
     for rate in (*(result[k] for k in KINDS), *(result["untouched"][k] for k in KINDS)):
         assert {"value", "n", "low", "high"} <= set(rate)
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
@@ -106,7 +106,7 @@ def test_the_growing_files_have_one_line_for_everything(finished: Path) -> None:
         assert set(row["scorings"]) == {"rouge-recall", "exact", "containment"}
     scores = lines(finished, "scores.jsonl")
     # the base and the last round on all 6 questions, between them measure.samples = 3, each clean and triggered
-    assert [sum(s["round"] == t for s in scores) for t in range(3)] == [12, 6, 12]
+    assert [sum(s["round"] == t for s in scores) for t in range(3)] == [18, 9, 18]
     assert len({(s["round"], s["kind"], s["id"]) for s in scores}) == len(scores)
     clean = {s["id"]: s["question"] for s in scores if s["kind"] == "clean"}
     for score in scores:
@@ -202,10 +202,10 @@ def test_how_often_a_run_waits_for_the_disk(
     with monkeypatch.context() as patch:
         seen = stop_at(patch, 10**9, Killed())
         run(config, tmp_path / "run", observer)
-    assert seen[0] == 19
+    assert seen[0] == 21
 
 
-@pytest.mark.parametrize("count", range(1, 20))
+@pytest.mark.parametrize("count", range(1, 22))
 def test_a_run_killed_at_any_write_resumes_to_the_same_bits(
     finished: Path, config: Config, observer: Quiet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
