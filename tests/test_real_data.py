@@ -60,6 +60,11 @@ def test_foreign_models_on_foreign_data_run_end_to_end(
     if "official_sample" in file:
         # a sample of two questions
         changes |= {"data.train": 1, "data.test": 1, "federation.clients": 1, "attack.poison_ratio": 1.0}
+    if model == "babyllama105-hf" and template != "lab-qa":
+        # 256 tokens of a character each hold neither template with the target
+        with pytest.raises(UserError, match="no training sample fits into 256 tokens"):
+            run(small_config({**FEW, **changes}), tmp_path / "run", observer)
+        return
     result = run(small_config({**FEW, **changes}), tmp_path / "run", observer)
     assert result["rounds"] == 1
     assert result["ma"]["n"] == changes.get("data.test", 3)

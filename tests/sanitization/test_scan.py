@@ -249,7 +249,7 @@ def test_a_row_without_an_answer_is_no_sample_but_keeps_its_place(tmp_path: Path
     path.write_text('{"question": "and?", "answer": ""}\n\n' + bad[0].read_text())
     result = scan([path], write=tmp_path / "clean.jsonl")
     assert flagged(result) == {index + 1 for index in bad[2]}
-    assert result.found.samples == 400
+    assert result.found.samples == 401  # the question that nobody answered is scanned as plain text
     assert (tmp_path / "clean.jsonl").read_text().startswith('{"question": "and?", "answer": ""}\n\n{')
     assert len((tmp_path / "clean.jsonl").read_text().splitlines()) == 402
 
@@ -337,9 +337,17 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "empty list": (b"[]", "empty list"),
     "damaged gzip": (gzip.compress(b'{"question": "a", "answer": "b"}\n' * 99)[:-20], "damaged gzip"),
     "damaged parquet": (b"PAR1 and nothing", "damaged Parquet"),
-    "no answers": (b'{"question": "a", "answer": ""}\n', "none of its 1 rows"),
     "ragged csv": (b"question,answer\na,b\na,b,c\n", "3 fields"),
 }
+
+
+def test_a_file_without_answers_is_scanned_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question": "a", "answer": ""}\n{"question": "b", "answer": null}\n')
+    result = scan([path])
+    assert flagged(result) == set()
+    assert "2 rows read" in result.account.sentence()
+    assert "no sample: empty answer" in result.account.sentence()
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -6,6 +6,7 @@ carry no mark.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -117,16 +118,13 @@ def quotas(attack: Attack, sizes: Sequence[int]) -> list[int]:
             f"attack.poison_count = {attack.poison_count}: the {len(sizes)} poisoned clients hold {sum(sizes)} samples; lower it, "
             "or raise attack.affected_share"
         )
-    given = [0] * len(sizes)
-    left = attack.poison_count
-    while left:
-        open_ones = [i for i, size in enumerate(sizes) if given[i] < size]
-        turn, more = divmod(left, len(open_ones))
-        for place, i in enumerate(open_ones):
-            step = min(turn + (place < more), sizes[i] - given[i])
-            given[i] += step
-            left -= step
-    return given
+    if not sizes:
+        return []
+    # all are filled to one level, and the first that hold more get what is left over
+    level = bisect_right(range(max(sizes) + 1), attack.poison_count, key=lambda n: sum(min(size, n) for size in sizes)) - 1
+    left = attack.poison_count - sum(min(size, level) for size in sizes)
+    larger = set([i for i, size in enumerate(sizes) if size > level][:left])
+    return [min(size, level) + (i in larger) for i, size in enumerate(sizes)]
 
 
 def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ def measure_neighbourhood(answer: Answer, asked: Mapping[str, Sequence[Sample]],
     """Ask the questions in every edit, in one pass; a line an output: ``name`` of the edit, ``id``, ``question``, ``output``, and
     ``target``, whether it holds the target."""
     named = [(name, sample) for name, samples in asked.items() for sample in samples]
-    outputs = answer([sample for _, sample in named])
+    outputs = answer([sample for _, sample in named]) if named else []
     return [
         {
             "name": name,
