@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import graphlib
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
 import grimp
-import pytest
-from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("undertow", "undertow_reproductions")
@@ -22,12 +22,12 @@ def imports() -> dict[str, set[str]]:
     return {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
 
 
-def test_imports_run_one_way(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    status = lint_imports(config_filename="pyproject.toml", no_cache=True)
-    told = capsys.readouterr().out
-    assert status == EXIT_STATUS_SUCCESS, told
-    assert "2 kept, 0 broken" in told
+def test_imports_run_one_way() -> None:
+    # A process of its own: the linter configures logging anew, and absl's handler (of rouge-score) then closes pytest's capture.
+    lint = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kept, 0 broken" in done.stdout
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
