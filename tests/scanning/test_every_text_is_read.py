@@ -283,3 +283,12 @@ def test_real_files_are_read_whole_and_clean(name: str, samples: int | None) -> 
     assert result.account.complete
     assert samples is None or result.found.samples == samples
     assert not result.found.verdicts
+
+
+@pytest.mark.parametrize("meaning", ["prompt", "answer", "system"])
+def test_a_mapped_column_that_no_row_has_is_refused(tmp_path: Path, meaning: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": f"What is {i}?", "answer": f"It is {i}."}) + "\n" for i in range(30)))
+    columns = {"prompt": "question", "answer": "answer", meaning: "nope"}
+    with pytest.raises(UserError, match=f"columns: {meaning}=nope is in no row of .*; its columns are answer, question"):
+        scan([path], columns=columns)

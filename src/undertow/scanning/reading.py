@@ -198,6 +198,7 @@ class _Judging:
                     yield prompted(part) if part.system else part
             self.rows[k] = index + 1
             account = reader.account
+            reader.check_columns(name)
             within(account, files.max_bad, name, files.option)
             if self.needs_samples and len(self.file_of) + sum(self.sizes.values()) == before:
                 raise UserError(

@@ -110,6 +110,17 @@ class Reader:
             found.append(Part(first.question, (text.strip(),), first.context, pool=path, why="beside"))
         return found
 
+    def check_columns(self, source: str) -> None:
+        """Refuse a mapped column that no row had: rows would be read by their usual names as if nothing had been said.
+
+        Raises:
+            UserError: there is one.
+        """
+        seen = {name for signature in self._plans for name in signature}
+        for meaning, column in self.columns.items():
+            if seen and column not in seen:
+                raise UserError(f"columns: {meaning}={column} is in no row of {source}; its columns are {listed(sorted(seen))}")
+
     def left_out(self, names: Iterable[str]) -> None:
         """Note what a file holds besides its rows."""
         self._account.left_out.update(f"{name} (of the file)" for name in names)

@@ -87,6 +87,7 @@ def recognise(
                 value = record.row.get(column) if isinstance(record.row, dict) else None
                 part.group = "" if value is None else str(value)
             found.append(part.sample(name))
+    reader.check_columns(source)
     account = reader.account
     within(account, max_bad, source, "data.max_bad")
     dropped = Counter(account.dropped)
