@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from tiny import threat
 from undertow.backdoors.placement import poison
-from undertow.cli import app
+from undertow.cli import app, main
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.sanitization import find
@@ -295,6 +296,51 @@ def test_the_exit_code_tells_what_was_found(tmp_path: Path, bad: tuple[Path, lis
     found = run(bad[0])
     assert found.exit_code == 1
     assert "firstly" in found.output
+
+
+@pytest.mark.parametrize(("level", "of_review", "of_act"), [("act", 0, 1), ("review", 1, 1), ("never", 0, 0)])
+def test_a_gate_fails_on_the_level_that_is_named(
+    tmp_path: Path, bad: tuple[Path, list[Sample], set[int]], level: str, of_review: int, of_act: int
+) -> None:
+    # a short target with so few samples is for a person to review
+    few = write(tmp_path / "few.jsonl", poisoned(questions(400), 0.03, trigger="natural", target="replace", target_text="Paris")[0])
+    assert {verdict.act for verdict in scan([few]).found.verdicts} == {"review"}
+    assert run(few, "--fail-on", level).exit_code == of_review
+    assert run(bad[0], "--fail-on", level).exit_code == of_act
+    assert run(write(tmp_path / "clean.jsonl", questions(50)), "--fail-on", level).exit_code == 0
+
+
+def test_the_page_of_the_scan_names_every_word_of_the_json(tmp_path: Path, bad: tuple[Path, list[Sample], set[int]]) -> None:
+    told = json.loads(run(bad[0], "--json", "--write", tmp_path / "clean.jsonl").stdout)
+    page = (Path(__file__).parents[2] / "docs" / "scan.md").read_text()
+    words = [*told, *told["findings"][0], *told["verdicts"][0]]
+    assert [word for word in words if f"`{word}`" not in page] == []
+
+
+@pytest.mark.parametrize("words", [["--json"], [], ["--json", "--fail-on", "review"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_finding(bad: tuple[Path, list[Sample], set[int]], words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from undertow.cli import main; main()", "scan", str(bad[0]), *words]
+    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 141)
+
+
+def test_a_fault_of_our_own_is_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*words: object, **more: object) -> None:
+        raise ZeroDivisionError("seven")
+
+    monkeypatch.setattr("undertow.scanning.scan.scan", fail)
+    monkeypatch.setattr(sys, "argv", ["undertow", "scan", str(write(tmp_path / "clean.jsonl", questions(5)))])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError: seven" in told
+    assert told.splitlines()[-1].startswith("error: ")
 
 
 def test_json_is_one_object_and_stdin_is_read(bad: tuple[Path, list[Sample], set[int]]) -> None:

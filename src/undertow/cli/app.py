@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
+import traceback
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,36 +30,49 @@ Overrides = Annotated[
 #: click's UsageError; typer brings its own copy of click, of which only this subclass has a public name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
+#: Commands that, typed again after an interrupt, go on where they stopped; all others save nothing on their way.
+_RESUMED = (("run",), ("sweep",), ("reproduce",), ("federate",), ("base", "build"))
+
+#: Exit code where the reader of a pipe went away: 128 + SIGPIPE, as the shell's own tools have it.
+_BROKEN_PIPE = 141
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the final figures on stdout, and nothing else.")]
 
 
 def main() -> None:
-    """Run the command line; every error a user can fix is one line on stderr and exit code 2."""
+    """Run the command line; every error a user can fix is one line on stderr and exit code 2, and so is a fault of our own."""
     _show_notes()
     try:
-        sys.exit(app(prog_name="undertow", standalone_mode=False))
+        code = app(prog_name="undertow", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that went away is told from a finding
+        sys.exit(code)
     except UserError as error:
         _fail(str(error))
     except _USAGE_ERROR as error:
         _fail_usage(error)
     except (KeyboardInterrupt, SystemExit) as error:
-        # typer turns an interrupt into a silent exit with code 130
+        # typer turns an interrupt into a silent exit with code 130, and a broken pipe into one with code 1
+        if isinstance(error, SystemExit) and _is_broken_pipe(error.__context__):
+            _leave_pipe()
         if isinstance(error, SystemExit) and error.code != 130:
             raise
-        print("\ninterrupted: what is finished is saved; the same command again continues from there", file=sys.stderr)
+        saved = "--plan" not in sys.argv and any(tuple(sys.argv[1 : 1 + len(words)]) == words for words in _RESUMED)
+        told = ": what is finished is saved; the same command again continues from there" if saved else ""
+        print(f"\ninterrupted{told}", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         # torch's own error for a full device is a RuntimeError, and torch need not be loaded to ask for its name
         if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
-            raise
+            _fail_unexpected(error)
         told = " ".join(str(error).split())[:120] or "no more memory"
         _fail(
             f"out of memory ({told}): lower training.client_chunk, training.batch_size, training.max_length or "
             "measure.batch_size; the same command again continues after the last finished round"
         )
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            sys.exit(141)
+        if _is_broken_pipe(error):
+            _leave_pipe()
         place = f" ({error.filename})" if error.filename else ""
         advice = {
             errno.ENOSPC: "free some space, then run the same command again: finished rounds are kept",
@@ -68,6 +83,18 @@ def main() -> None:
             errno.ENOTDIR: "choose another --out: part of that path is a file",
         }.get(error.errno or 0)
         _fail(f"{error.strerror or error}{place}: {advice or 'check that path, then run the same command again'}")
+    except Exception as error:
+        _fail_unexpected(error)
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _leave_pipe() -> NoReturn:
+    """Exit without a word where nobody reads; what Python still holds for stdout would raise again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    sys.exit(_BROKEN_PIPE)
 
 
 def _show_notes() -> None:
@@ -83,9 +110,15 @@ def _show_notes() -> None:
     warnings.showwarning = show
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _fail_unexpected(error: BaseException) -> NoReturn:
+    """Show the traceback and exit with code 2: Python's own code for it, 1, is a finding of ``undertow scan``."""
+    traceback.print_exception(error)
+    _fail(f"{type(error).__name__} is a fault in Undertow or in a method of yours; please report it with the lines above")
 
 
 def _fail_usage(error: Any) -> None:

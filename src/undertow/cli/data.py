@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,14 @@ from undertow.core.errors import UserError
 
 if TYPE_CHECKING:
     from undertow.scanning.scan import Scan
+
+
+class FailOn(StrEnum):
+    """From which verdict on a scan ends with exit code 1."""
+
+    ACT = "act"
+    REVIEW = "review"
+    NEVER = "never"
 
 
 @app.command()
@@ -44,11 +53,15 @@ def scan(
     max_bad: Annotated[
         float, typer.Option(help="Share of a file's rows that may be unreadable; they are reported and skipped.")
     ] = 0.01,
+    fail_on: Annotated[
+        FailOn,
+        typer.Option(help="Exit with code 1 for samples to drop or repair (act), for any flagged sample (review), or never."),
+    ] = FailOn.ACT,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 2 if a field that holds text was not understood, or a row was skipped.")
     ] = False,
 ) -> None:
-    """Look for planted trigger and target pairs in instruction data; exit code 0: none, 1: found, 2: error.
+    """Look for planted trigger and target pairs in instruction data; exit code 0: none, 1: found (--fail-on), 2: error.
 
     [bold]Examples[/bold]
 
@@ -56,7 +69,7 @@ def scan(
 
         undertow scan client1.jsonl client2.jsonl --write clean/ --page scan.html
 
-        cat my_data.jsonl | undertow scan - --json
+        cat my_data.jsonl | undertow scan - --json --fail-on review
     """
     from undertow.data.rows.columns import mapping
     from undertow.scanning.scan import scan as scan_files
@@ -73,7 +86,8 @@ def scan(
     _tell(result, page, as_json)
     if strict and not result.account.complete:
         raise UserError(f"--strict: {result.account.sentence(scanned=True)}; name columns with --columns, or scan without --strict")
-    raise typer.Exit(1 if result.found.verdicts else 0)
+    failed = fail_on is not FailOn.NEVER and result.reaches("act" if fail_on is FailOn.ACT else "review")
+    raise typer.Exit(int(failed))
 
 
 def _tell(result: Scan, page: Path | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from undertow.core.errors import UserError
 from undertow.core.version import __version__
@@ -95,6 +95,10 @@ class Scan:
             if judged.pool_of[i]:
                 told["field"] = judged.pools[judged.pool_of[i]]
             yield {"file": self.files[judged.file_of[i]], **told} if len(self.files) > 1 else told
+
+    def reaches(self, confidence: Literal["act", "review"]) -> bool:
+        """Tell whether samples are to be dropped or repaired (``act``), or flagged at all (``review``)."""
+        return any(confidence == "review" or verdict.act != "review" for verdict in self.found.verdicts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
