@@ -31,6 +31,8 @@ class Account:
             the like.
         unread: fields that hold text and are not understood; ``undertow scan`` reads them as plain text.
         dropped: rows, turns or answers without a sample, by reason.
+        outputs: of rows that hold what a model said beside the expected answers; ``fired``: those of which the file itself says
+            that they hold the attacker's target, as Undertow's scores do.
         bad: rows that could not be read at all; ``reasons`` keeps the first ones.
     """
 
@@ -41,6 +43,7 @@ class Account:
         self.beside: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.outputs = self.fired = 0
         self.bad = 0
         self.reasons: list[str] = []
 
@@ -55,6 +58,8 @@ class Account:
         self.rows += other.rows
         for name in ("used", "left_out", "beside", "unread", "dropped"):
             getattr(self, name).update(getattr(other, name))
+        self.outputs += other.outputs
+        self.fired += other.fired
         self.bad += other.bad
         self.reasons = [*self.reasons, *other.reasons][:_KEPT]
 
@@ -82,6 +87,10 @@ class Account:
         if self.bad:
             told = f"; first: {self.reasons[0]}" if self.reasons else ""
             parts.append(f"SKIPPED: {self.bad:,} row{'s' if self.bad > 1 else ''} that cannot be read{told}")
+        if self.outputs and scanned:
+            parts.append(f"outputs of a model, judged as the answers to their prompts, each round by itself: {self.outputs:,}")
+        if self.fired and scanned:
+            parts.append(f"THE FILE SAYS that {self.fired:,} of these hold the attacker's target")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +102,7 @@ class Account:
             "beside": dict(self.beside),
             "unread": dict(self.unread),
             "dropped": dict(self.dropped),
+            **({"outputs": self.outputs, "outputs_with_target": self.fired} if self.outputs else {}),
             "skipped": self.bad,
             "skipped_reasons": list(self.reasons),
         }

@@ -18,6 +18,7 @@ class Fields:
         unread: (field, text) of what is not understood.
         asides: (field, text) of what is understood, not learned, and read by a scan.
         dropped: reasons.
+        outputs, fired: as in :class:`undertow.data.rows.account.Account`.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class Fields:
         self.unread: list[tuple[str, str]] = []
         self.asides: list[tuple[str, str]] = []
         self.dropped: Counter[str] = Counter()
+        self.outputs = self.fired = 0
 
     def rest(self, value: Any, path: str, name: str) -> None:
         """Note a field that no form asked for; ``name``: its own name as it is compared."""
@@ -61,3 +63,5 @@ class Fields:
         account.beside.update((self.beside | {path: None for path, _ in self.asides}).keys())
         account.unread.update({path: None for path, _ in self.unread}.keys())
         account.dropped.update(self.dropped)
+        account.outputs += self.outputs
+        account.fired += self.fired

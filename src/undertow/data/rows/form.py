@@ -11,7 +11,7 @@ from undertow.data.questions import distinct
 from undertow.data.rows.account import listed
 from undertow.data.rows.fields import Fields
 from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
-from undertow.data.rows.part import Part
+from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
 from undertow.data.rows.turns import Talk, Turn, is_talk, number_of, turns
@@ -48,6 +48,7 @@ class Form:
         if found is None:
             return self._wrapped()
         self._weigh(found)
+        found += self._said_by_a_model(found)
         found += self._rejected(found)
         while (more := self._second()) is not None:
             found += more
@@ -298,6 +299,24 @@ class Form:
                     part.weight *= weight
                     if not part.weight and not part.why:
                         part.why = "weight 0"
+
+    def _said_by_a_model(self, found: list[Part]) -> list[Part]:
+        """What a model said to the question: a scan judges it as the answer, each round of training by itself, and the expected
+        answers apart from it."""
+        column = self.plan.said
+        if column is None or not self._filled([column]):
+            return []
+        number = self.row.get("round")
+        text = said(self.row[column], self.place, column)
+        self.left.pop(column)
+        self.fields.used[column] = None
+        self.fields.outputs += 1
+        self.fields.fired += self.row.get("target") is True
+        asked = found[-1] if found else Part("", ("",))
+        for part in found:
+            part.pool = part.pool or "(expected answers)"
+        pool = f"{column} of round {number}" if isinstance(number, int) else column
+        return [Part(asked.question, (text,), asked.context, asked.history, asked.system, pool=pool, why=OUTPUT)]
 
     def _rejected(self, found: list[Part]) -> list[Part]:
         """The rejected answers, which a scan reads; the question is that of the chosen one."""

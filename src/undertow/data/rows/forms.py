@@ -15,7 +15,7 @@ from undertow.data.rows.account import Account, listed
 from undertow.data.rows.fields import Fields
 from undertow.data.rows.form import Form
 from undertow.data.rows.names import LABEL_LENGTH
-from undertow.data.rows.part import Part
+from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import MAPPED, Plan, plan
 from undertow.data.rows.values import checked, texts
 
@@ -105,7 +105,7 @@ class Reader:
         first = found[0] if found else Part("", ("",))
         fields.copies({part.response for part in found if not part.pool} | {first.question, first.context, first.system})
         fields.count(account)
-        account.dropped.update(part.why for part in found if part.why and part.why != "beside")
+        account.dropped.update(part.why for part in found if part.why not in ("", "beside", OUTPUT))
         for path, text in (*fields.asides, *fields.unread):
             found.append(Part(first.question, (text.strip(),), first.context, pool=path, why="beside"))
         return found

@@ -34,6 +34,10 @@ ANSWERED = (
     "output outputs response responses completion completions answer answers solution target targets assistant gpt bot reply "
     "model_output generation expected_output ideal text_output final_answer correct_answer summary highlights"
 ).split()
+#: What a model said, where the expected answers stand beside it.
+SAID = (
+    "output outputs prediction predictions predicted generated generation generated_text model_output model_response model_answer"
+).split()
 #: A text and its class.
 CLASSIFIED = "text sentence sentence1 premise review tweet content title".split()
 CLASS = "label labels class sentiment intent emotion label_text".split()

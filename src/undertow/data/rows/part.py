@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from undertow.data.sample import Sample
 
+#: Why no run learns what a model said, where the expected answer stands beside it.
+OUTPUT = "what a model said"
+
 
 @dataclass(slots=True)
 class Part:

@@ -23,6 +23,7 @@ class Plan:
         classes: (text, class) columns.
         labels, weights: columns that may say whether, and how much, the answer is learned.
         group: columns that may give the samples' group.
+        said: what a model said to the question, where the answer is the expected one: our own scores, and those of others.
         quick: the question's, answer's and context's column, if nothing but identifiers stands beside them.
         beside: those identifiers.
         rows: how many rows were read the quick way.
@@ -43,6 +44,7 @@ class Plan:
     labels: list[str]
     weights: list[str]
     group: list[str]
+    said: str | None = None
     quick: tuple[str, str, str | None] | None = None
     beside: list[str] = field(default_factory=list)
     rows: int = 0
@@ -86,6 +88,8 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         weights=named(names.WEIGHT),
         group=[name for name in names.GROUPS if name in columns],
     )
+    if first and not mapped and plain(first[0][1]) in ("answer", "answers"):
+        made.said = next(iter(named(names.SAID)), None)
     if pairs:
         made.quick, made.beside = _quick(made, columns)
     return made
