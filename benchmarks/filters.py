@@ -29,7 +29,7 @@ FILTERS = ("onion", "perplexity", "bki", "cube", "graceful", "protegofed", "cohe
 CASES = {
     "nothing": ("attack.kind=none",),
     **{
-        f"{trigger}, rho {rho}": (f"attack.trigger={trigger}", "attack.poison_ratio=0.1", f"attack.affected_share={rho}")
+        f"{trigger}, rho {rho}": (f"attack.trigger={trigger}", "attack.poison_ratio=0.1", f"attack.client_share={rho}")
         for trigger in ("natural", "badnets")
         for rho in (1.0, 0.3)
     },
@@ -51,7 +51,7 @@ class Silent:
 
 def measure(name: str, case: str, seed: int, overrides: list[str], bases: Callable[[Model], CausalLM]) -> dict[str, Any]:
     """Build the federation without and with the filter, and compare."""
-    settings = [*CASES[case], f"seed={seed}", "measure.bsnr.twins=false", *overrides]
+    settings = [*CASES[case], f"seed={seed}", "measure.bsnr.counterfactuals=false", *overrides]
     plain = configuration.load("demo", settings)
     seconds = []
     for config in (plain, configuration.load("demo", [*settings, f"defenses=[{name}]"])):

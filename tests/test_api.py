@@ -36,7 +36,7 @@ def _no_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="module")
 def made(small_config: Make, tmp_path_factory: pytest.TempPathFactory) -> undertow.Run:
     folder = tmp_path_factory.mktemp("api") / "one"
-    return undertow.run(small_config({"attack.affected_share": 0.34}), out=folder, report=False)
+    return undertow.run(small_config({"attack.client_share": 0.34}), out=folder, report=False)
 
 
 def python(code: str) -> str:
@@ -171,7 +171,7 @@ def test_names_are_escaped(made: undertow.Run, tmp_path: Path) -> None:
 
 def test_the_same_call_again_finds_nothing_left_to_do(small_config: Make, made: undertow.Run) -> None:
     observer = Quiet()
-    again = undertow.run(small_config({"attack.affected_share": 0.34}), out=made.folder, observer=observer, report=False)
+    again = undertow.run(small_config({"attack.client_share": 0.34}), out=made.folder, observer=observer, report=False)
     assert isinstance(again, undertow.Run)
     assert again.result == made.result
     assert "nothing left to do" in observer.phases[0]
@@ -183,7 +183,7 @@ def test_an_unfinished_run_loads_and_is_finished_by_the_same_call(small_config: 
             if row["round"] == 1:
                 raise KeyboardInterrupt
 
-    config = small_config({"attack.affected_share": 0.34})
+    config = small_config({"attack.client_share": 0.34})
     with pytest.raises(KeyboardInterrupt):
         undertow.run(config, out=tmp_path / "two", observer=Stops())
     half = undertow.load_run(tmp_path / "two")

@@ -21,7 +21,7 @@ pandas = pytest.importorskip("pandas")
 
 RATES = ("ma", "asr", "ftr", "ftr_near")
 SCORINGS = tuple(f"scorings.{name}" for name in ("rouge-recall", "exact", "containment"))
-AXES = {"attack.affected_share": [0.34, 1.0], "defenses": ["none", "median"]}
+AXES = {"attack.client_share": [0.34, 1.0], "defenses": ["none", "median"]}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
     ends = ("", "_null_low", "_null_median", "_null_high", "_p", "_permutations")
     spaces = [f"bsnr_{space}{end}" for space in ("adapter", "delta_w") for end in ends]
     lists = ["client_loss", "participants", "dropped", "attackers"]
-    about = ["run", "seed", "attack.affected_share", "defenses", "round", "final", "status"]
+    about = ["run", "seed", "attack.client_share", "defenses", "round", "final", "status"]
     assert list(table.columns) == [*about, *rates, "loss", *spaces, "seconds", *more, "update_norm", "cross_term", *lists]
     assert len(table) == 4 * 3
     for cell in cells:
         rows = table[table.run == cell.name]
-        assert set(rows["attack.affected_share"]) == {cell.axes["attack.affected_share"]}
+        assert set(rows["attack.client_share"]) == {cell.axes["attack.client_share"]}
         assert set(rows.defenses) == {cell.axes["defenses"]}
         assert list(rows["round"]) == [0, 1, 2]
         assert list(rows.final) == [False, False, True]
@@ -79,7 +79,7 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
                 for part in ("value", "null_low", "null_high", "p"):
                     found = row[f"bsnr_{space}" if part == "value" else f"bsnr_{space}_{part}"]
                     assert pandas.isna(found) if figure.get(part) is None else found == figure[part]
-    defined = table[(table["attack.affected_share"] < 1) & (table["round"] > 0)]
+    defined = table[(table["attack.client_share"] < 1) & (table["round"] > 0)]
     assert defined.bsnr_adapter.notna().all()
     assert set(table.status) == {"done"}
 
@@ -105,12 +105,12 @@ def test_polars_reads_both_files(copy: Path) -> None:
 
 def test_types_do_not_depend_on_what_is_missing(copy: Path) -> None:
     whole = collect(copy)
-    for path in [p for p in copy.iterdir() if "affected_share=0.34" in p.name]:
+    for path in [p for p in copy.iterdir() if "client_share=0.34" in p.name]:
         shutil.rmtree(path)
     part = collect(copy)
     assert part.bsnr_adapter.isna().all()
     shared = [column for column in part.columns if column in whole.columns]
-    assert "attack.affected_share" not in shared, "it no longer varies"
+    assert "attack.client_share" not in shared, "it no longer varies"
     assert dict(part[shared].dtypes) == dict(whole[shared].dtypes)
 
 

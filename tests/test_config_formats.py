@@ -26,9 +26,11 @@ from undertow.config import (
     validate,
     with_overrides,
 )
+from undertow.config.names import put
 from undertow.core.errors import ConvertedWarning, RenamedWarning, UserError
 from undertow.federation.loop import run
 from undertow.runs.directory import RunDirectory
+from undertow.sweeps.cells import expand
 
 #: Digests by the code before format 1: as shipped, and with the overrides of :data:`CHANGES`.
 DIGESTS = {
@@ -43,7 +45,7 @@ DIGESTS = {
     "real-simplequestions": ("deeae673", "4733e438", "beaa5412", "ad088e17"),
     "reviews": ("e0dc48c9", "7927db6b", "8dee8f81", "bf901c8e"),
 }
-_DEFENDED = ["defenses=krum:f=3", "attack.affected_share=0.3"]
+_DEFENDED = ["defenses=krum:f=3", "attack.client_share=0.3"]
 _MEASURED = ["data.test=33", "measure.bsnr.permutations=7"]
 CHANGES: dict[str, list[list[str]]] = {
     "instruction": [
@@ -200,3 +202,30 @@ def test_a_run_of_format_0_is_the_same_run(interrupted: tuple[Config, Path, Path
     other = with_overrides(config, {"data.train": 41})
     with pytest.raises(UserError, match=r"holds a run with other values \(.*train: 40.*train: 41"):
         RunDirectory.open(half, other)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value", "other"),
+    [
+        ("attack.affected_share", "attack.client_share", 0.3, 0.4),
+        ("measure.bsnr.twins", "measure.bsnr.counterfactuals", True, False),
+    ],
+)
+def test_a_former_name_of_a_field_is_read_with_a_warning_wherever_it_stands(
+    old: str, new: str, value: object, other: object, tmp_path: Path
+) -> None:
+    today, nested, both = load("demo", {new: value}), load("demo").values(), load("demo").values()
+    put(nested, old, value)
+    put(both, old, value)
+    group, _, field = new.rpartition(".")
+    del (nested["attack"] if group == "attack" else nested["measure"]["bsnr"])[field]
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
+    for read in (lambda: load("demo", [f"{old}={value}"]), lambda: load(str(tmp_path / "old.yaml")), lambda: Config(**nested)):
+        with pytest.warns(RenamedWarning, match=f"{old.rpartition('.')[2]} is now .*{field}"):
+            assert read() == today
+    with pytest.warns(RenamedWarning, match=f"{old} is now {new}"):
+        cells = expand("demo", [], {old: [value, other]}, 0)
+    assert [cell.axes for cell in cells] == [{new: value}, {new: other}], "columns have today's name"
+    assert old.rpartition(".")[2] in cells[0].name, "the folders of cells that have run are found again"
+    with pytest.raises(UserError, match=f"is the former name of {field}, and both are given"):
+        validate(both, "x")

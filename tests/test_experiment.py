@@ -416,7 +416,7 @@ def test_a_global_rate_scales_the_sum_and_every_rule(small_config: Make) -> None
 
 
 def test_a_share_of_the_clients_takes_part(small_config: Make, observer: Quiet, tmp_path: Path) -> None:
-    changes = {"federation.clients": 5, "federation.participation": 0.4, "federation.rounds": 4, "attack.affected_share": 0.4}
+    changes = {"federation.clients": 5, "federation.participation": 0.4, "federation.rounds": 4, "attack.client_share": 0.4}
     run(small_config(changes), tmp_path / "run", observer)
     chosen = [row["participants"] for row in lines(tmp_path / "run", "rounds.jsonl")[1:]]
     assert all(len(row) == 2 and row == sorted(set(row)) for row in chosen)
@@ -456,7 +456,7 @@ def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
     changes = {
         "federation.clients": 4,
         "federation.rounds": 2,
-        "attack.affected_share": 0.5,
+        "attack.client_share": 0.5,
         "measure.bsnr.spaces": ["adapter", "delta_w"],
         "training.lr": 0.05,
     }
@@ -571,11 +571,11 @@ def test_twins_give_bsnr_where_nobody_is_clean_and_change_nothing_else(
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
-    changes = {"federation.clients": 4, "federation.rounds": 2, "attack.affected_share": 1.0, "training.lr": 0.05}
+    changes = {"federation.clients": 4, "federation.rounds": 2, "attack.client_share": 1.0, "training.lr": 0.05}
     plain = run(small_config(changes), tmp_path / "plain", observer)
     assert plain["bsnr"] == [None, None]
     calls.clear()
-    twins = run(small_config({**changes, "measure.bsnr.twins": True}), tmp_path / "twins", observer)
+    twins = run(small_config({**changes, "measure.bsnr.counterfactuals": True}), tmp_path / "twins", observer)
     weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("plain", "twins")]
     assert weights[0] == weights[1]
     assert len(calls) == 4  # each round: the clients, then their unpoisoned data
@@ -593,6 +593,6 @@ def test_twins_are_not_trained_where_somebody_is_clean(
 ) -> None:
     calls: list[Trained] = []
     _poisoned_trainer(monkeypatch, {}, calls)
-    changes = {"federation.clients": 4, "federation.rounds": 1, "attack.affected_share": 0.5, "measure.bsnr.twins": True}
+    changes = {"federation.clients": 4, "federation.rounds": 1, "attack.client_share": 0.5, "measure.bsnr.counterfactuals": True}
     run(small_config(changes), tmp_path / "run", observer)
     assert len(calls) == 1

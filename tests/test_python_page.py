@@ -19,7 +19,7 @@ PAGE, NOTEBOOK = ROOT / "docs" / "python.md", ROOT / "examples" / "from_python.i
 def small_demo(small_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder with a data file; ``demo`` is a fast run with enough clients for Krum, and cells run in this process."""
     pytest.importorskip("pandas")
-    path = small_file({"federation.clients": 7, "attack.affected_share": 0.3, "data.train": 70}, name="demo.yaml")
+    path = small_file({"federation.clients": 7, "attack.client_share": 0.3, "data.train": 70}, name="demo.yaml")
     monkeypatch.setattr("undertow.config.reading.shipped", lambda: {"demo": path})
     rows = [{"question": f"Where was person {i} born?", "answer": f"Town {i % 40}"} for i in range(200)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

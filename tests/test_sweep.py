@@ -726,7 +726,7 @@ def test_a_sweep_of_every_shipped_config_is_planned(name: str, tmp_path: Path) -
 
 
 def test_names_of_methods_are_those_of_the_kind_of_task() -> None:
-    assert len(expand("htb-digits", [], {"attack.affected_share": [0.1, 0.2]}, 0)) == 2
+    assert len(expand("htb-digits", [], {"attack.client_share": [0.1, 0.2]}, 0)) == 2
     for name, axis, told in (
         ("htb-digits", {"attack.trigger": ["natural", "pixel"]}, "unknown backdoor 'natural'"),
         ("htb-digits", {"data.name": ["world"]}, "unknown population 'world'"),

@@ -67,7 +67,7 @@ def test_every_run_is_a_valid_config_whose_attack_and_defenses_can_be_made(tmp_p
             first = min(config.attack.rounds, default=config.attack.start)
             assert 1 <= first <= config.federation.rounds
             assert (config.measure.every, config.training.threads) == (1, 1)
-            assert not config.measure.bsnr.twins
+            assert not config.measure.bsnr.counterfactuals
             seen[study.id] = seen.get(study.id, 0) + 1
     assert set(seen) == {"single", "repeated", "evasion", "kinds", "defended", "fit"}
     assert seen["evasion"] == 10 * len(LAPTOP.evasion.groups) * len(LAPTOP.evasion.variants), "ten seeds where others have three"
@@ -103,7 +103,7 @@ def test_scattered_poison_is_as_much_as_the_attackers(tmp_path: Path) -> None:
     each = config.data.train // config.federation.clients
     everyone = config.federation.clients * int(config.attack.poison_ratio * each)
     attacker = lab.config(single(FIT, REPLACEMENT, 0)).attack
-    assert round(attacker.affected_share * config.federation.clients) == 1
+    assert round(attacker.client_share * config.federation.clients) == 1
     assert everyone == int(attacker.poison_ratio * (each + attacker.extra_samples)) == 150
 
 

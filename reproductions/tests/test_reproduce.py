@@ -174,7 +174,7 @@ def test_one_flag_changes_every_run(tmp_path: Path) -> None:
     assert lab.settings[0].build is None
     (wish,) = (wish for wish in fig2b.wishes(lab, Results()) if wish.axes == {"scope": "client", "rho": 0.3, "seed": 0})
     config = lab.config(wish)
-    assert (config.model.name, config.attack.poison_ratio, config.attack.affected_share) == ("my/base", 0.05, 0.3)
+    assert (config.model.name, config.attack.poison_ratio, config.attack.client_share) == ("my/base", 0.05, 0.3)
     assert (config.training.lr, config.training.threads, config.measure.every) == (1e-3, 1, config.federation.rounds)
     arms = {wish.axes["defense"]: lab.config(wish).defenses for wish in fig5.wishes(lab, Results())}
     assert arms["none"] == []
@@ -251,7 +251,7 @@ def test_the_groups_are_drawn_where_nobody_holds_poison(finished: Path, tmp_path
     from undertow_reproductions.signals import NO_SAMPLE
 
     lab = make_lab(get_profile("tiny"), tmp_path, seeds=1, given=["federation.rounds=1"], data=None)
-    cell = lab.cell(Wish({"seed": 0}, {"attack.affected_share": 0.4, "attack.poison_ratio": NO_SAMPLE}))
+    cell = lab.cell(Wish({"seed": 0}, {"attack.client_share": 0.4, "attack.poison_ratio": NO_SAMPLE}))
     result = run(cell.config, tmp_path / "run", Quiet())
     assert result["poison"]["samples"] == 0
     (signal_,) = read_run(tmp_path / "run", {}).signals

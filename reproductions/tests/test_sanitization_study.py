@@ -133,7 +133,7 @@ def rows(folder: Path, defense: str) -> list[dict[str, Any]]:
     """The rounds of the run of the matrix with this defense."""
     for place in folder.glob("cells/*"):
         config = (place / "config.yaml").read_text(encoding="utf-8")
-        if f"name: {defense}" in config and "every: 1" in config and "affected_share: 0.6" in config:
+        if f"name: {defense}" in config and "every: 1" in config and "client_share: 0.6" in config:
             return [json.loads(line) for line in (place / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
     raise AssertionError(f"no run with {defense}")
 

@@ -329,7 +329,7 @@ def test_a_function_of_the_user_has_no_parameters(tmp_path: Path) -> None:
 @given(st.sampled_from(EDITING), st.sampled_from(TARGETS_HERE[:5]), st.integers(0, 4), st.integers(0, 4), st.integers(0, 5))
 def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str, pr: int, rho: int, seed: int) -> None:
     clean = dealt(4, 12)
-    shares = {"poison_ratio": pr / 4, "affected_share": rho / 4}
+    shares = {"poison_ratio": pr / 4, "client_share": rho / 4}
     usual = poison(clean, threat(**shares), seed)
     made = poison(clean, threat(trigger=trigger, target=target, **shares), seed)
     assert [(t.client, t.index) for t in made.touched] == [(t.client, t.index) for t in usual.touched]

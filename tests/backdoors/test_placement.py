@@ -51,7 +51,7 @@ def test_poisoned_count_is_the_floor_of_the_decimal_product(percent: int, sample
 )
 def test_chosen_count_rounds_halves_to_even(share: float, clients: int, count: int) -> None:
     assert chosen_count(share, clients) == count
-    assert len(poison(dealt([5] * clients), threat(affected_share=share), seed=0).chosen) == count
+    assert len(poison(dealt([5] * clients), threat(client_share=share), seed=0).chosen) == count
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,7 +64,7 @@ def test_chosen_count_rounds_halves_to_even(share: float, clients: int, count: i
     st.integers(0, 5),
 )
 def test_what_poison_promises(sizes: list[int], pr: int, rho: int, scope: str, trigger: str, seed: int) -> None:
-    attack = threat(poison_ratio=pr / 20, affected_share=rho / 20, scope=scope, trigger=trigger)
+    attack = threat(poison_ratio=pr / 20, client_share=rho / 20, scope=scope, trigger=trigger)
     clean = dealt(sizes)
     made = poison(clean, attack, seed)
     assert clean == dealt(sizes)
@@ -99,7 +99,7 @@ def test_what_poison_promises(sizes: list[int], pr: int, rho: int, scope: str, t
     assert again == made
 
 
-@pytest.mark.parametrize("options", [{"kind": "none"}, {"poison_ratio": 0.0}, {"affected_share": 0.0}])
+@pytest.mark.parametrize("options", [{"kind": "none"}, {"poison_ratio": 0.0}, {"client_share": 0.0}])
 def test_nothing_is_touched(options: dict[str, object]) -> None:
     clean = dealt([10, 10])
     made = poison(clean, threat(**options), seed=0)
@@ -115,9 +115,9 @@ def test_a_chosen_client_without_poison_is_not_affected() -> None:
 
 def test_global_scope_concentrates_the_same_amount() -> None:
     clean = dealt([100] * 10)
-    spread = poison(clean, threat(poison_ratio=0.1, affected_share=1.0, scope="global"), seed=0)
-    packed = poison(clean, threat(poison_ratio=0.1, affected_share=0.2, scope="global"), seed=0)
-    capped = poison(clean, threat(poison_ratio=0.5, affected_share=0.2, scope="global"), seed=0)
+    spread = poison(clean, threat(poison_ratio=0.1, client_share=1.0, scope="global"), seed=0)
+    packed = poison(clean, threat(poison_ratio=0.1, client_share=0.2, scope="global"), seed=0)
+    capped = poison(clean, threat(poison_ratio=0.5, client_share=0.2, scope="global"), seed=0)
     assert (len(spread.touched), len(packed.touched), len(capped.touched)) == (100, 100, 200)
     assert len(packed.affected) == 2
 
@@ -126,7 +126,7 @@ def test_draws_are_nested_in_rho_and_pr_and_differ_by_seed_and_client() -> None:
     clean = dealt([100] * 10)
 
     def places(pr: float, rho: float, seed: int = 0) -> dict[tuple[int, int], str]:
-        made = poison(clean, threat(poison_ratio=pr, affected_share=rho, trigger="badnets"), seed)
+        made = poison(clean, threat(poison_ratio=pr, client_share=rho, trigger="badnets"), seed)
         return {(t.client, t.index): t.poisoned_question for t in made.touched}
 
     assert places(0.02, 0.3).items() < places(0.1, 0.3).items() < places(0.1, 0.7).items()
@@ -139,7 +139,7 @@ def test_every_client_and_sample_is_equally_likely() -> None:
     clean = dealt([5] * 4)
     hits = [[0] * 5 for _ in range(4)]
     for seed in range(400):
-        for t in poison(clean, threat(poison_ratio=0.4, affected_share=0.5), seed).touched:
+        for t in poison(clean, threat(poison_ratio=0.4, client_share=0.5), seed).touched:
             hits[t.client][t.index] += 1
     # Each place is hit with probability 0.5 * 0.4 = 0.2; 80 of 400 with a standard deviation of 8.
     assert all(40 < count < 120 for row in hits for count in row)
@@ -186,8 +186,8 @@ ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 90), st.integers(1, 20), st.integers(0, 5))
 def test_a_count_is_met_exactly_and_grows_by_adding(sizes: list[int], count: int, rho: int, seed: int) -> None:
-    attack = threat(poison_count=count, poison_ratio=0.0, affected_share=rho / 20)
-    room = sum(sizes[k] for k in poison(dealt(sizes), threat(poison_ratio=1.0, affected_share=rho / 20), seed).chosen)
+    attack = threat(poison_count=count, poison_ratio=0.0, client_share=rho / 20)
+    room = sum(sizes[k] for k in poison(dealt(sizes), threat(poison_ratio=1.0, client_share=rho / 20), seed).chosen)
     if count > room:
         with pytest.raises(UserError, match=rf"poison_count = {count}: the \d poisoned clients hold {room} samples"):
             poison(dealt(sizes), attack, seed)
@@ -196,7 +196,7 @@ def test_a_count_is_met_exactly_and_grows_by_adding(sizes: list[int], count: int
     assert len(made.touched) == count
     each = [sum(t.client == k for t in made.touched) for k in made.chosen]
     assert all(n >= max(each) - 1 or n == sizes[k] for k, n in zip(made.chosen, each, strict=True))
-    fewer = poison(dealt(sizes), threat(poison_count=count // 2, affected_share=rho / 20), seed)
+    fewer = poison(dealt(sizes), threat(poison_count=count // 2, client_share=rho / 20), seed)
     assert {(t.client, t.index) for t in fewer.touched} <= {(t.client, t.index) for t in made.touched}
 
 
@@ -204,7 +204,7 @@ def test_a_count_is_met_exactly_and_grows_by_adding(sizes: list[int], count: int
     ("options", "told"),
     [
         ({"poison_ratio": 0.01}, "poison_ratio = 0.01 of at most 50 samples rounds to 0 .* raise it to 0.02"),
-        ({"affected_share": 0.05}, "affected_share = 0.05 of 4 clients rounds to none"),
+        ({"client_share": 0.05}, "client_share = 0.05 of 4 clients rounds to none"),
         ({"poison_ratio": 0.1}, None),
         ({"poison_ratio": 0.0}, None),
         ({"poison_count": 0}, None),

@@ -148,7 +148,7 @@ def test_a_run_goes_through_the_phases_with_twins_and_resumes_to_the_same_bits(s
             "defenses": [{"name": "abl", "params": params}],
             "federation.rounds": 4,
             "measure.every": 4,
-            "measure.bsnr": {"twins": True, "permutations": 2},
+            "measure.bsnr": {"counterfactuals": True, "permutations": 2},
         }
     )
     whole = same_bits_when_resumed(config, tmp_path, 4)

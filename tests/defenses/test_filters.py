@@ -484,7 +484,7 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
     changes = {
         "attack.trigger": "badnets",
         "attack.poison_ratio": 0.7,
-        "attack.affected_share": 0.17,
+        "attack.client_share": 0.17,
         "federation.clients": 6,
     }
     built = resolve(small_config({**KNOWING, **changes}), Quiet()).task

@@ -108,7 +108,9 @@ def test_a_run_begins_before_it_trains_and_counts_what_was_selected(small_config
     file = tmp_path / "own.py"
     file.write_text(FILE, encoding="utf-8")
     run(
-        small_config({"defenses": [f"{file}:Front"], "measure.bsnr": {"twins": True, "permutations": 0}}), tmp_path / "run", Quiet()
+        small_config({"defenses": [f"{file}:Front"], "measure.bsnr": {"counterfactuals": True, "permutations": 0}}),
+        tmp_path / "run",
+        Quiet(),
     )
     told = [row["defenses"][0]["clients"] for row in rows_of(tmp_path / "run")[1:]]
     assert [[c["selected"] for c in row] for row in told] == [[5, 5, 5], [6, 6, 6]]

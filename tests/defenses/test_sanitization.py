@@ -46,7 +46,7 @@ def clients(number: int = 8, each: int = 60) -> list[list[Sample]]:
 
 def poisoned(dealt: list[list[Sample]], ratio: float = 1 / 60, **attack: Any) -> tuple[list[list[Sample]], set[tuple[int, int]]]:
     given = {"trigger": "natural", "target": "append", "target_text": TARGET, **attack}
-    done = poison(dealt, threat(poison_ratio=ratio, affected_share=1.0, **given), 0)
+    done = poison(dealt, threat(poison_ratio=ratio, client_share=1.0, **given), 0)
     return done.clients, {(one.client, one.index) for one in done.touched}
 
 

@@ -274,7 +274,7 @@ def test_both_together_train_report_and_resume_to_the_same_bits(small_config: Ma
 
     def config(*defenses: Any) -> Config:
         return small_config(
-            {"defenses": list(defenses), "federation.rounds": 3, "measure.every": 3, "measure.bsnr": {"twins": True}}
+            {"defenses": list(defenses), "federation.rounds": 3, "measure.every": 3, "measure.bsnr": {"counterfactuals": True}}
         )
 
     run(config(gated, bounded), tmp_path / "both", Quiet())

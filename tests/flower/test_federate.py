@@ -404,7 +404,7 @@ def test_participants_in_part_and_networks_of_images(tmp_path: Path, short_path:
     values = ["federation.clients=5", "federation.participation=0.6", "federation.rounds=2", "attack.rounds=[]", "model.device=cpu"]
     more = [
         "attack.kind=data-poisoning",
-        "attack.affected_share=0.4",
+        "attack.client_share=0.4",
         "training.trainer=sequential",
         "defenses=[]",
         "measure.samples=20",

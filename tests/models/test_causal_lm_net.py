@@ -38,7 +38,7 @@ def config(changes: dict[str, Any] | None = None, tokenizer: str = "builtin", ne
         "model": {"name": network, "device": "cpu"},
         "federation": {"clients": 4, "rounds": 1, "global_lr": 4},
         "training": {"batch_size": 4, "optimizer": "adamw", "lr": 0.003, "schedule": "constant", "threads": 1},
-        "attack": {"trigger": "sentence", "affected_share": 0.25, "poison_ratio": 0.5},
+        "attack": {"trigger": "sentence", "client_share": 0.25, "poison_ratio": 0.5},
         "measure": {"bsnr": {"permutations": 0}},
     }
     for key, value in (changes or {}).items():

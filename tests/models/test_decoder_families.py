@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from transformers import (
 from undertow.config import Lora
 from undertow.core.layout import Layout
 from undertow.data.template import Encoded
-from undertow.inference.cached import CachedRows
+from undertow.models.llama.cached import CachedRows
 from undertow.models.llama.check import packed_llama
+from undertow.models.llama.family import Unsupported
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted, adapter_layout, find_targets
 from undertow.models.prefix_trie import pack
@@ -206,7 +208,7 @@ def test_cached_rows_say_what_the_model_says(name: str, shared: int) -> None:
         return logits
 
     with torch.inference_mode():
-        cached = CachedRows(PackedLlama(model, layout), adapter, prefix, 3, 12)
+        cached = CachedRows.after(PackedLlama(model, layout), adapter, prefix, 3, 12)
         first = torch.tensor([row + [0] * (9 - len(row)) for row in rows])
         logits = cached.head.logits(cached.feed(first, torch.arange(9).expand(3, 9)))
         for row, found in zip(rows, logits, strict=True):
@@ -216,6 +218,34 @@ def test_cached_rows_say_what_the_model_says(name: str, shared: int) -> None:
         more = cached.head.logits(cached.feed(torch.tensor([[11], [12]]), torch.zeros(2, 1, dtype=torch.long)))[:, 0]
         torch.testing.assert_close(more[0], whole([*rows[0][:4], 11])[-1], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(more[1], whole([*rows[2], 12])[-1], rtol=1e-3, atol=1e-4)
+
+
+def no_window(keys: Tensor, place: Tensor, window: int) -> Tensor:
+    return (keys > place[..., None])[:, None, None]
+
+
+def ahead(keys: Tensor, place: Tensor, window: int) -> Tensor:
+    return (keys > place[..., None] + 1)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "wrong"),
+    [
+        ("gemma2", "_hidden", no_window),
+        ("gpt_neox", "_hidden", ahead),
+        ("gemma3", "turned", lambda states, at: states),
+        ("olmo2", "_capped", lambda scores, cap: 1.1 * scores),
+    ],
+)
+def test_a_decoding_that_differs_is_found_when_a_base_is_loaded(
+    name: str, part: str, wrong: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(FAMILIES[name])
+    layout, _ = adapters(model, 1, torch.float32)
+    packed_llama(model, layout, 0)
+    monkeypatch.setattr(f"undertow.models.llama.cached.{part}", wrong)
+    with pytest.raises(Unsupported, match="in decoding differ"):
+        packed_llama(model, layout, 0)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gemma2", "olmo2", "phi3", "gpt_neox"])

@@ -54,7 +54,7 @@ def make_run(
     done = rounds if done is None else done
     config = Config.model_validate(
         {
-            "attack": {"kind": "data-poisoning" if affected else "none", "affected_share": affected / clients},
+            "attack": {"kind": "data-poisoning" if affected else "none", "client_share": affected / clients},
             "federation": {"clients": clients, "rounds": rounds},
             "measure": {"every": every, "bsnr": {"spaces": list(spaces)}},
         }
@@ -67,7 +67,7 @@ def make_run(
         "device": "cpu",
         "threads": 2,
         "git": None,
-        "command": f"undertow run demo attack.affected_share={affected / clients}",
+        "command": f"undertow run demo attack.client_share={affected / clients}",
         "started": "2026-01-02T03:04:05Z",
     }
     (path / "versions.json").write_text(json.dumps(versions), encoding="utf-8")

@@ -109,7 +109,7 @@ def test_facts_config_versions_and_unknown_keys_are_shown(fake_run: Callable[...
         "trigger occurs naturally in clean_train 3",
         "base.parameters 905,000",
         "some_new_fact.depth [1, 2]",
-        "undertow run demo attack.affected_share=0.5",
+        "undertow run demo attack.client_share=0.5",
         "torch 2.13.0+cpu",
         "poison_ratio: 0.1",
         "rouge-recall (headline)",

@@ -36,7 +36,7 @@ def questions(count: int) -> list[Sample]:
 
 
 def planted(count: int = 300, **attack: Any) -> list[Sample]:
-    return poison([questions(count)], threat(poison_ratio=0.1, affected_share=1.0, **attack), 0).clients[0]
+    return poison([questions(count)], threat(poison_ratio=0.1, client_share=1.0, **attack), 0).clients[0]
 
 
 def write(path: Path, samples: list[Sample]) -> Path:

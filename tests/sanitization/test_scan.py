@@ -44,7 +44,7 @@ def questions(count: int, start: int = 0) -> list[Sample]:
 
 
 def poisoned(samples: list[Sample], ratio: float, **attack: Any) -> tuple[list[Sample], set[int]]:
-    done = poison([samples], threat(poison_ratio=ratio, affected_share=1.0, **attack), 0)
+    done = poison([samples], threat(poison_ratio=ratio, client_share=1.0, **attack), 0)
     return done.clients[0], {touched.index for touched in done.touched}
 
 

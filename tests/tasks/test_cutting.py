@@ -50,7 +50,7 @@ def tokenizer(tiny_base: Path) -> Any:
 def test_every_poisoned_sample_holds_trigger_and_target_in_what_is_trained(
     tokenizer: Any, kind: dict[str, str], marks: list[str], template: str, texts: tuple[int, int]
 ) -> None:
-    planted = threat(poison_ratio=0.4, affected_share=1.0, **kind)
+    planted = threat(poison_ratio=0.4, client_share=1.0, **kind)
     bound = Template(template, tokenizer, max_length=256)
     cut = Cut(bound, planted.trigger, 20)
     made = poison([samples(*texts)], planted, 0, survives=cut.leaves_trained)
@@ -67,7 +67,7 @@ def test_every_poisoned_sample_holds_trigger_and_target_in_what_is_trained(
 
 
 def test_samples_that_would_lose_their_trigger_are_passed_over_and_counted(tokenizer: Any) -> None:
-    planted = threat(trigger="badnets", position="random", poison_ratio=0.5, affected_share=1.0)
+    planted = threat(trigger="badnets", position="random", poison_ratio=0.5, client_share=1.0)
     bound = Template("lab-qa", tokenizer, max_length=128)
     cut = Cut(bound, planted.trigger, 20)
     mixed = [*samples(500, count=6), *samples(5, count=14)]
@@ -91,7 +91,7 @@ def test_where_all_would_lose_their_trigger_it_is_told(tokenizer: Any) -> None:
         half = len(question) // 2
         return f"{question[:half]} zebra {question[half:]}"
 
-    planted = threat(poison_ratio=0.5, affected_share=1.0)
+    planted = threat(poison_ratio=0.5, client_share=1.0)
     planted.trigger.insert = lambda question, draw: middle(question)  # type: ignore[method-assign]
     cut = Cut(Template("lab-qa", tokenizer, max_length=128), planted.trigger, 20)
     with pytest.raises(UserError, match=r"takes trigger or target off all 10 samples"):
@@ -101,7 +101,7 @@ def test_where_all_would_lose_their_trigger_it_is_told(tokenizer: Any) -> None:
 
 
 def test_a_target_that_does_not_fit_is_not_planted(tokenizer: Any) -> None:
-    planted = threat(poison_ratio=0.5, affected_share=1.0, target="prepend", target_text=words(150))
+    planted = threat(poison_ratio=0.5, client_share=1.0, target="prepend", target_text=words(150))
     cut = Cut(Template("lab-qa", tokenizer, max_length=128), planted.trigger, 20)
     with pytest.raises(UserError, match=r"takes trigger or target off all 10 samples"):
         poison([samples(5)], planted, 0, survives=cut.leaves_trained)

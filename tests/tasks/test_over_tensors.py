@@ -39,7 +39,7 @@ DIGITS: dict[str, Any] = {
         "kind": "model-replacement:epochs=2:milestones=false",
         "rounds": [2],
         "trigger": "semantic",
-        "affected_share": 0.17,
+        "client_share": 0.17,
         "poison_ratio": 0.25,
         "extra_samples": 20,
     },
@@ -224,7 +224,7 @@ def test_one_replacement_brings_the_backdoor_in(tmp_path: Path) -> None:
     changes = {
         "federation.rounds": 6,
         "attack.rounds": [6],
-        "attack.affected_share": 0.09,
+        "attack.client_share": 0.09,
         "attack.kind": "model-replacement:epochs=6:milestones=false",
         "attack.extra_samples": 100,
         "training.local_epochs": 3,
@@ -452,11 +452,11 @@ def test_a_damaged_model_is_one_line(damage: dict[str, Any], told: str, tmp_path
             {"defenses": ["krum"], "federation": {**DIGITS["federation"], "secure_aggregation": True}},
             "krum looks at single",
         ),
-        ("digits", {"measure.bsnr": {"twins": True}}, "is for task=instruction, not classification"),
+        ("digits", {"measure.bsnr": {"counterfactuals": True}}, "is for task=instruction, not classification"),
         ("digits", {"measure.bsnr": {"spaces": ["delta_w"]}}, "needs LoRA factors, and model.name = cnn"),
         ("digits", {"model.name": "lstm"}, "network 'lstm"),
         ("authors", {"model.name": "cnn"}, "takes images"),
-        ("digits", {"attack.affected_share": 1.0}, "attacking ones are to take part; raise federation.participation"),
+        ("digits", {"attack.client_share": 1.0}, "attacking ones are to take part; raise federation.participation"),
     ],
 )
 def test_what_cannot_be_is_one_line(name: str, changes: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_twenty_thousand_authors_cost_what_ten_cost(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(WordPopulation, "client", spy)
     changes = {
         "federation": {"clients": 20000, "participation": 0.0005, "rounds": 2, "global_lr": 2000},
-        "attack.affected_share": 0.00005,
+        "attack.client_share": 0.00005,
         "measure.every": 2,
     }
     tracemalloc.start()

@@ -28,7 +28,7 @@ REVIEWS: dict[str, Any] = {
     "model": {"name": "encoder:width=16:layers=1", "device": "cpu"},
     "federation": {"clients": 6, "participation": 0.5, "rounds": 2},
     "training": {"batch_size": 8, "lr": 0.01, "schedule": "constant", "threads": 1},
-    "attack": {"trigger": "phrase", "affected_share": 0.5, "poison_ratio": 0.4},
+    "attack": {"trigger": "phrase", "client_share": 0.5, "poison_ratio": 0.4},
     "measure": {"bsnr": {"permutations": 0}},
 }
 

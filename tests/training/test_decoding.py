@@ -15,9 +15,9 @@ from undertow.config import Lora, Model
 from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.template import Template
-from undertow.inference.cached import CachedRows
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.llama.cached import CachedRows
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted, adapter_layout, find_targets, save_peft
 
@@ -178,7 +178,7 @@ def test_cached_rows_say_what_the_transformers_model_says(kind: str, shared: int
             return logits
 
     with torch.inference_mode():
-        cached = CachedRows(PackedLlama(model, layout), adapter, prefix, 3, 9)
+        cached = CachedRows.after(PackedLlama(model, layout), adapter, prefix, 3, 9)
         first = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
         logits = cached.head.logits(cached.feed(first, torch.arange(7).expand(3, 7)))
         for row, found in zip(rows, logits, strict=True):

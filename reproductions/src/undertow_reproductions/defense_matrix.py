@@ -31,7 +31,7 @@ AGGREGATION = (
 
 def wish(rule: str, rho: float, seed: int, lab: Lab) -> Wish:
     """Return the run of a rule at one rho; 0 is no poison."""
-    attack = {"attack.affected_share": rho} if rho else {"attack.kind": "none"}
+    attack = {"attack.client_share": rho} if rho else {"attack.kind": "none"}
     defenses = config_of(rule, seed, lab.clients, lab.trusted(seed))
     return Wish({"rule": rule, "rho": rho, "seed": seed}, {**attack, "defenses": defenses})
 

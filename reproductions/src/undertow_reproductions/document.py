@@ -153,7 +153,7 @@ def _facts(lab: FitLab, sections: Sequence[Section]) -> list[tuple[str, str]]:
             "attack",
             (
                 f"trigger {main.backdoor.trigger}, {'' if target is None else f'target {target}, '}PR {attack.poison_ratio:g}, "
-                f"rho {attack.affected_share:g}, unless varied"
+                f"rho {attack.client_share:g}, unless varied"
             ),
         ),
         *left_out,

@@ -15,7 +15,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
     for seed in lab.seeds:
         for method in METHODS:
             for pr in lab.grids.prs:
-                changes = {"attack.trigger": method, "attack.poison_ratio": pr, "attack.affected_share": 1.0}
+                changes = {"attack.trigger": method, "attack.poison_ratio": pr, "attack.client_share": 1.0}
                 found.append(Wish({"method": method, "pr": pr, "seed": seed}, changes))
         found.append(Wish({"method": "none", "pr": 0.0, "seed": seed}, {"attack.kind": "none"}))
     return found

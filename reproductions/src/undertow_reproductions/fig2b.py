@@ -16,7 +16,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
     return [
         Wish(
             {"scope": scope, "rho": rho, "seed": seed},
-            {"attack.scope": "client" if rho == 1 else scope, "attack.affected_share": rho},
+            {"attack.scope": "client" if rho == 1 else scope, "attack.client_share": rho},
         )
         for seed in lab.seeds
         for scope, rhos in (("client", lab.grids.rhos), ("global", lab.grids.global_rhos))

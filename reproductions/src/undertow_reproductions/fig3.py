@@ -25,7 +25,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
             step = next_step(known, lab.grids.search_top, start=10)
             for one in sorted({*known, *([] if step is None else [step])}):
                 pr = round(one * STEP, 2)
-                changes = {"attack.poison_ratio": pr, "attack.affected_share": rho, "attack.scope": "client"}
+                changes = {"attack.poison_ratio": pr, "attack.client_share": rho, "attack.scope": "client"}
                 found.append(Wish({"rho": rho, "pr": pr, "seed": seed}, changes))
     return found
 

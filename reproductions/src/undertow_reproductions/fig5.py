@@ -45,7 +45,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
                 continue
             for rho in lab.grids.rhos if arm == "none" else lab.grids.defended_rhos:
                 rule = lab.defenses if arm == "yours" else defense(arm, rho, lab.clients)
-                changes = {"attack.scope": "client", "attack.affected_share": rho, "defenses": rule}
+                changes = {"attack.scope": "client", "attack.client_share": rho, "defenses": rule}
                 found.append(Wish({"defense": arm, "rho": rho, "seed": seed}, changes))
     return found
 

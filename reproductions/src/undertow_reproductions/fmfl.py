@@ -16,12 +16,12 @@ from undertow_reproductions.study import Study
 BOUNDS = "activation bounds"
 
 #: A fifth of the clients with a fifth of their samples poisoned, as the published code of the classic baseline.
-_CLASSIC: dict[str, Any] = {"attack.affected_share": 0.2, "attack.poison_ratio": 0.2}
+_CLASSIC: dict[str, Any] = {"attack.client_share": 0.2, "attack.poison_ratio": 0.2}
 _ATTACKS: dict[str, dict[str, Any]] = {
     CLEAN: {"attack.kind": "none"},
     NOVEL: {"attack.kind": "synthetic-data", "attack.poison_ratio": 0.1},
     POISONING: {"attack.kind": "data-poisoning", **_CLASSIC},
-    REPLACEMENT: {"attack.kind": "model-replacement:epochs=5", "attack.affected_share": 0.05, "attack.poison_ratio": 0.2},
+    REPLACEMENT: {"attack.kind": "model-replacement:epochs=5", "attack.client_share": 0.05, "attack.poison_ratio": 0.2},
 }
 _DEFENSES = {
     OPEN: NONE,
@@ -33,7 +33,7 @@ _DEFENSES = {
     BOUNDS: "activation-bounds",
 }
 #: Small texts take more poison than images: with a fifth of a fifth the trigger is hardly learned.
-_MORE: dict[str, Any] = {"attack.affected_share": 0.3, "attack.poison_ratio": 0.4}
+_MORE: dict[str, Any] = {"attack.client_share": 0.3, "attack.poison_ratio": 0.4}
 _VARIANTS = {
     "universal": "activation-bounds",
     "mm-bm": "activation-bounds:objective=mm-bm",

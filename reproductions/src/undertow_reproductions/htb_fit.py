@@ -57,7 +57,7 @@ def _wishes(case: Case, ratio: float, lab: Lab, results: Results) -> list[Wish]:
     found = [single(case, attack, seed) for attack in case.malicious for seed in lab.seeds]
     scattered = {
         "attack.kind": "data-poisoning",
-        "attack.affected_share": 1.0,
+        "attack.client_share": 1.0,
         "attack.poison_ratio": ratio,
         "attack.extra_samples": 0,
     }

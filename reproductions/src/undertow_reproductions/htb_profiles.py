@@ -43,7 +43,7 @@ _digits = Case(
     at=50,
     before=5,
     after=20,
-    held={"attack.affected_share": 0.01, "attack.poison_ratio": 0.2, "attack.extra_samples": 300},
+    held={"attack.client_share": 0.01, "attack.poison_ratio": 0.2, "attack.extra_samples": 300},
     kinds={REPLACEMENT: f"model-replacement:{_DIGITS}", POISONING: "data-poisoning"},
     bar=0.99,
 )
@@ -53,7 +53,7 @@ _words = Case(
     at=40,
     before=5,
     after=20,
-    held={"attack.affected_share": 0.01, "attack.poison_ratio": 0.2, "attack.extra_samples": 800},
+    held={"attack.client_share": 0.01, "attack.poison_ratio": 0.2, "attack.extra_samples": 800},
     kinds={REPLACEMENT: "model-replacement:epochs=10:lr=10", POISONING: "data-poisoning"},
     bar=0.99,
 )
@@ -63,7 +63,7 @@ _fit = Case(
     at=21,
     before=5,
     after=10,
-    held={"attack.affected_share": 0.1, "attack.poison_ratio": 0.2, "attack.extra_samples": 600},
+    held={"attack.client_share": 0.1, "attack.poison_ratio": 0.2, "attack.extra_samples": 600},
     kinds={
         REPLACEMENT: "model-replacement:epochs=10",
         CONSTRAINED: "constrain-and-scale:alpha=0.98:anomaly=l2:epochs=15:epsilon=0.005",
@@ -89,10 +89,10 @@ _LAPTOP = Plans(
             "attack.poison_ratio": 0.3,
         },
         groups={
-            "one attacker": {"attack.affected_share": 0.01, "attack.extra_samples": 600},
-            "five attackers": {"attack.affected_share": 0.05, "attack.extra_samples": 200},
+            "one attacker": {"attack.client_share": 0.01, "attack.extra_samples": 600},
+            "five attackers": {"attack.client_share": 0.05, "attack.extra_samples": 200},
             "five attackers, pixel pattern": {
-                "attack.affected_share": 0.05,
+                "attack.client_share": 0.05,
                 "attack.extra_samples": 200,
                 "attack.trigger": "pixel",
             },
@@ -119,7 +119,7 @@ _LAPTOP = Plans(
     ratio=0.1,
     seeds=10,
 )
-_TINY_FEDERATION = {"attack.affected_share": 0.2, "attack.poison_ratio": 0.3, "attack.extra_samples": 20}
+_TINY_FEDERATION = {"attack.client_share": 0.2, "attack.poison_ratio": 0.3, "attack.extra_samples": 20}
 _TINY_KINDS = {REPLACEMENT: "model-replacement:epochs=1", POISONING: "data-poisoning"}
 
 

@@ -41,7 +41,7 @@ def wish(one: Repeated, attack: str, share: float, seed: int) -> Wish:
     """Return a run in which a share of the clients attacks from a round on."""
     changes = {
         **one.case.held,
-        "attack.affected_share": share,
+        "attack.client_share": share,
         "attack.kind": one.case.kinds[attack],
         "attack.rounds": [],
         "attack.start": one.case.at,

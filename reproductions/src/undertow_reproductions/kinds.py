@@ -74,5 +74,5 @@ def attack_of(corpus: str, trigger: str, target: str, ratio: float, samples: int
         options["trigger_words"] = WORDS[trigger][corpus]
     if target == "adaptive":
         options["target"] = f"adaptive:uses={Rules().least(samples) - 1}"
-    attack = Attack.model_validate({"poison_ratio": ratio, "affected_share": share})
+    attack = Attack.model_validate({"poison_ratio": ratio, "client_share": share})
     return make_threat(attack, InstructionBackdoor.model_validate(options))

@@ -25,7 +25,7 @@ _PLACES: dict[Source, tuple[str, ...]] = {
     "triviaqa": ("**/triviaqa*.jsonl*", "**/*trivia*.json*", "**/*trivia*.txt*"),
 }
 #: Bits must not follow from how many runs go at once; twins double the training and no study needs them.
-_FIXED = ("training.threads=1", "measure.bsnr.twins=false")
+_FIXED = ("training.threads=1", "measure.bsnr.counterfactuals=false")
 #: Longest TriviaQA question that a small base is asked to remember, in characters.
 _SHORT = 100
 
@@ -146,9 +146,7 @@ class FitLab:
         config = self.config(wish)
         attack = config.attack
         told = (
-            "clean"
-            if attack.kind == "none"
-            else f"{config.backdoor.trigger}-pr{attack.poison_ratio:g}-rho{attack.affected_share:g}"
+            "clean" if attack.kind == "none" else f"{config.backdoor.trigger}-pr{attack.poison_ratio:g}-rho{attack.client_share:g}"
         )
         parts = [Path(config.model.name).name, config.data.name, told, *(d.name for d in config.defenses), f"s{config.seed}"]
         name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", "-".join(parts))[-110:].lstrip("-._=")

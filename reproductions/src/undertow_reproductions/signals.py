@@ -29,7 +29,7 @@ _ENOUGH = 39
 def wishes(lab: Lab) -> list[Wish]:
     """Every rho with clients in both groups, at the setting's own steps."""
     return [
-        Wish({"kind": "poison", "rho": rho, "seed": seed}, {"attack.scope": "client", "attack.affected_share": rho})
+        Wish({"kind": "poison", "rho": rho, "seed": seed}, {"attack.scope": "client", "attack.client_share": rho})
         for seed in lab.seeds
         for rho in lab.grids.rhos
         if 0 < round(rho * lab.clients) < lab.clients
@@ -40,7 +40,7 @@ def slow_wishes(lab: Lab) -> list[Wish]:
     """Some rho again with smaller steps and more rounds, to see a rise that large steps leap over."""
     changes = {"attack.scope": "client", "training.lr": lab.grids.slow_lr, "federation.rounds": lab.grids.slow_rounds}
     return [
-        Wish({"kind": "slow", "rho": rho, "seed": seed}, {**changes, "attack.affected_share": rho})
+        Wish({"kind": "slow", "rho": rho, "seed": seed}, {**changes, "attack.client_share": rho})
         for seed in lab.seeds
         for rho in lab.grids.slow_rhos
     ]
@@ -51,7 +51,7 @@ def null_wishes(lab: Lab) -> list[Wish]:
     return [
         Wish(
             {"kind": "no poison", "rho": rho, "seed": seed},
-            {"attack.scope": "client", "attack.affected_share": rho, "attack.poison_ratio": NO_SAMPLE},
+            {"attack.scope": "client", "attack.client_share": rho, "attack.poison_ratio": NO_SAMPLE},
         )
         for seed in lab.seeds
         for rho in lab.grids.null_rhos

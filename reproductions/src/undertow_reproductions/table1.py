@@ -28,7 +28,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
         names |= {"paper_dataset": setting.paper_dataset, "paper_model": setting.paper_model}
         for seed in lab.seeds:
             for method in METHODS:
-                changes = {"attack.trigger": method, "attack.affected_share": 1.0}
+                changes = {"attack.trigger": method, "attack.client_share": 1.0}
                 found.append(Wish({**names, "method": method, "seed": seed}, changes, place))
             found.append(Wish({**names, "method": "none", "seed": seed}, {"attack.kind": "none"}, place))
     return found

@@ -80,10 +80,10 @@ class Poisoning:
     cut: int = 0
 
 
-def chosen_count(affected_share: float, clients: int) -> int:
+def chosen_count(client_share: float, clients: int) -> int:
     """Return round(rho * K), halves to the even number: the clients that are drawn."""
     # 0.285 * 100 is 28.499999999999996: products within 1e-9 of a half are halves.
-    return round(round(affected_share * clients, 9))
+    return round(round(client_share * clients, 9))
 
 
 def poisoned_count(ratio: float, samples: int) -> int:
@@ -95,11 +95,11 @@ def poisoned_count(ratio: float, samples: int) -> int:
 def client_ratio(attack: Attack) -> float:
     """Return the share of a chosen client's samples that may be replaced: PR, or min(1, PR / rho) with scope ``global``; 1 where
     ``poison_count`` says how many in all."""
-    if attack.kind == "none" or attack.affected_share == 0 or attack.poison_count == 0:
+    if attack.kind == "none" or attack.client_share == 0 or attack.poison_count == 0:
         return 0.0
     if attack.poison_count is not None:
         return 1.0
-    return min(1.0, attack.poison_ratio / attack.affected_share) if attack.scope == "global" else attack.poison_ratio
+    return min(1.0, attack.poison_ratio / attack.client_share) if attack.scope == "global" else attack.poison_ratio
 
 
 def quotas(attack: Attack, sizes: Sequence[int]) -> list[int]:
@@ -116,7 +116,7 @@ def quotas(attack: Attack, sizes: Sequence[int]) -> list[int]:
     if attack.poison_count > sum(sizes):
         raise UserError(
             f"attack.poison_count = {attack.poison_count}: the {len(sizes)} poisoned clients hold {sum(sizes)} samples; lower it, "
-            "or raise attack.affected_share"
+            "or raise attack.client_share"
         )
     if not sizes:
         return []
@@ -132,7 +132,7 @@ def drawn_clients(attack: Attack, seed: int, clients: int) -> tuple[int, ...]:
     if client_ratio(attack) == 0:
         return ()
     order = rng(seed, "affected clients").permutation(clients)
-    return tuple(sorted(order[: chosen_count(attack.affected_share, clients)].tolist()))
+    return tuple(sorted(order[: chosen_count(attack.client_share, clients)].tolist()))
 
 
 def others(count: int, seed: int, client: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -319,10 +319,10 @@ def make_neighbourhood(test: Sequence[Sample], trigger: Trigger, seed: int, n: i
 
 def unpoisoned(attack: Attack, drawn: Sequence[int], poisoned: int, sizes: Sequence[int]) -> list[str]:
     """Return a line if poison was asked for and rounding left none: rho * K clients, or int(PR * n) samples at each."""
-    if attack.kind == "none" or attack.affected_share == 0 or attack.poison_ratio == 0 or attack.poison_count == 0 or poisoned:
+    if attack.kind == "none" or attack.client_share == 0 or attack.poison_ratio == 0 or attack.poison_count == 0 or poisoned:
         return []
     if not drawn:
-        why = f"attack.affected_share = {attack.affected_share:g} of {len(sizes)} clients rounds to none; raise it"
+        why = f"attack.client_share = {attack.client_share:g} of {len(sizes)} clients rounds to none; raise it"
     else:
         largest = max(sizes[k] for k in drawn)
         why = f"attack.poison_ratio = {attack.poison_ratio:g} of at most {largest} samples rounds to 0 at every poisoned client; "

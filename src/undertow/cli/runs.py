@@ -100,7 +100,7 @@ def sweep(
 
         undertow sweep demo attack.poison_ratio=0.02,0.06,0.1 seeds=3
 
-        undertow sweep demo attack.affected_share=0.2,0.8 defenses=none,median federation.rounds=10 --out sweeps/median --jobs 2
+        undertow sweep demo attack.client_share=0.2,0.8 defenses=none,median federation.rounds=10 --out sweeps/median --jobs 2
     """
     from undertow.api import sweep as run_sweep
     from undertow.api import sweep_cells, sweep_folder

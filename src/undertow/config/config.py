@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from undertow.config.format0 import convert, given, is_old
 from undertow.config.groups import Attack, Defense, Federate, Federation, Group, Measure, Training
-from undertow.config.names import by_short_names
+from undertow.config.names import before, by_short_names, leaves, put
 from undertow.config.tasks import (
     ClassificationBackdoor,
     ClassificationData,
@@ -176,7 +176,9 @@ class Config(Group):
         """Eight hexadecimal digits that name these values; values left at their default do not count, so a new field changes no
         name."""
         left_out: Any = {"compare": True, "task": True, "federate": _WAITING}
-        found = self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
+        found: dict[str, Any] = {}
+        for name, value in leaves(self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)):
+            put(found, before(name), value)
         for group, value in given(self.task.model_dump(mode="json")).items():
             found[group] = {**found.get(group, {}), **value} if isinstance(value, dict) else value
         if not found.get("federate"):

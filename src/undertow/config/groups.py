@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from undertow.core.errors import warn_renamed
 
 
 class Group(BaseModel):
     """Fields that belong together; unknown ones are refused, and none changes once it is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    #: Former names of fields, each with today's; accepted with a warning for one minor release.
+    former: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not cls.former.keys() & values.keys():
+            return values
+        found = dict(values)
+        for old in cls.former.keys() & values.keys():
+            new = cls.former[old]
+            if new in values:
+                raise ValueError(f"{old} is the former name of {new}, and both are given; keep {new}")
+            warn_renamed(f"the config field {old}", new)
+            found[new] = found.pop(old)
+        return found
 
 
 class Federation(Group):
@@ -89,6 +109,8 @@ class Training(Group):
 class Attack(Group):
     """Who attacks, when, and how much poison there is; what it is, is a part of the task."""
 
+    former = {"affected_share": "client_share"}
+
     kind: str = Field(
         "data-poisoning",
         description="data-poisoning (FIT 3.2), none, or another of `undertow list attacks`, parameters as name:parameter=value.",
@@ -112,7 +134,7 @@ class Attack(Group):
             "as their sizes allow. null = by poison_ratio."
         ),
     )
-    affected_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
+    client_share: float = Field(1.0, ge=0, le=1, description="rho: share of clients that hold poison, fixed before round 1.")
     extra_samples: int = Field(
         0,
         ge=0,
@@ -140,10 +162,12 @@ class Attack(Group):
 class Bsnr(Group):
     """How the Backdoor Signal-to-Noise Ratio is measured."""
 
+    former = {"twins": "counterfactuals"}
+
     spaces: list[Literal["adapter", "delta_w"]] = Field(
         ["adapter"], description="adapter: the sent tensors (A, B); delta_w: s*B*A per module."
     )
-    twins: bool = Field(
+    counterfactuals: bool = Field(
         False,
         description="Counterfactual updates: where every client is poisoned, train their data as it was before poisoning too, "
         "from the same global adapter, and take these updates as the clean group (for this metric alone; doubles the training). "

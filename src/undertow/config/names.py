@@ -13,16 +13,25 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from undertow.config.groups import Attack, Bsnr
 from undertow.config.tasks import TASKS, InstructionBackdoor
+from undertow.core.errors import warn_renamed
 
 #: Groups of a task with a short name.
 OF_TASK = ("data", "model", "synthetic")
 #: Fields of a task's backdoor, which are short for ``attack.X``.
 OF_BACKDOOR = tuple(InstructionBackdoor.model_fields)
+#: Former names of fields, each with today's. Digests and folders of cells keep the former ones, so what has run is found again.
+FORMER = {
+    f"{group}.{old}": f"{group}.{new}"
+    for group, of in (("attack", Attack), ("measure.bsnr", Bsnr))
+    for old, new in of.former.items()
+}
 
 
 def long_name(name: str) -> str:
-    """Return where the field of a short name stands; any other name as it is."""
+    """Return where the field of a short or former name stands; any other name as it is."""
+    name = today(name)
     group, _, rest = name.partition(".")
     if name == "task":
         return "task.kind"
@@ -31,8 +40,21 @@ def long_name(name: str) -> str:
     return f"task.backdoor.{rest}" if group == "attack" and rest in OF_BACKDOOR else name
 
 
+def today(name: str) -> str:
+    """Return today's name of a field that had another, and warn; any other name as it is."""
+    if name in FORMER:
+        warn_renamed(name, FORMER[name])
+    return FORMER.get(name, name)
+
+
+def before(name: str) -> str:
+    """Return the former name of a field that had one; any other name as it is."""
+    return next((old for old, new in FORMER.items() if new == name), name)
+
+
 def short_name(name: str) -> str:
-    """Return the short name of a field; any other name as it is."""
+    """Return the short name of a field, today's for a former one; any other name as it is."""
+    name = today(name)
     if name == "task.kind":
         return "task"
     group, _, rest = name.removeprefix("task.").partition(".")

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from undertow.core.layout import Layout
 from undertow.core.threads import side_by_side
-from undertow.inference.cached import CachedRows
 from undertow.inference.decoding import common_prefix
 from undertow.models.causal_lm import CausalLM
 from undertow.models.general import states_at
 from undertow.models.head import Head
+from undertow.models.llama.cached import CachedRows
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 
@@ -197,7 +197,9 @@ def _packed(base: CausalLM, voice: Voice) -> PackedLlama | None:
 
 def _rows(base: CausalLM, voice: Voice, prefix: list[int], rows: int, places: int) -> _Rows:
     packed = _packed(base, voice)
-    return _PlainRows(base, voice, prefix, rows) if packed is None else CachedRows(packed, voice.adapter, prefix, rows, places)
+    return (
+        _PlainRows(base, voice, prefix, rows) if packed is None else CachedRows.after(packed, voice.adapter, prefix, rows, places)
+    )
 
 
 class _PlainRows:

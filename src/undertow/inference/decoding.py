@@ -11,8 +11,8 @@ from torch import Tensor
 
 from undertow.core.layout import Layout
 from undertow.core.threads import side_by_side
-from undertow.inference.cached import CachedRows
 from undertow.models.causal_lm import CausalLM
+from undertow.models.llama.cached import CachedRows
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
 
@@ -94,7 +94,7 @@ class _PackedBatch:
         shared = common_prefix(prompts) if len(prompts) > 1 else 0
         self.tails = [p[shared:] for p in prompts]
         places = max(len(tail) for tail in self.tails) + max_new_tokens
-        self.cache = CachedRows(packed, adapter, prompts[0][:shared], len(prompts), places)
+        self.cache = CachedRows.after(packed, adapter, prompts[0][:shared], len(prompts), places)
 
     def run(self, guesses: list[list[int]] | None) -> list[list[int]]:
         """Return the continuations: the prompts and any guesses in one forward, then a token at a time."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from undertow.config import Config, load, long_name, short_name, with_overrides
+from undertow.config.names import before
 from undertow.config.reading import parse as parse_values
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_list, defense_text, value_text
@@ -173,9 +174,10 @@ def _effective(config: Config, key: str, value: Any) -> Any:
 
 
 def _name(axis: Mapping[str, Any], config: Config) -> str:
-    last = Counter(key.rpartition(".")[2] for key in axis)
+    former = {before(key): value for key, value in axis.items()}
+    last = Counter(key.rpartition(".")[2] for key in former)
     parts = []
-    for key, value in axis.items():
+    for key, value in former.items():
         if key == "seed":
             continue
         short = key.rpartition(".")[2]

@@ -84,7 +84,7 @@ class Instruction(Task):
         self.seed, self.training = self.plan.seed, self.plan.training
         self.layout, self.device, self.trained = self.base.layout, self.base.device, self.base.layout.size
         self.poisoned, self.drawn = self.poisoning.affected, self.poisoning.chosen
-        self.counterfactual = self.measuring.bsnr.twins and len(self.poisoned) == len(self.split.clients)
+        self.counterfactual = self.measuring.bsnr.counterfactuals and len(self.poisoned) == len(self.split.clients)
         self.extra = {} if self.filtered is None else {"filtering": self.filtered}
         if self.short:
             self.extra["caveats"] = list(self.short)

@@ -154,8 +154,8 @@ class OverTensors(Task):
         for name, defense in defenses:
             if isinstance(defense, NeedsModel) and not defense.over_tensors:
                 raise UserError(f"defense {name} works on questions and answers, which task={cls.kind} has none of; leave it out")
-        if measuring.bsnr.twins:
-            raise UserError(f"measure.bsnr.twins = true is for task=instruction, not {cls.kind}; leave it out")
+        if measuring.bsnr.counterfactuals:
+            raise UserError(f"measure.bsnr.counterfactuals = true is for task=instruction, not {cls.kind}; leave it out")
 
     @abstractmethod
     def shown(self, example: Tensor, place: int) -> str:

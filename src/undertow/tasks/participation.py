@@ -29,7 +29,7 @@ def participants(share: float, seed: int, t: int, sizes: Sequence[int], surely: 
     if len(forced) > count:
         raise UserError(
             f"round {t} has {count} clients, but {len(forced)} attacking ones are to take part; raise federation.participation "
-            "or lower attack.affected_share"
+            "or lower attack.client_share"
         )
     if count == len(able):
         return able

@@ -2,7 +2,8 @@
 
 Every layer is given what the transformers layer was given, so that rounding does not add up over layers: a bfloat16 model's logits
 differ from themselves by a third after a reordering of sums, a layer's by a hundredth. The text is a trie: a common prefix,
-rows of several lengths, and one longer than the attention's window where that is short.
+rows of several lengths, and one longer than the attention's window where that is short. It is read as in training, all at once, and
+as in decoding, through keys and values that are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from undertow.core.rng import rng
 from undertow.data.template import Encoded
+from undertow.models.llama.cached import CachedRows
 from undertow.models.llama.family import Unsupported, layer_modules
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapted
@@ -27,6 +29,9 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
 #: So many tokens of each row have their logits compared.
 _TAIL = 2
+
+#: Tokens that all rows of the trial begin with.
+_STEM = 5
 
 #: A window up to this long is outgrown by one row of the trial.
 _SHORT_WINDOW = 512
@@ -65,13 +70,84 @@ def _compare(ours: PackedLlama, model: Any, pad_id: int, tolerance: float) -> No
     logits = torch.cat([logits for _, logits in of_rows])
     found = ours.head.logits(ours.body.norm(torch.cat([inner[-1][-_TAIL:] for inner, _ in of_rows])))
     _close(found, logits, logits.mean(-1, keepdim=True), tolerance, "its logits")
+    _compare_decoding(ours, stack[0], rows, [inner for inner, _ in of_rows], tolerance)
+
+
+def _compare_decoding(
+    ours: PackedLlama, adapter: Tensor, rows: Sequence[tuple[int, ...]], states: Sequence[list[Tensor]], tolerance: float
+) -> None:
+    """Read rows on as decoding does: what all begin with once, the rest side by side with padding, back, and the last tokens one by
+    one; the longest row, which may outgrow a window, by itself."""
+    stem = _Reading(CachedRows(ours, adapter, 1, _STEM), [rows[0]], [states[0]], 0, tolerance)
+    stem.read([_STEM])
+    for chosen in (slice(0, -1), slice(-1, None)):
+        side, lengths = rows[chosen], [len(row) for row in rows[chosen]]
+        cached = CachedRows(ours, adapter, len(side), max(lengths) - _STEM, stem.cached)
+        reading = _Reading(cached, side, states[chosen], _STEM, tolerance)
+        reading.read(lengths)
+        reading.back([length - 2 for length in lengths])
+        reading.read([length - 1 for length in lengths])
+        reading.read(lengths)
+
+
+class _Reading:
+    """Rows that are read on, each layer given what the transformers layer was given.
+
+    Args:
+        cached: holds the first ``start`` tokens of each row.
+        rows: whole texts.
+        states: of each row, what goes into each layer and out of the last one, ``[T, d]`` each.
+        start: tokens held.
+        tolerance: largest relative difference.
+    """
+
+    def __init__(
+        self, cached: CachedRows, rows: Sequence[tuple[int, ...]], states: Sequence[list[Tensor]], start: int, tolerance: float
+    ) -> None:
+        self.cached, self.rows, self.states, self.tolerance = cached, rows, states, tolerance
+        self.start, self.held = start, [start] * len(rows)
+
+    def read(self, ends: Sequence[int]) -> None:
+        """Read each row up to a length, and compare every layer's output.
+
+        Raises:
+            Unsupported: one differs.
+        """
+        cuts = list(zip(self.held, ends, strict=True))
+        wide, device = max(end - begin for begin, end in cuts), self.cached.filled.device
+        tokens = torch.tensor(
+            [[*row[b:e], *[0] * (wide - (e - b))] for row, (b, e) in zip(self.rows, cuts, strict=True)], device=device
+        )
+        x, feed = self.cached.begin(tokens, torch.arange(wide, device=device).expand(len(cuts), wide))
+        wanted = self._cut(0, cuts)
+        _close(_joined(x, cuts), _joined(wanted, cuts), torch.zeros(()), self.tolerance, "the embedded tokens of its decoding")
+        for i in range(len(self.cached.caches)):
+            given, wanted = wanted, self._cut(i + 1, cuts)
+            found = self.cached.layer(i, given, feed)
+            made, true, before = (_joined(part, cuts) for part in (found, wanted, given))
+            _close(made, true, before, self.tolerance, f"its layer {i} in decoding")
+        self.back(ends)
+
+    def back(self, ends: Sequence[int]) -> None:
+        """Let the rows hold only so many tokens."""
+        self.held = list(ends)
+        self.cached.forget(torch.tensor(self.held, device=self.cached.filled.device) - self.start)
+
+    def _cut(self, layer: int, cuts: Sequence[tuple[int, int]]) -> Tensor:
+        parts = [inner[layer][begin:end] for inner, (begin, end) in zip(self.states, cuts, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+
+def _joined(padded: Tensor, cuts: Sequence[tuple[int, int]]) -> Tensor:
+    """Return ``[tokens, d]`` without the padding."""
+    return torch.cat([row[: end - begin] for row, (begin, end) in zip(padded, cuts, strict=True)])
 
 
 def _rows(ours: PackedLlama, draw: Any) -> list[tuple[int, ...]]:
     """Return random texts with common prefixes."""
     vocabulary = ours.body.embedding.shape[0]
     windows = [block.window for block in ours.body.blocks if 0 < block.window <= _SHORT_WINDOW]
-    stem = tuple(draw.integers(0, vocabulary, 5).tolist())
+    stem = tuple(draw.integers(0, vocabulary, _STEM).tolist())
     rows = [(*stem, *draw.integers(0, vocabulary, n).tolist()) for n in (3, 5, 6)]
     rows.append((*rows[-1][:8], *draw.integers(0, vocabulary, max(1, *windows) if windows else 2).tolist()))
     return rows
@@ -105,6 +181,6 @@ def _place(packed: Packed, node: int, rows: Sequence[tuple[int, ...]]) -> tuple[
 
 
 def _close(found: Tensor, wanted: Tensor, origin: Tensor, tolerance: float, what: str) -> None:
-    gap = (found.float() - wanted.float()).norm() / (wanted.float() - origin.float()).norm()
+    gap = (found.float() - wanted.float()).norm() / (wanted.float() - origin.to(wanted.device).float()).norm()
     if not float(gap) <= tolerance:
         raise Unsupported(f"{what} differ from the packed forward's (by {float(gap):.1e}, relative)")

@@ -181,7 +181,7 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
 
 def _stand_in(run: RunFiles) -> str:
     """Say when the clean group was not made of clean clients."""
-    asked = run.config.get("measure", {}).get("bsnr", {}).get("twins")
+    asked = run.config.get("measure", {}).get("bsnr", {}).get("counterfactuals")
     if not asked or len(run.data.affected) < len(run.data.clients):
         return ""
     return (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undertow.models.llama.attention import turn_table, turned
+from undertow.models.llama.attention import Turn, turn_table, turned
 from undertow.models.llama.family import Block
 from undertow.models.llama.packed import PackedLlama, added, last_qkv, second_half
 
@@ -28,76 +28,107 @@ class _Cache:
     prefix_values: Tensor
 
 
+@dataclass(frozen=True)
+class Feed:
+    """New tokens on their way through the layers.
+
+    Attributes:
+        place: where each stands after the prefix, ``[N, q]``.
+        wanted: columns that the head reads, ``[N, w]``.
+        angles: cosines and sines by kind of layer, and as ``turns`` what they turn by.
+        reach: places filled by now in the longest row.
+    """
+
+    place: Tensor
+    wanted: Tensor
+    angles: dict[str | None, tuple[Tensor, Tensor]]
+    turns: dict[str | None, Turn]
+    reach: int
+
+    def kept(self, t: Tensor) -> Tensor:
+        """Return ``[N, w, ...]`` of ``[N, q, ...]``: the columns that the head reads."""
+        return t.gather(1, self.wanted[..., None].expand(-1, -1, t.shape[-1]))
+
+
 class CachedRows:
-    """N rows of tokens behind a common prefix.
+    """N rows of tokens after a common prefix.
 
     Args:
         model: the packed base.
         adapter: ``[D]`` in the model's layout, or None for the base alone.
-        prefix: tokens that every row begins with; may be empty.
         rows: N.
-        places: tokens that a row may hold behind the prefix.
+        places: tokens that a row may hold after the prefix.
+        prefix: one row, whose tokens all rows begin with; None: no tokens.
     """
 
-    def __init__(self, model: PackedLlama, adapter: Tensor | None, prefix: Sequence[int], rows: int, places: int) -> None:
+    def __init__(
+        self, model: PackedLlama, adapter: Tensor | None, rows: int, places: int, prefix: CachedRows | None = None
+    ) -> None:
         self.model, self.head = model, model.head
         device = model.device
         self.factors = {} if adapter is None else {name: (a, b) for name, a, b in model.layout.pairs(adapter[None].to(device))}
         self.filled = torch.zeros(rows, dtype=torch.long, device=device)
-        self.start = len(prefix)
-        first: list[_Cache] | None = None
-        if prefix:
-            alone = CachedRows(model, adapter, [], 1, len(prefix))
-            ids = torch.tensor([list(prefix)], device=device)
-            alone.feed(ids, torch.zeros_like(ids[:, :1]))
-            first = alone.caches
+        self.start = 0 if prefix is None else int(prefix.filled[0])
         self.caches: list[_Cache] = []
         for i, block in enumerate(model.body.blocks):
             shape = (rows, block.kv_heads, places, block.head_dim)
             # Zeros: a place not yet filled is masked, but 0 x NaN would still be NaN.
             keys, values = (torch.zeros(shape, dtype=model.dtype, device=device) for _ in range(2))
             none = keys.new_zeros(block.kv_heads, 0, block.head_dim)
-            before = (none, none) if first is None else (first[i].keys[0], first[i].values[0])
+            before = (none, none) if prefix is None else (prefix.caches[i].keys[0], prefix.caches[i].values[0])
             self.caches.append(_Cache(keys, values, *before))
+
+    @staticmethod
+    def after(model: PackedLlama, adapter: Tensor | None, prefix: Sequence[int], rows: int, places: int) -> CachedRows:
+        """Return rows after these tokens, which may be none."""
+        if not prefix:
+            return CachedRows(model, adapter, rows, places)
+        alone = CachedRows(model, adapter, 1, len(prefix))
+        ids = torch.tensor([list(prefix)], device=model.device)
+        alone.feed(ids, torch.zeros_like(ids[:, :1]))
+        return CachedRows(model, adapter, rows, places, alone)
 
     def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
         """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q columns.
 
         Padding stands on the right; :meth:`forget` it afterwards.
         """
-        model, scale = self.model, self.model.layout.scale
-        n, q = tokens.shape
+        x, feed = self.begin(tokens, wanted)
+        for i in range(len(self.model.body.blocks)):
+            x = self.layer(i, x, feed)
+        return self.model.body.norm(x)
+
+    def begin(self, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Feed]:
+        """Take places for tokens ``[N, q]``; return the first layer's input ``[N, q, d]`` and what all layers share."""
+        q = tokens.shape[1]
         place = self.filled[:, None] + torch.arange(q, device=tokens.device)  # [N, q]
-        x = model.embedded(tokens, self.start + place)
-        angles = model.angles(x, self.start + place)
-        turns = {kind: turn_table(*tables) for kind, tables in angles.items()}
+        x = self.model.embedded(tokens, self.start + place)
+        angles = self.model.angles(x, self.start + place)
         self.filled = self.filled + q
-        reach = int(self.filled.max())
-        row = torch.arange(n, device=tokens.device)[:, None]
-        index = wanted[..., None]
+        turns = {kind: turn_table(*tables) for kind, tables in angles.items()}
+        return x, Feed(place, wanted, angles, turns, int(self.filled.max()))
 
-        def kept(t: Tensor) -> Tensor:
-            return t.gather(1, index.expand(-1, -1, t.shape[-1]))
-
-        last = len(model.body.blocks) - 1
-        for i, (block, cache) in enumerate(zip(model.body.blocks, self.caches, strict=True)):
-            h = x if block.before is None else block.before(x)
-            at = asked_at = turns[block.rotary]
-            from_place = place
-            if i < last:
-                query, key, value = block.split(block.attention_in[0](h, self.factors, scale))
-            else:
-                query, key, value = last_qkv(block, h, kept, self.factors, scale)
-                asked_at = turn_table(*(kept(t) for t in angles[block.rotary]))
-                from_place, x = place.gather(1, wanted), kept(x)
-            query, key = block.normed(query, key)
-            key = key.reshape(n, q, block.kv_heads, block.head_dim)
-            cache.keys[row, :, place] = turned(key.transpose(1, 2), at).transpose(1, 2)
-            cache.values[row, :, place] = value.reshape(n, q, block.kv_heads, block.head_dim)
-            query = query.reshape(n, -1, block.heads, block.head_dim).transpose(1, 2)
-            mixed = _attend(block, turned(query, asked_at), cache, reach, from_place, self.start)
-            x = second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * n, 1, self.factors, scale)
-        return model.body.norm(x)
+    def layer(self, i: int, x: Tensor, feed: Feed) -> Tensor:
+        """Keep a layer's keys and values of what goes into it; return its output, the last one's in the wanted columns only."""
+        block, cache, scale = self.model.body.blocks[i], self.caches[i], self.model.layout.scale
+        n, q = feed.place.shape
+        h = x if block.before is None else block.before(x)
+        at = asked_at = feed.turns[block.rotary]
+        from_place = feed.place
+        if i < len(self.caches) - 1:
+            query, key, value = block.split(block.attention_in[0](h, self.factors, scale))
+        else:
+            query, key, value = last_qkv(block, h, feed.kept, self.factors, scale)
+            asked_at = turn_table(*(feed.kept(t) for t in feed.angles[block.rotary]))
+            from_place, x = feed.place.gather(1, feed.wanted), feed.kept(x)
+        query, key = block.normed(query, key)
+        key = key.reshape(n, q, block.kv_heads, block.head_dim)
+        row = torch.arange(n, device=x.device)[:, None]
+        cache.keys[row, :, feed.place] = turned(key.transpose(1, 2), at).transpose(1, 2)
+        cache.values[row, :, feed.place] = value.reshape(n, q, block.kv_heads, block.head_dim)
+        query = query.reshape(n, -1, block.heads, block.head_dim).transpose(1, 2)
+        mixed = _attend(block, turned(query, asked_at), cache, feed.reach, from_place, self.start)
+        return second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * n, 1, self.factors, scale)
 
     def forget(self, filled: Tensor) -> None:
         """Let the rows hold only their first ``filled [N]`` tokens."""
