@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated_run import make_run
 
+from fabricated_run import make_run
 from undertow.runs.report.figures import Drawing
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated_run import wilson, write_lines
 
+from fabricated_run import wilson, write_lines
 from undertow.core.errors import UserError
 from undertow.runs.report.page import write_report
 

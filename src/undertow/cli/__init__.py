@@ -4,9 +4,9 @@ from __future__ import annotations
 
 # The order of the imports is that of the commands in the help.
 # isort: off
-from undertow.cli import runs, federate, plugins
+from undertow.cli import runs, view, federate, plugins
 from undertow.cli import data, base
 from undertow.cli.app import app, main
 # isort: on
 
-__all__ = ["app", "base", "data", "federate", "main", "plugins", "runs"]
+__all__ = ["app", "base", "data", "federate", "main", "plugins", "runs", "view"]

@@ -30,6 +30,8 @@ def refuse_edited(folder: Path, config: Config) -> None:
     path = folder / FILE
     try:
         kept = read_json(path).get("config") if path.is_file() else None
+        if kept == config.values():
+            return
         sealed = by_short_names(Config.model_validate(kept).identity()) if isinstance(kept, dict) else None
     except ValueError:  # a damaged file is told of where it is needed
         return
