@@ -43,9 +43,7 @@ def make_runs(root: Path, runs: int, rounds: int, clients: int = 10) -> None:
         folder = root / f"sweep-{k % 5}" / f"run-{k:04d}"
         folder.mkdir(parents=True)
         share, ratio = (k // 5 % 10 + 1) / 10, (k // 50 + 1) / 50
-        config = load(
-            "demo", {"seed": k, "attack.client_share": share, "attack.poison_ratio": ratio, "federation.rounds": rounds}
-        )
+        config = load("demo", {"seed": k, "attack.client_share": share, "attack.poison_ratio": ratio, "federation.rounds": rounds})
         (folder / "config.yaml").write_text(yaml.safe_dump(config.values(), sort_keys=False), encoding="utf-8")
         (folder / "versions.json").write_text(json.dumps({"undertow": "0.1.0", "config": config.values()}), encoding="utf-8")
         lines = [
