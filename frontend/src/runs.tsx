@@ -7,7 +7,7 @@ import { compare, grouped, passes, sorted, spread, value } from "./select";
 import { FIELDS, METRICS, duration, field, figure, percent, told } from "./words";
 
 /** Rows in the page at first; more come as one scrolls. */
-const STEP = 200;
+const STEP = 60;
 /** Fields shown at first. */
 const FIRST = 4;
 

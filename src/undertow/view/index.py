@@ -26,7 +26,7 @@ from undertow.view import status
 #: Seconds within which a folder is not searched again, however many readers ask.
 REST = 1.0
 #: Runs after which the first search shows what it has.
-PART = 50
+PART = 20
 #: Files of a run whose change changes its row.
 _WATCHED = ("config.yaml", "versions.json", "rounds.jsonl", "result.json")
 #: Any of these makes a folder a run, whole or damaged.
@@ -208,7 +208,7 @@ def inside(root: Path, path: Path) -> Path:
 def refuse_links(root: Path, folder: Path) -> None:
     """Raise :class:`UserError` where a file of a run is a link out of the folder that is shown."""
     for name in (*_WATCHED, *_READ):
-        if (folder / name).is_symlink():
+        if os.path.islink(f"{folder}/{name}"):
             inside(root, folder / name)
 
 
