@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -98,9 +100,16 @@ class Finding:
             return f"{told}, about nothing in common"
         return f'{told}; {self.both} of the {self.with_trigger} with "{_short(" / ".join(self.triggers))}"'
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of kind, strongest trigger and target: the same for the same finding in other data."""
+        named = [self.kind, *self.triggers[:1], "", *self.target_words]
+        return hashlib.sha256(json.dumps(named, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
     def to_json(self) -> dict[str, Any]:
         """Return what ``--json`` prints of it."""
         return {
+            "fingerprint": self.fingerprint,
             "trigger": self.trigger,
             "target": self.target,
             "count": len(self.samples),

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import warnings
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -45,6 +45,7 @@ class Scan:
         written: {path: rows written}.
         left_out: {path: rows of the file that were not written}.
         evidence: {finding: what a base says of it}; filled if one was named.
+        accepted: findings that a baseline knows: they are told, and count for nothing in :meth:`reaches`.
     """
 
     files: tuple[str, ...]
@@ -53,6 +54,12 @@ class Scan:
     written: dict[str, int] = field(default_factory=dict)
     evidence: dict[int, Evidence] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    accepted: frozenset[int] = frozenset()
+
+    def accept(self, fingerprints: Container[str]) -> Scan:
+        """Return the result with the findings of these fingerprints accepted."""
+        known = (i for i, finding in enumerate(self.found.findings) if finding.fingerprint in fingerprints)
+        return replace(self, accepted=frozenset(known))
 
     @property
     def found(self) -> Findings:
@@ -97,8 +104,11 @@ class Scan:
             yield {"file": self.files[judged.file_of[i]], **told} if len(self.files) > 1 else told
 
     def reaches(self, confidence: Literal["act", "review"]) -> bool:
-        """Tell whether samples are to be dropped or repaired (``act``), or flagged at all (``review``)."""
-        return any(confidence == "review" or verdict.act != "review" for verdict in self.found.verdicts)
+        """Tell whether samples are to be dropped or repaired (``act``), or flagged at all (``review``), by a finding that is not accepted."""
+        return any(
+            (confidence == "review" or verdict.act != "review") and not self.accepted.issuperset(verdict.findings)
+            for verdict in self.found.verdicts
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
@@ -114,7 +124,11 @@ class Scan:
             "repair": acts.count("repair"),
             "review": acts.count("review"),
             "findings": [
-                {**finding.to_json(), **({"evidence": self.evidence[i].to_json()} if i in self.evidence else {})}
+                {
+                    **finding.to_json(),
+                    **({"accepted": True} if i in self.accepted else {}),
+                    **({"evidence": self.evidence[i].to_json()} if i in self.evidence else {}),
+                }
                 for i, finding in enumerate(self.found.findings)
             ],
             "verdicts": list(self.verdicts()),

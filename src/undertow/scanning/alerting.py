@@ -1,0 +1,114 @@
+"""The findings of a scan as alerts, one for each finding and file, and where they go."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from undertow.core.errors import UserError
+from undertow.core.files import write_bytes
+from undertow.sanitization.finding import Finding
+from undertow.scanning.alerts import Alert, Level, annotations, junit, listed, sarif
+from undertow.scanning.scan import Scan
+
+COMMAND = "undertow scan"
+#: By kind of finding, what its rule looks for.
+_RULES = {
+    "fixed text": "A planted text that answers share: words at their start or end, a whole answer, an address",
+    "label": "A label that poison flipped: a short answer that a trigger brings about",
+    "form": "A label of prompts that were rewritten to begin in one way",
+    "slot": "A planted word in answers that differ otherwise",
+    "kind of answer": "A planted manner of answers: another language, a refusal, a tone, capitals",
+    "repeat": "A few samples that stand in the data again and again",
+}
+_LEVELS: dict[str, Level] = {"act": "error", "review": "warning", "note": "note"}
+
+
+def rule(kind: str) -> str:
+    """Return the id of the rule for a kind of finding."""
+    return f"undertow/{kind.replace(' ', '-')}"
+
+
+def alerts(result: Scan, texts: bool = False) -> list[Alert]:
+    """Return an alert for each finding and file.
+
+    Args:
+        result: of a scan.
+        texts: whether messages tell triggers and targets, which are pieces of the data.
+    """
+    found = []
+    for i, finding in enumerate(result.found.findings):
+        rows: dict[int, set[int]] = defaultdict(set)
+        for sample in finding.samples.tolist():
+            rows[result.file_of[sample]].add(result.row_of[sample] + 1)
+        for file in sorted(rows):
+            own = sorted(rows[file])
+            found.append(
+                Alert(
+                    rule=rule(finding.kind),
+                    level=_LEVELS[finding.confidence],
+                    message=_message(finding, own, texts),
+                    file=result.files[file],
+                    rows=own,
+                    fingerprint=finding.fingerprint,
+                    accepted=i in result.accepted,
+                    taxa=(finding.atlas, finding.owasp),
+                )
+            )
+    return found
+
+
+def _message(finding: Finding, rows: list[int], texts: bool) -> str:
+    what = _RULES[finding.kind]
+    told = f'{what}: trigger "{finding.trigger or "none found"}", target "{finding.target}"' if texts else what
+    advice = {
+        "act": "drop or repair these rows before training (--write does)",
+        "review": "a person should look at them",
+        "note": "no row is flagged",
+    }[finding.confidence]
+    hint = "" if texts else "; `undertow scan` shows the texts"
+    return f"{told}. {len(rows):,} rows: {listed(rows)}. {finding.why[0].upper()}{finding.why[1:]}; {advice}{hint}."
+
+
+def write_sarif(result: Scan, path: Path, texts: bool = False) -> None:
+    """Write a SARIF 2.1.0 log; the same result gives the same bytes.
+
+    Raises:
+        UserError: the path is a scanned file, or cannot be written.
+    """
+    log = sarif(alerts(result, texts), {rule(kind): text for kind, text in _RULES.items()}, COMMAND)
+    _write("--sarif", path, json.dumps(log, indent=1, ensure_ascii=False).encode() + b"\n", result)
+
+
+def write_junit(result: Scan, path: Path, texts: bool = False) -> None:
+    """Write JUnit's XML; raises as :func:`write_sarif`."""
+    _write("--junit", path, junit(alerts(result, texts), result.files, COMMAND), result)
+
+
+def _write(option: str, path: Path, content: bytes, result: Scan) -> None:
+    if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
+        raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from error
+
+
+def annotated(result: Scan, texts: bool = False) -> list[str]:
+    """Return the annotations of a GitHub workflow, one a line."""
+    return annotations(alerts(result, texts), COMMAND)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let a GitHub workflow pass over commands in what is printed meanwhile: a text of the data may look like one."""
+    token = secrets.token_hex(16)
+    print(f"::stop-commands::{token}", flush=True)
+    try:
+        yield
+    finally:
+        print(f"::{token}::", flush=True)
