@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from undertow.cli import app
 from undertow.core.errors import UserError
-from undertow.scanning.alerts import Alert, annotations, junit, known, sarif
+from undertow.scanning.alerts import Alert, commands, junit, known, sarif
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,7 +132,7 @@ def test_annotations_name_rows_and_no_text_of_the_data_is_a_command(folder: Path
 
 def test_hostile_names_break_no_format() -> None:
     alert = Alert("undertow/label", "error", "100 %\n::error::x\x00", "a,b:c\n%::.jsonl", [3], "f", False, ("LLM04",))
-    (line,) = annotations([alert], "t")
+    (line,) = commands([alert], "t")
     assert "\n" not in line
     assert line == "::error file=a%2Cb%3Ac%0A%25%3A%3A.jsonl,line=3,title=t%3A undertow/label::100 %25%0A::error::x\x00"
     ElementTree.fromstring(junit([alert], [alert.file], "t"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
 from undertow.sanitization.finding import Finding
-from undertow.scanning.alerts import Alert, Level, annotations, junit, listed, sarif
+from undertow.scanning.alerts import Alert, Level, commands, junit, listed, sarif
 from undertow.scanning.scan import Scan
 
 COMMAND = "undertow scan"
@@ -100,7 +100,7 @@ def _write(option: str, path: Path, content: bytes, result: Scan) -> None:
 
 def annotated(result: Scan, texts: bool = False) -> list[str]:
     """Return the annotations of a GitHub workflow, one a line."""
-    return annotations(alerts(result, texts), COMMAND)
+    return commands(alerts(result, texts), COMMAND)
 
 
 @contextmanager

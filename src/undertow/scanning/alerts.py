@@ -6,6 +6,7 @@ An alert tells counts and rows, and neither triggers nor targets, which are piec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def _uri(file: str) -> str:
 
 
 def junit(alerts: Sequence[Alert], files: Sequence[str], command: str) -> bytes:
-    """Return alerts as JUnit's XML: a test case for each finding, failed unless it is accepted or a note, and one for a file without."""
+    """Return alerts as JUnit's XML: a test case for each finding, failed unless accepted or a note, and one for a file without."""
     suites = ElementTree.Element("testsuites")
     for file in files:
         own = [alert for alert in alerts if alert.file == file]
@@ -134,7 +135,7 @@ def junit(alerts: Sequence[Alert], files: Sequence[str], command: str) -> bytes:
     return found
 
 
-def annotations(alerts: Sequence[Alert], title: str) -> list[str]:
+def commands(alerts: Sequence[Alert], title: str) -> list[str]:
     """Return alerts that nobody accepted as commands of a GitHub workflow, one a line."""
     words = {"error": "error", "warning": "warning", "note": "notice"}
     return [
@@ -178,9 +179,7 @@ def _fails(alert: Alert) -> bool:
 
 def _xml(text: str) -> str:
     """Return a text without the characters that XML 1.0 cannot hold."""
-    return "".join(
-        char if char in "\t\n\r" or (ord(char) >= 32 and not 0xD800 <= ord(char) <= 0xDFFF) else "\ufffd" for char in text
-    )
+    return re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 def _data(text: str) -> str:

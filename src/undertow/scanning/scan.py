@@ -104,11 +104,19 @@ class Scan:
             yield {"file": self.files[judged.file_of[i]], **told} if len(self.files) > 1 else told
 
     def reaches(self, confidence: Literal["act", "review"]) -> bool:
-        """Tell whether samples are to be dropped or repaired (``act``), or flagged at all (``review``), by a finding that is not accepted."""
+        """Tell whether a finding that is not accepted drops or repairs samples (``act``), or flags any (``review``)."""
         return any(
             (confidence == "review" or verdict.act != "review") and not self.accepted.issuperset(verdict.findings)
             for verdict in self.found.verdicts
         )
+
+    def _told(self, i: int) -> dict[str, Any]:
+        told = self.found.findings[i].to_json()
+        if i in self.accepted:
+            told["accepted"] = True
+        if i in self.evidence:
+            told["evidence"] = self.evidence[i].to_json()
+        return told
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``--json`` prints."""
@@ -123,14 +131,7 @@ class Scan:
             "drop": acts.count("drop"),
             "repair": acts.count("repair"),
             "review": acts.count("review"),
-            "findings": [
-                {
-                    **finding.to_json(),
-                    **({"accepted": True} if i in self.accepted else {}),
-                    **({"evidence": self.evidence[i].to_json()} if i in self.evidence else {}),
-                }
-                for i, finding in enumerate(self.found.findings)
-            ],
+            "findings": [self._told(i) for i in range(len(self.found.findings))],
             "verdicts": list(self.verdicts()),
             **({"written": self.written, "left_out": self.left_out} if self.written else {}),
         }
