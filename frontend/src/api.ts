@@ -76,6 +76,7 @@ export interface Page {
   data: Json | null;
   versions: Json;
   network: Json | null;
+  threat: Json | null;
   poisoned: number;
   outputs: number[];
   report: boolean;

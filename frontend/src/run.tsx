@@ -147,6 +147,7 @@ function Overview({ page }: { page: Page }) {
             </>
           ))}
       </dl>
+      {page.threat && <Threat card={page.threat} />}
       {page.network && <Network network={page.network} />}
     </>
   );
@@ -193,6 +194,27 @@ function Neighbours({ page }: { page: Page }) {
           </tbody>
         </table>
       </div>
+    </>
+  );
+}
+
+function Threat({ card }: { card: Json }) {
+  const planted = `${number(card.samples)} of ${number(card.total)} training samples hold poison, in ${card.malicious.length + card.poisoned.length} of ${card.clients} clients (ρ ${number(card.rho)})`;
+  const asked = card.poison_count !== null && card.poison_count !== undefined ? `${card.poison_count} in the whole federation` : `PR ${number(card.poison_ratio)} of ${card.scope === "global" ? "all data" : "each poisoned client's data"}`;
+  return (
+    <>
+      <h2>Threat card</h2>
+      <p>
+        {card.unknown ? "The data are on other machines, and nobody planted any poison." : `${planted}; asked for: ${asked}, ρ ${number(card.rho_asked)}.`}
+        {card.synthetic_total > 0 && ` Of the server's ${number(card.synthetic_total)} synthetic samples ${number(card.synthetic)} hold poison.`}
+      </p>
+      <Grid
+        heads={["who", "clients", "knows", "does"]}
+        rows={[
+          ...card.parties.map((party: Json) => [party.who, party.clients ? `${party.clients.length}: ${party.clients.slice(0, 20).join(", ")}${party.clients.length > 20 ? ", …" : ""}` : "", party.knows, party.does]),
+          ...card.defenses.map((one: Json) => [`defense ${one.name} (${one.kinds.join(", ")})`, "", one.sees.join("; "), "defends"]),
+        ]}
+      />
     </>
   );
 }

@@ -25,6 +25,7 @@ from undertow.defenses import composition, cross_term
 from undertow.defenses.contexts import ServerContext
 from undertow.federation.resolve import Federation, resolve
 from undertow.federation.server import aggregate_parts, guard
+from undertow.federation.threat import card
 from undertow.metrics.neighbourhood import curve
 from undertow.metrics.round_bsnr import round_bsnr
 from undertow.models.causal_lm import CausalLM
@@ -75,6 +76,7 @@ def run(
         federation = resolve(config, observer, bases=bases, folder=folder, held=held)
         describe(directory, config, federation.task.device, federation.task.describe(), command)
         write_records(folder, Poisoned, federation.task.ground_truth())
+        card(config, federation).write(folder)
         return _rounds(directory, federation, observer, trainer or train)
     finally:
         directory.close()

@@ -3,6 +3,7 @@
     config.yaml     effective values            rounds.jsonl   one line per round; round 0 = the untouched base
     versions.json   what it ran on              scores.jsonl   every scored output
     data.json       split, clients, natural     poison.jsonl   ground truth, for metrics only
+    threat.json     who attacks, who knows what
     checkpoint/     the last two rounds         adapter/       the final adapter in PEFT format
     result.json     the final figures           report.html, figures/
 
@@ -181,7 +182,7 @@ class RunDirectory:
 
 def _only_begun(folder: Path) -> bool:
     """Tell whether a run failed before it measured anything, so that another config loses nothing."""
-    if {p.name for p in folder.iterdir()} - {"config.yaml", "lock", "versions.json", "data.json", "poison.jsonl"}:
+    if {p.name for p in folder.iterdir()} - {"config.yaml", "lock", "versions.json", "data.json", "poison.jsonl", "threat.json"}:
         return False
     try:
         Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))

@@ -12,6 +12,7 @@ from undertow.core.errors import UserError
 from undertow.runs.network_records import Exchange, OneProcess
 from undertow.runs.records import DataFacts, Poisoned, Round, Score, check, read_json, read_lines, read_record, read_records
 from undertow.runs.run import Run
+from undertow.runs.threat import ThreatCard
 from undertow.view.index import Stamp, numbers, stamp_of
 
 #: Which outputs to show: the backdoor fired where it should not have been (``fooled``: with the trigger), ...
@@ -68,6 +69,7 @@ class Content:
             "data": data.model_dump() if data else None,
             "versions": {key: value for key, value in versions.items() if key != "config"},
             "network": _network(folder),
+            "threat": read_record(folder, ThreatCard).to_json() if _has(folder, ThreatCard.FILE) else None,
             "poisoned": len(self._poisoned(run)),
             "outputs": outputs_of(run),
             "report": _has(folder, "report.html"),

@@ -32,7 +32,7 @@ _WATCHED = ("config.yaml", "versions.json", "rounds.jsonl", "result.json")
 #: Any of these makes a folder a run, whole or damaged.
 _MARKS = {"config.yaml", "rounds.jsonl", "result.json"}
 #: Files of a run that pages read beside these.
-_READ = ("data.json", "scores.jsonl", "poison.jsonl", "network.jsonl", "one-process.json", "report.html")
+_READ = ("data.json", "threat.json", "scores.jsonl", "poison.jsonl", "network.jsonl", "one-process.json", "report.html")
 #: Folders that hold no runs, and are large.
 _PASSED = {"node_modules", "site-packages", "__pycache__"}
 #: How the JSON of a scan or an audit begins.

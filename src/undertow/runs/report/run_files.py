@@ -27,6 +27,7 @@ from undertow.runs.records import (
 )
 from undertow.runs.report.terms import TERMS, Terms
 from undertow.runs.seal import refuse_edited
+from undertow.runs.threat import ThreatCard
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RunFiles:
         scores: outputs of round 0 and of the last scored round, by (round, kind, id), in file order.
         network: exchanges with the nodes of a federation, in order; none for a run in one process.
         one_process: the same config in one process, where `undertow federate --check` ran it.
+        threat: the threat card; None of older runs.
     """
 
     name: str
@@ -56,6 +58,7 @@ class RunFiles:
     scores: dict[tuple[int, str, str], Score]
     network: list[Exchange] = field(default_factory=list)
     one_process: OneProcess | None = None
+    threat: ThreatCard | None = None
 
     @property
     def planned(self) -> int:
@@ -137,6 +140,7 @@ def read(run: Path) -> RunFiles:
         scores=_first_and_last(run),
         network=list(read_records(run, Exchange)) if (run / Exchange.FILE).exists() else [],
         one_process=read_record(run, OneProcess) if (run / OneProcess.FILE).exists() else None,
+        threat=read_record(run, ThreatCard) if (run / ThreatCard.FILE).exists() else None,
     )
 
 
