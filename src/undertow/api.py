@@ -70,13 +70,14 @@ def run(
     from undertow.federation.loop import run as run_federation
     from undertow.runs.display import watching
     from undertow.runs.report.page import comparable, write_report
+    from undertow.runs.tracking.watch import tracked
 
     effective = load_config(config, **changes)
     folder = Path(out) if out is not None else default_folder("runs", config, effective)
     compare = Path(effective.compare) if effective.compare else None
     if compare:
         comparable(compare)
-    with watching(observer) as looking:
+    with watching(observer) as shown, tracked(effective, folder, shown) as looking:
         run_federation(effective, folder, looking, command=command or _call("run", config, changes, out))
         if report:
             looking.phase("writing the report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,6 +51,9 @@ class Config(Group):
     measure: Measure = Field(default_factory=lambda: Measure())  # type: ignore[call-arg]
     federate: Federate = Field(default_factory=lambda: Federate())  # type: ignore[call-arg]
     compare: str | None = Field(None, description="A finished run without poison, shown beside this one in the report.")
+    tracking: Literal["tensorboard", "wandb", "mlflow"] | None = Field(
+        None, description="A tracker that is told config, figures, result and report page, each an extra of that name."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -169,13 +172,13 @@ class Config(Group):
         return by_short_names(self.values())
 
     def identity(self) -> dict[str, Any]:
-        """The values that make a run what it is: all but ``compare``, for the report only, and how long to wait for nodes."""
-        return self.model_dump(mode="json", exclude={"compare": True, "federate": _WAITING})
+        """The values that make a run what it is: all but ``compare`` and ``tracking``, and how long to wait for nodes."""
+        return self.model_dump(mode="json", exclude={"compare": True, "tracking": True, "federate": _WAITING})
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name these values; values left at their default do not count, so a new field changes no
         name."""
-        left_out: Any = {"compare": True, "task": True, "federate": _WAITING}
+        left_out: Any = {"compare": True, "tracking": True, "task": True, "federate": _WAITING}
         found: dict[str, Any] = {}
         for name, value in leaves(self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)):
             put(found, before(name), value)

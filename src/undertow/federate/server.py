@@ -20,6 +20,7 @@ from undertow.federation.loop import run
 from undertow.federation.methods import make_methods
 from undertow.runs.display import Plain
 from undertow.runs.report.page import write_report
+from undertow.runs.tracking.watch import tracked
 from undertow.tasks.instruction import Held
 
 app = ServerApp()
@@ -50,9 +51,10 @@ def conduct(grid: Grid, folder: Folder) -> None:
                 pool(grid, defenses, config.digest(), deadline, folder.path, names, observer)
                 held = Held(sizes=remote.sizes)
         command = os.environ.get("UNDERTOW_COMMAND", "flwr run")
-        run(config, folder.run, observer, command=command, trainer=remote, held=held)
-        observer.phase("writing the report")
-        write_report(folder.run, Path(config.compare) if config.compare else None)
+        with tracked(config, folder.run, observer) as looking:
+            run(config, folder.run, looking, command=command, trainer=remote, held=held)
+            observer.phase("writing the report")
+            write_report(folder.run, Path(config.compare) if config.compare else None)
         if told := network_line(folder.run):
             print(told, file=sys.stderr)
     except UserError as error:

@@ -200,7 +200,7 @@ def _refuse_other_config(path: Path, config: Config) -> None:
         # a run of an older version lacks newer fields, which are at their defaults then
         found = by_short_names(Config.model_validate(found).identity())
     except ValueError:
-        found = {k: v for k, v in found.items() if k != "compare"} if isinstance(found, dict) else found
+        found = {k: v for k, v in found.items() if k not in ("compare", "tracking")} if isinstance(found, dict) else found
     own = by_short_names(config.identity())
     if found == own:
         return

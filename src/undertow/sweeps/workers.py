@@ -62,14 +62,16 @@ class Runner:
                 os.chdir(self._place)
             from undertow.config import validate
             from undertow.federation.loop import run
+            from undertow.runs.tracking.watch import tracked
 
             folder, config = Path(task["folder"]), validate(task["values"], Path(task["folder"]).name)
             self._bases.answers = Path(task["answers"])
-            run(config, folder, told, command=task["command"], bases=self._bases)
-            if task["reports"]:
-                from undertow.runs.report.page import write_report
+            with tracked(config, folder, told) as looking:
+                run(config, folder, looking, command=task["command"], bases=self._bases)
+                if task["reports"]:
+                    from undertow.runs.report.page import write_report
 
-                write_report(folder, Path(config.compare) if config.compare else None)
+                    write_report(folder, Path(config.compare) if config.compare else None)
         except Exception as error:
             # Whatever state the model was left in: the next cell starts from the file.
             self._bases.forget()
