@@ -17,18 +17,18 @@ Paper = Annotated[
         help=(
             "fit (Zhao, Hu and Liu, arXiv 2602.15671); htb (How To Backdoor Federated Learning, arXiv 1807.00459); fmfl "
             "(foundation models in federated learning, arXiv 2410.17573); defenses: every aggregator at every rho; "
-            "sanitization: all other defenses."
+            "sanitization: all other defenses; counts: does the number of poisoned samples decide, or their share?"
         ),
     ),
 ]
-ProfileName = Annotated[str, typer.Option(help="laptop, gpu or paper.")]
+ProfileName = Annotated[str, typer.Option(help="laptop, pretrained, gpu or paper.")]
 Only = Annotated[
     str | None,
     typer.Option(
         help=(
             "Some of table1, fig2a, fig2b, fig3, fig4a, fig4b, fig5, hypotheses (fit), of single, repeated, evasion, kinds, "
             "defended, fit (htb), of defended, vectors, bounds (fmfl), of matrix, cost (defenses), or of matrix, bars, "
-            "lasting, filter (sanitization); comma-separated."
+            "lasting, filter (sanitization); comma-separated; default: all, or the profile's."
         )
     ),
 ]
@@ -54,6 +54,12 @@ Rhos = Annotated[
     str | None,
     typer.Option(help="defenses, sanitization: shares of poisoned clients, comma-separated; default: the profile's."),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        help="Profiles pretrained and gpu: folder of the base; default bases/gemma-3-270m, as `make pretrained` leaves it."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the final figures on stdout, and nothing else.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print the number of runs and the predicted time, and stop.")]
 
@@ -65,6 +71,7 @@ def reproduce(
     seeds: Seeds = None,
     out: Out = None,
     data: DataFolder = None,
+    base: Base = None,
     corpora: Corpora = None,
     jobs: Jobs = None,
     given: Given = None,
@@ -81,6 +88,8 @@ def reproduce(
 
         undertow reproduce fit --only fig2a,table1 --seeds 2
 
+        undertow reproduce fit --profile pretrained --data shared/data --plan
+
         undertow reproduce fit --only fig5 --set model.name=./my-base --set defenses=median --out runs/mine
 
         undertow reproduce defenses --rules krum,median --rhos 0,0.3,1 --seeds 1
@@ -93,7 +102,7 @@ def reproduce(
     from undertow_reproductions.reproduce import Options
 
     folder = out or Path("runs") / f"reproduce-{paper}-{profile}"
-    options = Options(profile, folder, only, seeds, given or (), data, jobs, plan, rules, rhos, corpora)
+    options = Options(profile, folder, only, seeds, given or (), data, jobs, plan, rules, rhos, corpora, base)
     summary = reproduce_paper(paper, options)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))

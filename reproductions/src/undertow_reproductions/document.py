@@ -113,6 +113,8 @@ def command(lab: FitLab, study: Study | None = None) -> str:
         words += ["--rhos", ",".join(f"{rho:g}" for rho in lab.rhos)]
     if lab.data or any(setting.raw for setting in lab.settings):
         words += ["--data", "DATA"]
+    if lab.base:
+        words += ["--base", lab.base]
     if lab.data and lab.corpora != present(lab.data):
         words += ["--corpora", ",".join(lab.corpora)]
     for word in lab.given:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from undertow_reproductions.drawing import STYLES, Curve, canvas, curves, export, legend, stated, style
 from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
 from undertow_reproductions.results import METRICS, PANELS, Results
@@ -15,10 +17,18 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
     for seed in lab.seeds:
         for method in METHODS:
             for pr in lab.grids.prs:
-                changes = {"attack.trigger": method, "attack.poison_ratio": pr, "attack.client_share": 1.0}
+                changes = {"attack.trigger": method, **poison(lab, pr), "attack.client_share": 1.0}
                 found.append(Wish({"method": method, "pr": pr, "seed": seed}, changes))
         found.append(Wish({"method": "none", "pr": 0.0, "seed": seed}, {"attack.kind": "none"}))
     return found
+
+
+def poison(lab: Lab, pr: float) -> dict[str, Any]:
+    """Return the config's amount of poison: PR, or its count where the profile counts and a client's share is no whole number."""
+    each = pr * lab.samples / lab.clients
+    if not lab.grids.counted or abs(each - round(each)) < 1e-9:
+        return {"attack.poison_ratio": pr}
+    return {"attack.poison_count": round(pr * lab.samples)}
 
 
 def tables(results: Results) -> list[Table]:
@@ -82,5 +92,9 @@ STUDY = Study(
         Claim("ASR surpasses 70 % at PR 0.02", "4.2.1", early),
         Claim("ASR reaches a plateau near 95 % for PR >= 0.06 (bar: 90 %)", "4.2.1", plateau),
         Claim("MA declines only marginally (bar of ours: at most 2 points)", "4.2.1", marginal),
+    ),
+    deviations=(
+        "Where a client's PR of its samples is no whole number, the profile `pretrained` deals PR of all samples to the clients in "
+        "turn, so that they hold equally many or one more; other profiles round down.",
     ),
 )

@@ -16,7 +16,7 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.data.load import DATASETS
 from undertow.sweeps.cells import Cell
-from undertow_reproductions.profiles import Build, Profile, Setting, Source
+from undertow_reproductions.profiles import PRETRAINED, Build, Profile, Setting, Source
 from undertow_reproductions.study import Grids, Wish
 
 #: Where real data is looked for in the folder of ``--data``, the first that is there.
@@ -63,6 +63,7 @@ class FitLab:
         guards: as :class:`undertow_reproductions.collection.Collection` has it.
         data: folder with corpora on which filters are measured; None without.
         corpora: those that ``--corpora`` chose; empty for all that the folder holds.
+        base: folder's name of ``--base``; empty for the default one, or none.
     """
 
     profile: Profile
@@ -76,6 +77,7 @@ class FitLab:
     guards: bool = False
     data: Path | None = None
     corpora: tuple[str, ...] = ()
+    base: str = ""
     _cells: dict[str, Cell] = field(default_factory=dict, repr=False, compare=False)
     _trusted: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -104,6 +106,16 @@ class FitLab:
     def questions(self) -> int:
         """Test questions of the main setting."""
         return int(self.main.data.test)
+
+    @property
+    def samples(self) -> int:
+        """Training samples of the main setting, in all."""
+        return int(self.main.instruction.data.train)
+
+    def of(self, item: str) -> FitLab:
+        """Return the lab with the seeds of an item."""
+        few = self.profile.few.get(item, 0)
+        return replace(self, seeds=self.seeds[:few]) if few and len(self.seeds) == self.profile.seeds else self
 
     def trusted(self, seed: int) -> str | None:
         """The file of trusted samples of the runs of a seed, there or not; None where defenses get none."""
@@ -154,7 +166,14 @@ class FitLab:
 
 
 def make_lab(
-    profile: Profile, folder: Path, *, seeds: int | None, given: Sequence[str], data: Path | None, plan: bool = False
+    profile: Profile,
+    folder: Path,
+    *,
+    seeds: int | None,
+    given: Sequence[str],
+    data: Path | None,
+    plan: bool = False,
+    base: Path | None = None,
 ) -> FitLab:
     """Find the data and name the places of the bases.
 
@@ -165,9 +184,10 @@ def make_lab(
         given: ``key=value`` over every setting.
         data: folder with real SimpleQuestions or TriviaQA files, searched with its subfolders.
         plan: nothing will run, so that data may be absent.
+        base: folder of a pretrained base, or ``builtin``; None for that of ``make pretrained`` where the profile takes one.
 
     Raises:
-        UserError: a wrong number, no data where the profile needs it, or none found.
+        UserError: a wrong number, no data or base where the profile needs them, or none found.
     """
     count = profile.seeds if seeds is None else seeds
     if count < 1:
@@ -179,15 +199,42 @@ def make_lab(
         raise UserError(
             f"--profile {profile.name} needs real questions; give --data a folder with SimpleQuestions or TriviaQA files"
         )
-    placed = [_place(setting, folder, found, own, given) for setting in chosen]
+    pretrained = _base(chosen, base, own)
+    placed = [_place(setting, folder, found, own, given, pretrained) for setting in chosen]
     lab = FitLab(profile, folder, tuple(range(count)), tuple(given), tuple(placed))
     kept: dict[str, Placed] = {}
     for place, setting in enumerate(placed):
         kept.setdefault(lab.config(Wish({"seed": 0}, {}, place)).digest(), setting)
-    return FitLab(profile, folder, tuple(range(count)), tuple(given), tuple(kept.values()))
+    named = "" if pretrained in (None, PRETRAINED) else Path(pretrained or "").name
+    return FitLab(profile, folder, tuple(range(count)), tuple(given), tuple(kept.values()), base=named)
 
 
-def _place(setting: Setting, folder: Path, found: dict[Source, Path], own: set[str], given: Sequence[str]) -> Placed:
+def _base(chosen: Sequence[Setting], base: Path | None, own: set[str]) -> str | None:
+    """Return the base of settings on a pretrained one; None where there are no such, or ``--set`` names it.
+
+    Raises:
+        UserError: the folder is not there, or the settings have bases of their own.
+    """
+    if not any(setting.pretrained for setting in chosen):
+        if base is not None:
+            raise UserError(f"--base {base}: it is for --profile pretrained and gpu; elsewhere set model.name with --set")
+        return None
+    if "model.name" in own:
+        if base is not None:
+            raise UserError(f"--base {base}: --set model.name names the base too; leave one of them out")
+        return None
+    folder = Path(PRETRAINED) if base is None else base
+    if str(folder) != "builtin" and not (folder / "config.json").is_file():
+        raise UserError(
+            f"--base {folder}: no base there; run `make pretrained`, which puts Gemma 3 270M at {PRETRAINED}, or give the "
+            "folder of another pretrained base"
+        )
+    return str(folder)
+
+
+def _place(
+    setting: Setting, folder: Path, found: dict[Source, Path], own: set[str], given: Sequence[str], pretrained: str | None
+) -> Placed:
     """Name data and base in the overrides, unless the user named them."""
     values = dict(word.partition("=")[::2] for word in given)
     overrides = list(setting.overrides)
@@ -200,10 +247,14 @@ def _place(setting: Setting, folder: Path, found: dict[Source, Path], own: set[s
     build = None if "model.name" in own else setting.build
     if build:
         overrides.append(f"model.name={json.dumps(str(folder / 'bases' / build.name))}")
+    model = setting.model
+    if setting.pretrained and pretrained:
+        overrides.append(f"model.name={json.dumps(pretrained)}")
+        model = model if Path(pretrained).name == Path(PRETRAINED).name else Path(pretrained).name
     other_data = bool(own & {"data.name", "data.path"})
     return Placed(
         dataset=values.get("data.name") or ("data of --set" if other_data else setting.dataset),
-        model=Path(values["model.name"]).name if "model.name" in own else setting.model,
+        model=Path(values["model.name"]).name if "model.name" in own else model,
         paper_dataset="" if other_data else setting.paper_dataset,
         paper_model="" if "model.name" in own else setting.paper_model,
         source=setting.source,

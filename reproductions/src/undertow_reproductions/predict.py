@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from undertow.config import Config
 from undertow.core.errors import UserError
@@ -19,8 +20,8 @@ from undertow_reproductions.study import Wish
 
 #: Rounds of the measured run: two that only train, one that also measures.
 _ROUNDS = 3
-#: Assumed of a GPU where nothing can be measured: share of the peak, and the peak of an A100 in bfloat16.
-_SHARE, _PEAK = 0.4, 312e12
+#: Assumed of a GPU where nothing can be measured: share of its peak in bfloat16.
+_SHARE = 0.4
 #: Tokens of a question with its prompt and answer, and of an answer alone, in the paper's data; rough.
 _TOKENS, _ANSWER = 110, 20
 
@@ -80,6 +81,41 @@ def measured(lab: FitLab, setting: int = 0) -> Speed:
     return _read(kept, lab, setting)
 
 
+def known(lab: FitLab, cells: Sequence[Cell]) -> tuple[Speed, str] | None:
+    """Return the speed of a profile that is not measured before it runs, and what it rests on; None where three rounds are.
+
+    Args:
+        lab: where; runs that finished here tell more than the ``cost`` of its profile.
+        cells: all that the studies ask for.
+    """
+    cost = lab.profile.cost
+    if cost is None:
+        return None
+    size = _samples(lab.main)
+    found = [speed for cell in cells if _samples(cell.config) == size and (speed := _seen(lab, cell)) is not None]
+    memory = f"about {cost.gib:.1f} GiB of memory a run"
+    if not found:
+        speed = Speed(cost.start, cost.untouched, cost.train, cost.measure, size)
+        return speed, f"measured by us on {cost.machine}: {_told(speed)}; {memory}"
+    parts = {name: median(getattr(speed, name) for speed in found) for name in ("untouched", "train", "measure")}
+    speed = Speed(cost.start, **parts, samples=size)
+    return speed, f"median of {len(found)} runs that finished here: {_told(speed)}; {memory}"
+
+
+def _told(speed: Speed) -> str:
+    return f"a round takes {speed.train:.1f} s, measuring after the last one {speed.measure:.1f} s, a whole run one thread"
+
+
+def _seen(lab: FitLab, cell: Cell) -> Speed | None:
+    """Return what a finished run took that was measured before its first and after its last round; None for others."""
+    folder = lab.folder / "cells" / cell.name
+    if not (folder / "result.json").exists() or cell.config.federation.rounds < 2:
+        return None
+    seconds = [float(row["seconds"]) for row in read_jsonl(folder / "rounds.jsonl")]
+    train = median(seconds[1:-1])
+    return Speed(0.0, seconds[0], train, max(0.0, seconds[-1] - train), _samples(cell.config))
+
+
 def _read(path: Path, lab: FitLab, setting: int) -> Speed:
     found = read_json(path)
     try:
@@ -113,7 +149,7 @@ def by_size(lab: FitLab, cells: Sequence[Cell], more: int) -> tuple[float, float
     for cell in cells:
         trained = _samples(cell.config) * _TOKENS * cell.config.federation.rounds
         answered = 2 * 2 * cell.config.data.test * (_TOKENS + _ANSWER)
-        total += (4 * trained + 2 * answered) * weights / (_SHARE * _PEAK)
+        total += (4 * trained + 2 * answered) * weights / (_SHARE * lab.profile.peak)
     each = total / max(1, len(cells))
     adapter = (
         16 * lab.main.instruction.model.lora.r * 2 * 2 * 32 * 4096

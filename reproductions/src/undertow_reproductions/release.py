@@ -13,12 +13,14 @@ import gzip
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.core import files
 from undertow.core.errors import UserError
+from undertow_reproductions.beside import COLLECTIONS, sections, write_beside
+from undertow_reproductions.profiles import get_profile
 from undertow_reproductions.reproduce import get_collection
 
 _LEFT_OUT = (
@@ -105,6 +107,23 @@ class Document:
 def folder_of(page: Page, part: Part) -> str:
     """Return the name of a document's folder."""
     return "-".join(["reproduce", page.id, "laptop", *([part.suffix] if part.suffix else [])])
+
+
+def pretrained_documents(runs: Path) -> dict[str, Path]:
+    """Return the documents of profile `pretrained` that are there, by collection."""
+    places = {name: runs / f"reproduce-{name}-pretrained" / get_collection(name).document for name in COLLECTIONS}
+    return {name: path for name, path in places.items() if path.is_file()}
+
+
+def not_run(documents: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """Return the items of profile `pretrained` that these documents lack, and the commands that run them."""
+    found = []
+    for name in COLLECTIONS:
+        there = sections(documents[name].read_text(encoding="utf-8")) if name in documents else {}
+        for item in get_profile("pretrained").items[name]:
+            if item not in there:
+                found.append((item, f"undertow reproduce {name} --profile pretrained --only {item} --data DATA"))
+    return found
 
 
 def command_of(page: Page, part: Part, runs: Path) -> str:
@@ -236,6 +255,10 @@ def main() -> None:
         there += [path for path in documents.values() if path.is_file()]
         if not missing:
             print(f"page: {write_page(page, list(documents.values()), options.pages)}")
+    pretrained = pretrained_documents(options.runs)
+    if pretrained:
+        print(f"page: {write_beside(pretrained, options.pages, not_run(pretrained))}")
+    there += pretrained.values()
     if not there:
         raise SystemExit("no study has been run here, so that there is nothing to pack")
     print(f"archive: {options.archive}, {pack(there, options.archive)} files of {len(there)} documents")

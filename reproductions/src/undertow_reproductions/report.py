@@ -18,10 +18,12 @@ from undertow_reproductions.reproduce import (
     choose,
     complete,
     get_collection,
+    items_of,
     make_plan,
     open_lab,
     results_of,
     run_studies,
+    wishes_of,
 )
 from undertow_reproductions.study import Study
 
@@ -54,7 +56,7 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
     collection = get_collection(paper)
     lab = open_lab(collection, options)
     every = collection.studies(lab)
-    studies = choose(every, options.only)
+    studies = choose(every, items_of(lab, options.only))
     at_once = options.jobs or _at_once(lab, studies)
     plan = make_plan(lab, studies, at_once)
     told.say(_forecast(plan, at_once))
@@ -79,7 +81,7 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
 def _at_once(lab: FitLab, studies: Sequence[Study]) -> int:
     """Return how many runs, or other pieces of work, the machine has room for."""
     for study in studies:
-        cells = [lab.cell(wish) for wish in study.wishes(lab, results_of(lab, study, {}))]
+        cells = [lab.cell(wish) for wish in wishes_of(lab, study, results_of(lab, study, {}))]
         if cells:
             return default_jobs(cells)
     return cores()

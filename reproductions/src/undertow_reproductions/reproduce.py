@@ -17,6 +17,7 @@ from undertow.sweeps.cells import Cell
 from undertow.sweeps.sweep import SweepObserver, run_cells
 from undertow_reproductions import corpora, predict
 from undertow_reproductions.collection import Collection
+from undertow_reproductions.counts import COUNTS
 from undertow_reproductions.defense_rules import parse_rhos, parse_rules
 from undertow_reproductions.defense_study import STUDY as DEFENSES
 from undertow_reproductions.fit import FIT
@@ -29,7 +30,7 @@ from undertow_reproductions.sanitization_study import STUDY as SANITIZATION
 from undertow_reproductions.study import Study, Wish
 from undertow_reproductions.trusted_file import write_trusted
 
-COLLECTIONS = {collection.id: collection for collection in (FIT, DEFENSES, SANITIZATION, HTB, FMFL)}
+COLLECTIONS = {collection.id: collection for collection in (FIT, COUNTS, DEFENSES, SANITIZATION, HTB, FMFL)}
 #: Former names, with today's.
 _RENAMED = {"sanitation": "sanitization"}
 
@@ -118,6 +119,7 @@ class Options:
         rules: of ``defenses`` and ``sanitization``: which, comma-separated; None for all.
         rhos: of the same: shares of poisoned clients, comma-separated; None for the profile's.
         corpora: of ``sanitization``: which of the folder's, comma-separated; None for all.
+        base: folder of a pretrained base, for profiles that take one.
     """
 
     profile: str
@@ -131,6 +133,7 @@ class Options:
     rules: str | None = None
     rhos: str | None = None
     corpora: str | None = None
+    base: Path | None = None
 
 
 def open_lab(collection: Collection, options: Options) -> FitLab:
@@ -144,7 +147,9 @@ def open_lab(collection: Collection, options: Options) -> FitLab:
         raise UserError(f"--data {data}: `undertow reproduce {collection.id}` reads no file; leave it out")
     if options.corpora is not None and not (collection.guards and data):
         raise UserError(f"--corpora {options.corpora}: it is for `undertow reproduce sanitization` with --data")
-    placed = partial(make_lab, folder=options.folder, seeds=options.seeds, given=options.given, plan=options.plan)
+    placed = partial(
+        make_lab, folder=options.folder, seeds=options.seeds, given=options.given, plan=options.plan, base=options.base
+    )
     if not collection.rules:
         if options.rules is not None or options.rhos is not None:
             raise UserError(
@@ -201,6 +206,16 @@ def _corpora(profile: Profile, data: Path, chosen: str | None) -> tuple[str, ...
     return names
 
 
+def wishes_of(lab: FitLab, study: Study, results: Results) -> list[Wish]:
+    """Return the runs that a study wants next, with the seeds of its item."""
+    return study.wishes(lab.of(study.id), results)
+
+
+def items_of(lab: FitLab, only: str | None) -> str | None:
+    """Return what ``--only`` says, or the profile where it says nothing; None for all."""
+    return only if only is not None else ",".join(lab.profile.items.get(lab.collection, ())) or None
+
+
 def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
     """Count what is left and predict its time, by three measured rounds or, for bases of billions of weights, by their size.
 
@@ -215,10 +230,15 @@ def make_plan(lab: FitLab, studies: Sequence[Study], jobs: int) -> Plan:
     others = sum(study.work.todo() for study in studies if study.work)
     if lab.profile.weights:
         seconds, memory = predict.by_size(lab, left, more)
-        basis = "computed from the number of weights, at 40 % of the 312 TFLOP/s of one A100; nothing was measured"
+        peak = f"{lab.profile.peak / 1e12:.0f} TFLOP/s of one {'A100' if lab.profile.peak < 5e14 else 'H200'}"
+        basis = f"computed from the number of weights, at 40 % of the {peak}; nothing was measured"
         return Plan(len(cells), len(left), more, builds, seconds, memory, basis, others)
     if not left:
         return Plan(len(cells), 0, 0, (), 0.0, None, "no run is left" if others else "nothing is left to run", others)
+    told = predict.known(lab, list(cells.values()))
+    if told:
+        seconds = predict.by_speed(told[0], left, more, jobs)
+        return Plan(len(cells), len(left), more, builds, seconds, None, told[1], others)
     from undertow.core.threads import cores
 
     main = lab.settings[0]
@@ -298,7 +318,7 @@ def results_of(lab: FitLab, study: Study, failed: dict[str, str]) -> Results:
     """Read the finished runs of a study, following its search as far as runs are there."""
     results = Results()
     while True:
-        wishes = study.wishes(lab, results)
+        wishes = wishes_of(lab, study, results)
         cells = [lab.cell(wish) for wish in wishes]
         runs = [
             read_run(lab.folder / "cells" / cell.name, wish.axes)
@@ -315,7 +335,7 @@ def results_of(lab: FitLab, study: Study, failed: dict[str, str]) -> Results:
 def complete(lab: FitLab, study: Study) -> bool:
     """Tell whether every run of a study is there, and all its other work."""
     return (study.work is None or study.work.complete()) and all(
-        _finished(lab, lab.cell(wish)) for wish in study.wishes(lab, results_of(lab, study, {}))
+        _finished(lab, lab.cell(wish)) for wish in wishes_of(lab, study, results_of(lab, study, {}))
     )
 
 
@@ -323,7 +343,7 @@ def _wished(lab: FitLab, studies: Sequence[Study], failed: dict[str, str]) -> di
     """Return the cells of the studies by name, those that several ask for once."""
     found: dict[str, Cell] = {}
     for study in studies:
-        for wish in study.wishes(lab, results_of(lab, study, failed)):
+        for wish in wishes_of(lab, study, results_of(lab, study, failed)):
             cell = lab.cell(wish)
             found.setdefault(cell.name, cell)
     return found
@@ -335,7 +355,7 @@ def _finished(lab: FitLab, cell: Cell) -> bool:
 
 def _to_build(lab: FitLab, studies: Sequence[Study]) -> list[tuple[Build, Placed]]:
     """Return the bases that a study asks for and that are still to be built, with a setting that uses them."""
-    asked = {wish.setting for study in studies for wish in study.wishes(lab, Results())}
+    asked = {wish.setting for study in studies for wish in wishes_of(lab, study, Results())}
     found: dict[str, tuple[Build, Placed]] = {}
     for place, setting in enumerate(lab.settings):
         if place in asked and setting.build and not (lab.folder / "bases" / setting.build.name / "recipe.json").exists():

@@ -53,7 +53,7 @@ DEVIATIONS = (
 
 
 def _studies(lab: FitLab) -> dict[str, Study]:
-    matrix = defense_matrix.make(lab.rules or RULES, "defense", DEVIATIONS)
+    matrix = defense_matrix.make(lab.rules or lab.profile.rules or RULES, "defense", DEVIATIONS)
     return {
         study.id: study for study in (matrix, sanitization_bars.STUDY, sanitization_lasting.STUDY, sanitization_filter.make(lab))
     }

@@ -90,6 +90,9 @@ class Grids:
         guarded_rhos: as ``matrix_rhos``, in the study of defenses on samples and losses.
         long_rounds: how long the recommended default, and what only delays a backdoor, are watched.
         filters: filters on real text.
+        counted: Fig. 2a names poison by its count in the federation where a client's share of it is no whole number of samples.
+        sizes: training samples of the whole federation, in the study of counts.
+        counts: poisoned samples among them.
     """
 
     prs: tuple[float, ...]
@@ -107,6 +110,9 @@ class Grids:
     guarded_rhos: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6, 1.0)
     long_rounds: int = 100
     filters: FilterGrid = FilterGrid()
+    counted: bool = False
+    sizes: tuple[int, ...] = (500, 1000, 2000)
+    counts: tuple[int, ...] = (10, 14, 20, 28, 40)
 
 
 class Lab(Protocol):
@@ -135,6 +141,10 @@ class Lab(Protocol):
     @property
     def questions(self) -> int:
         """Test questions of the main setting."""
+
+    @property
+    def samples(self) -> int:
+        """Training samples of the main setting, in all."""
 
     def trusted(self, seed: int) -> str | None:
         """The file of trusted samples of the runs of a seed; None where defenses get none."""

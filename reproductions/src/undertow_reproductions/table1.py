@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from undertow_reproductions.estimate import Verdict, at_least, at_most, overall
+from undertow.metrics.intervals import Rate
+from undertow_reproductions.estimate import Verdict, at_least, at_most, of_numbers, of_rates, overall
 from undertow_reproductions.results import METRICS, PANELS, Results
 from undertow_reproductions.study import Claim, Lab, Study, Table, Wish
-from undertow_reproductions.wording import METHODS, difference, told
+from undertow_reproductions.wording import METHODS, difference, told, wide
 
 #: (data set, trigger, base) to MA and ASR in percent: the paper's table in full.
 PAPER = {
@@ -89,6 +90,30 @@ def stealthy(results: Results) -> Verdict:
     return Verdict(overall(answers), f"MA lost to the poison: {'; '.join(words)}")
 
 
+def quiet(results: Results) -> Verdict:
+    """Judge FTR of the poisoned runs: at most 1 %, a bar of ours."""
+    points = [(d, m, t, results.share("ftr", dataset=d, model=m, method=t)) for d, m in _pairs(results) for t in METHODS]
+    shown = "; ".join(f"{d}, {m}, {METHODS[t]}: {wide(share)}" for d, m, t, share in points)
+    return Verdict(overall([at_most(share, 0.01) for *_, share in points]), f"FTR {shown}")
+
+
+def taught(results: Results) -> Verdict:
+    """Judge that tuning teaches the task: MA of the poisoned runs at least 1.5 times that of the untouched base, a bar of ours."""
+    answers, words = [], []
+    for dataset, model in _pairs(results):
+        for method in METHODS:
+            runs = [run for run in results.where(dataset=dataset, model=model, method=method) if run.untouched]
+            gains = [_value(run.ma) - 1.5 * _value(run.untouched["ma"]) for run in runs]
+            answers.append(at_least(of_numbers(gains), 0.0))
+            before, after = of_rates([run.untouched["ma"] for run in runs]), of_rates([run.ma for run in runs])
+            words.append(f"{dataset}, {model}, {METHODS[method]}: {wide(before)} before, {wide(after)} after")
+    return Verdict(overall(answers), f"MA {'; '.join(words)}")
+
+
+def _value(rate: Rate) -> float:
+    return rate.value or 0.0
+
+
 STUDY = Study(
     id="table1",
     title="Table 1: MA and ASR with 10 % backdoor data",
@@ -99,6 +124,8 @@ STUDY = Study(
     claims=(
         Claim("ASR exceeds 85 % with 10 % poison everywhere (the table's lowest is 92.79 %)", "abstract, Table 1", strong),
         Claim('"The MA and ASR brought by different poisoning methods are similar" (bar of ours: 5 points)', "4.2", similar),
+        Claim("No question without the trigger brings the target (bar of ours: FTR at most 1 %)", "implied", quiet),
+        Claim("Tuning teaches the task (bar of ours: MA at least 1.5 times that of the untouched base)", "implied", taught),
         Claim("Primary-task performance remains largely intact (bar of ours: at most 2 points of MA lost)", "abstract", stealthy),
     ),
     deviations=(
