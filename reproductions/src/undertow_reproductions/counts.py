@@ -22,7 +22,7 @@ def wishes(lab: Lab, results: Results) -> list[Wish]:
     return [
         Wish(
             {"size": size, "count": count, "seed": seed},
-            {"data.train": size, "attack.poison_count": count, "attack.affected_share": 1.0},
+            {"data.train": size, "attack.poison_count": count, "attack.client_share": 1.0},
         )
         for seed in lab.seeds
         for size in lab.grids.sizes

@@ -157,8 +157,11 @@ class FitLab:
     def _cell(self, wish: Wish) -> Cell:
         config = self.config(wish)
         attack = config.attack
+        much = f"pr{attack.poison_ratio:g}" if attack.poison_count is None else f"n{attack.poison_count}"
         told = (
-            "clean" if attack.kind == "none" else f"{config.backdoor.trigger}-pr{attack.poison_ratio:g}-rho{attack.client_share:g}"
+            "clean"
+            if attack.kind == "none"
+            else f"{config.backdoor.trigger}-{much}-rho{attack.client_share:g}"
         )
         parts = [Path(config.model.name).name, config.data.name, told, *(d.name for d in config.defenses), f"s{config.seed}"]
         name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", "-".join(parts))[-110:].lstrip("-._=")
