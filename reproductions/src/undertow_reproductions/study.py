@@ -111,7 +111,7 @@ class Grids:
     long_rounds: int = 100
     filters: FilterGrid = FilterGrid()
     counted: bool = False
-    sizes: tuple[int, ...] = (500, 1000, 2000)
+    sizes: tuple[int, ...] = (500, 1000, 1800)
     counts: tuple[int, ...] = (10, 14, 20, 28, 40)
 
 
