@@ -87,7 +87,7 @@ def write_beside(documents: Mapping[str, Path], pages: Path, missing: Sequence[t
                 told = f"**{small[claim][1]}**: {small[claim][2]}" if claim in small else "not judged"
                 lines.append(f"| {claim} | {source} | {told} | **{answer}**: {evidence} |")
             tables = re.sub(r"\[([^\]]+)\]\(tables/[^)]+\)", r"`\1`", section.tables)
-            lines += ["", *([tables, ""] if tables else []), "```sh", section.command, "```", ""]
+            lines += ["", *([tables, ""] if tables and item != "table1" else []), "```sh", section.command, "```", ""]
     if missing:
         lines += ["## Not run", "", "On the pretrained base these were not run; nothing is known of them here.", "", "```sh"]
         lines += [*(f"{command}  # {item}" for item, command in missing), "```", ""]

@@ -158,11 +158,7 @@ class FitLab:
         config = self.config(wish)
         attack = config.attack
         much = f"pr{attack.poison_ratio:g}" if attack.poison_count is None else f"n{attack.poison_count}"
-        told = (
-            "clean"
-            if attack.kind == "none"
-            else f"{config.backdoor.trigger}-{much}-rho{attack.client_share:g}"
-        )
+        told = "clean" if attack.kind == "none" else f"{config.backdoor.trigger}-{much}-rho{attack.client_share:g}"
         parts = [Path(config.model.name).name, config.data.name, told, *(d.name for d in config.defenses), f"s{config.seed}"]
         name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", "-".join(parts))[-110:].lstrip("-._=")
         return Cell(f"{name}-{config.digest()}", wish.axes, config)
@@ -208,8 +204,15 @@ def make_lab(
     kept: dict[str, Placed] = {}
     for place, setting in enumerate(placed):
         kept.setdefault(lab.config(Wish({"seed": 0}, {}, place)).digest(), setting)
-    named = "" if pretrained in (None, PRETRAINED) else Path(pretrained or "").name
-    return FitLab(profile, folder, tuple(range(count)), tuple(given), tuple(kept.values()), base=named)
+    named = Path(pretrained or PRETRAINED).name
+    return FitLab(
+        profile,
+        folder,
+        tuple(range(count)),
+        tuple(given),
+        tuple(kept.values()),
+        base="" if named == Path(PRETRAINED).name else named,
+    )
 
 
 def _base(chosen: Sequence[Setting], base: Path | None, own: set[str]) -> str | None:

@@ -103,7 +103,7 @@ def known(lab: FitLab, cells: Sequence[Cell]) -> tuple[Speed, str] | None:
 
 
 def _told(speed: Speed) -> str:
-    return f"a round takes {speed.train:.1f} s, measuring after the last one {speed.measure:.1f} s, a whole run one thread"
+    return f"a round takes {speed.train:.1f} s, measuring after the last one {speed.measure:.1f} s, one thread a run"
 
 
 def _seen(lab: FitLab, cell: Cell) -> Speed | None:
