@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fabricated_results import rate, run
 
+import undertow
 from undertow.core.errors import UserError
 from undertow_reproductions import beside, counts, fig2a, release, table1
 from undertow_reproductions.document import csv_of
@@ -30,8 +31,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lab_of(collection: str, folder: Path, data: Path, **more: Any) -> Any:
-    return open_lab(get_collection(collection), Options("pretrained", folder, data=data, base=Path("builtin"), **more))
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in base under the name of the one that `make pretrained` fetches."""
+    place = tmp_path_factory.mktemp("bases") / "gemma-3-270m"
+    place.symlink_to(Path(undertow.__file__).parent / "models" / "builtin" / "base", target_is_directory=True)
+    return place
+
+
+def lab_of(collection: str, folder: Path, data: Path, base: Path | str = "builtin", **more: Any) -> Any:
+    return open_lab(get_collection(collection), Options("pretrained", folder, data=data, base=Path(base), **more))
 
 
 def cells(lab: Any, collection: str) -> dict[str, set[str]]:
@@ -58,14 +67,16 @@ def test_the_whole_set_is_what_the_profile_names_and_shares_its_runs(tmp_path: P
     assert len(lab_of("fit", tmp_path, data, seeds=1).of("fig2a").seeds) == 1, "what --seeds says goes for every item"
 
 
-def test_the_plan_needs_no_run_and_names_minutes_and_memory(tmp_path: Path, data: Path) -> None:
-    lab = lab_of("fit", tmp_path / "out", data)
+def test_the_plan_needs_no_run_and_names_minutes_and_memory(tmp_path: Path, data: Path, base: Path) -> None:
+    lab = lab_of("fit", tmp_path / "out", data, base)
     studies = get_collection("fit").studies(lab)
     plan = make_plan(lab, [studies["table1"]], jobs=2)
     alone = make_plan(lab, [studies["table1"]], jobs=1)
     assert (plan.cells, plan.left) == (18, 18)
     assert 0 < plan.seconds < alone.seconds
     assert "GiB of memory a run" in plan.basis
+    half = lab_of("fit", tmp_path / "out", data, base, given=["data.train=100", "data.test=100"])
+    assert make_plan(half, [studies["table1"]], jobs=2).seconds == pytest.approx(plan.seconds / 2, rel=0.05)
     assert not (tmp_path / "out").exists()
 
 
@@ -98,17 +109,17 @@ def test_poison_is_counted_where_a_client_has_no_whole_number_of_it(tmp_path: Pa
     assert fig2a.poison(laptop, 0.01) == {"attack.poison_ratio": 0.01}
 
 
-def test_one_run_is_made_once_and_its_page_stands_beside_the_small_bases(tmp_path: Path, data: Path) -> None:
+def test_one_run_is_made_once_and_its_page_stands_beside_the_small_bases(tmp_path: Path, data: Path, base: Path) -> None:
     given = ["data.train=8", "data.test=4", "federation.clients=2", "federation.rounds=2", "measure.max_new_tokens=4"]
     folder = tmp_path / "reproduce-sanitization-pretrained"
-    options = Options("pretrained", folder, "matrix", 1, given, data, 1, rules="none", rhos="1", base=Path("builtin"))
+    options = Options("pretrained", folder, "matrix", 1, given, data, 1, rules="none", rhos="1", base=base)
     first = reproduce("sanitization", options)
     assert (first["plan"]["left"], first["failed"]) == (1, {})
     document = (folder / "sanitization.md").read_bytes()
     again = reproduce("sanitization", options)
     assert again["plan"]["left"] == 0
     assert (folder / "sanitization.md").read_bytes() == document
-    lab = lab_of("sanitization", folder, data, seeds=1, rules="none,undertow", rhos="1", given=given)
+    lab = lab_of("sanitization", folder, data, base, seeds=1, rules="none,undertow", rhos="1", given=given)
     plan = make_plan(lab, list(get_collection("sanitization").studies(lab).values())[:1], 1)
     assert "median of 1 runs that finished here" in plan.basis
     found = release.pretrained_documents(tmp_path)

@@ -16,6 +16,7 @@ from undertow.runs.records import read_json, read_jsonl
 from undertow.sweeps.cells import Cell
 from undertow.sweeps.sweep import run_cells
 from undertow_reproductions.lab import FitLab
+from undertow_reproductions.profiles import PRETRAINED
 from undertow_reproductions.study import Wish
 
 #: Rounds of the measured run: two that only train, one that also measures.
@@ -82,20 +83,22 @@ def measured(lab: FitLab, setting: int = 0) -> Speed:
 
 
 def known(lab: FitLab, cells: Sequence[Cell]) -> tuple[Speed, str] | None:
-    """Return the speed of a profile that is not measured before it runs, and what it rests on; None where three rounds are.
+    """Return the speed of a profile that is not measured before it runs, and what it rests on; None where three rounds are,
+    and for other bases than that of `make pretrained`.
 
     Args:
         lab: where; runs that finished here tell more than the ``cost`` of its profile.
         cells: all that the studies ask for.
     """
     cost = lab.profile.cost
-    if cost is None:
+    if cost is None or Path(lab.main.model.name).name != Path(PRETRAINED).name:
         return None
     size = _samples(lab.main)
     found = [speed for cell in cells if _samples(cell.config) == size and (speed := _seen(lab, cell)) is not None]
     memory = f"about {cost.gib:.1f} GiB of memory a run"
     if not found:
-        speed = Speed(cost.start, cost.untouched, cost.train, cost.measure, size)
+        more = lab.questions / cost.questions
+        speed = Speed(cost.start, cost.untouched * more, cost.train * size / cost.samples, cost.measure * more, size)
         return speed, f"measured by us on {cost.machine}: {_told(speed)}; {memory}"
     parts = {name: median(getattr(speed, name) for speed in found) for name in ("untouched", "train", "measure")}
     speed = Speed(cost.start, **parts, samples=size)

@@ -59,12 +59,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of the main setting takes with one thread, from measurements of ours.
+    """What a run takes with one thread on the base of ``PRETRAINED``, from measurements of ours.
 
     Attributes:
         start: seconds until the base is there, once a worker.
         untouched, train, measure: seconds for the untouched base, a round, and the measurement after the last one.
-        gib: memory of a run at its highest.
+        samples, questions: of the run that was measured.
+        gib: its memory at its highest.
         machine: on what.
     """
 
@@ -72,6 +73,8 @@ class Cost:
     untouched: float
     train: float
     measure: float
+    samples: int
+    questions: int
     gib: float
     machine: str
 
@@ -227,7 +230,16 @@ _PRETRAINED = Profile(
         "200 test questions, each asked clean and triggered; at most 24 new tokens.",
         "No Figure 3: its search would take longer than all else.",
     ),
-    cost=Cost(start=20, untouched=85, train=36, measure=50, gib=3.3, machine="two busy cores, in seconds of the processor"),
+    cost=Cost(
+        start=20,
+        untouched=85,
+        train=36,
+        measure=50,
+        samples=200,
+        questions=200,
+        gib=3.3,
+        machine="two busy cores, in seconds of the processor",
+    ),
 )
 
 _GPU = Profile(
