@@ -92,8 +92,9 @@ def decides(results: Results) -> Verdict:
         return Verdict("undecided", "ASR does not cross 50 % at two sizes of any seed")
     low, high = min(results.values("size")), max(results.values("size"))
     words = f"number for ASR 50 % ~ size^k with k = {number(found)}, sizes {low} to {high}"
-    decided = "the count" if found.high <= BETWEEN else "the share" if found.low > BETWEEN else "neither clearly"
-    return Verdict(at_most(found, BETWEEN), f"{words}: {decided} decides")
+    decided = "one seed says" if found.alone else "the seeds say"
+    decided += " the count" if found.high <= BETWEEN else " the share" if found.low > BETWEEN else " neither clearly"
+    return Verdict(at_most(found, BETWEEN), f"{words}; {decided}")
 
 
 STUDY = Study(
