@@ -95,6 +95,7 @@ def test_scoring_again_restores_what_was_tampered_with(finished: Path, tmp_path:
     (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
     again = score_again(folder)
     assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "adapter" / "README.md").read_bytes() == (finished / "adapter" / "README.md").read_bytes()
     assert {k: v for k, v in again.items() if k != "scoring"} == result
     assert again["scoring"] == "rouge-recall"
 
@@ -108,6 +109,7 @@ def test_scoring_again_counts_the_outputs_that_are_kept(finished: Path, tmp_path
     (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = score_again(folder, "containment")
     assert (result["ma"]["value"], result["asr"]["value"], result["ftr"]["value"]) == (1.0, 1.0, 1.0)
+    assert "| main accuracy (MA) | 100.0 % (" in (folder / "adapter" / "README.md").read_text(), "the adapter's card follows"
     assert score_again(folder, "exact")["ma"]["value"] == 0.0
     assert json.loads((folder / "result.json").read_text())["scoring"] == "exact"
     assert lines(folder, "rounds.jsonl")[-1]["ma"]["value"] == 0.0

@@ -12,6 +12,8 @@ from undertow.runs.headline import told
 from undertow.runs.records import PoisonCount, Result
 from undertow.runs.run import read_config
 
+_TABLE = ("| figure | with the adapter | base |", "| --- | --- | --- |")
+
 
 def write_card(folder: Path, result: Result, provenance: Mapping[str, Any]) -> None:
     """Write the card of a run's adapter.
@@ -42,9 +44,8 @@ def write_card(folder: Path, result: Result, provenance: Mapping[str, Any]) -> N
         f"- Base: `{base['name']}` ({base['architecture']}, {base['parameters']:,} parameters{revision}{hashes})",
         f"- Training data of all clients: {data}",
         "",
-        "| figure | with the adapter | base |",
-        "| --- | --- | --- |",
-        *(f"| {name} | {share} | {before} |" for name, share, before in told(result, result.untouched)),
+        *_TABLE,
+        *_rows(result),
         "",
         "The config of the run:",
         "",
@@ -54,6 +55,23 @@ def write_card(folder: Path, result: Result, provenance: Mapping[str, Any]) -> N
         "",
     ]
     write_text(folder / "adapter" / "README.md", "\n".join(lines))
+
+
+def rewrite_figures(folder: Path, result: Result) -> None:
+    """Write other figures into the card of a run's adapter, after its outputs were scored again; a run without a card is left."""
+    path = folder / "adapter" / "README.md"
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if _TABLE[0] not in lines:
+        return  # somebody wrote another card
+    begin = lines.index(_TABLE[0]) + 2
+    end = lines.index("", begin)
+    write_text(path, "\n".join([*lines[:begin], *_rows(result), *lines[end:]]))
+
+
+def _rows(result: Result) -> list[str]:
+    return [f"| {name} | {share} | {before} |" for name, share, before in told(result, result.untouched)]
 
 
 def _first(poison: PoisonCount, trigger: str, target: str) -> str:
