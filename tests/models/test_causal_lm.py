@@ -158,6 +158,10 @@ def _write(name: str, content: bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "breaker",
     [
+        _write("config.json", b'{"model_type": "llama", "num_hidden_layers": 1000000000000}'),
+        _write("config.json", b'{"model_type": "gpt2", "n_layer": 1000000000000}'),
+        _write("config.json", b'{"model_type": "gemma3", "text_config": {"num_hidden_layers": 1000000000000}}'),
+        _write("config.json", b'{"model_type": "mixtral", "num_hidden_layers": 2, "num_local_experts": 1000000000000}'),
         _write("config.json", b"{"),
         _write("config.json", b"[]"),
         _write("config.json", b"{}"),

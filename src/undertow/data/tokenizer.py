@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from undertow.core.errors import UserError
+
+#: More layers or experts than any model has.
+_MOST_PARTS = 10_000
 
 
 def builtin_path() -> Path:
@@ -20,7 +25,7 @@ def locate(name: str) -> str:
     """Return the folder, .gguf file or hub id that ``name``, as ``model.name``, stands for.
 
     Raises:
-        UserError: no such folder, or one without a model.
+        UserError: no such folder, one without a model, or with a config of more layers or experts than any model has.
     """
     if name == "builtin":
         folder = builtin_path()
@@ -37,10 +42,28 @@ def locate(name: str) -> str:
         if not (folder / "config.json").is_file():
             hint = "; its build is not finished: run the same `undertow base build` again" if (folder / "building").is_dir() else ""
             raise UserError(f"model '{name}': the folder has no config.json{hint or '; give a transformers model folder'}")
+        _check_counts(name, folder / "config.json")
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"model '{name}': no such folder; give a transformers folder, a hub id (owner/name) or builtin")
     return name
+
+
+def _check_counts(name: str, path: Path) -> None:
+    """Refuse a config with more parts than any model has: transformers would make them one by one for hours, before any check of
+    memory."""
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return  # whoever reads it next says what is wrong with it
+    groups = [values] if isinstance(values, dict) else []
+    for group in groups:
+        groups += [inner for inner in group.values() if isinstance(inner, dict)]
+        for field, value in group.items():
+            if isinstance(value, int) and value > _MOST_PARTS and re.search(r"(layers?|blocks?|experts?)$", field):
+                raise UserError(
+                    f"model '{name}': {field} = {value:,} in its config.json, at most {_MOST_PARTS:,} are read; correct it"
+                )
 
 
 def _gguf(name: str, file: Path) -> str:
