@@ -24,7 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from undertow import defenses
-    from undertow.api import aggregate, collect, evaluate, list_methods, load_config, load_run, run, scan, sweep
+    from undertow.api import aggregate, collect, evaluate, list_methods, load_config, load_run, run, sanitizer, scan, sweep
     from undertow.config import Config
     from undertow.runs.run import Run
 
@@ -41,6 +41,7 @@ __all__ = [
     "load_config",
     "load_run",
     "run",
+    "sanitizer",
     "scan",
     "sweep",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from undertow.defenses.aggregation.arrays import Array
     from undertow.listing import Method
     from undertow.runs.records import Evaluation
+    from undertow.scanning.sanitizer import Sanitizer
     from undertow.scanning.scan import Scan
     from undertow.sweeps.sweep import Cell, Outcome, SweepObserver
 
@@ -279,6 +280,27 @@ def scan(
         columns=columns,
         max_bad=max_bad,
     )
+
+
+def sanitizer(
+    rows: Iterable[Mapping[str, Any]], *, columns: Mapping[str, str] | None = None, drop_review: bool = False
+) -> Sanitizer:
+    """Scan rows in memory and return a filter of them: ``dataset.filter(undertow.sanitizer(dataset))``.
+
+    Args:
+        rows: all rows of a data set, as mappings.
+        columns: as in :func:`scan`.
+        drop_review: whether rows for a person to review go too.
+
+    Returns:
+        a function from a row to whether it stays; its ``scan`` has findings and verdicts.
+
+    Raises:
+        UserError: no rows, or none that holds a prompt and an answer.
+    """
+    from undertow.scanning.sanitizer import Sanitizer
+
+    return Sanitizer(rows, columns, drop_review)
 
 
 def list_methods(kind: str | None = None) -> list[Method]:

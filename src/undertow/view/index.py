@@ -35,8 +35,8 @@ _MARKS = {"config.yaml", "rounds.jsonl", "result.json"}
 _READ = ("data.json", "threat.json", "scores.jsonl", "poison.jsonl", "network.jsonl", "one-process.json", "report.html")
 #: Folders that hold no runs, and are large.
 _PASSED = {"node_modules", "site-packages", "__pycache__"}
-#: How the JSON of a scan or an audit begins.
-_DOCUMENT = re.compile(rb'\s*\{\s*"undertow"\s*:\s*"')
+#: How the JSON of a scan or an audit begins, and a log of inspect_ai.
+_DOCUMENT = re.compile(rb'\s*\{\s*("undertow"\s*:\s*"|"version"\s*:\s*\d+,\s*"status"\s*:)')
 _RATES = ("ma", "asr", "ftr", "ftr_near")
 
 Stamp = tuple[tuple[int, int], ...]
