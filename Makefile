@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 WHEEL := build/wheel
 
-.PHONY: setup demo pretrained test fuzz test-network test-wheel lint format base results clean
+.PHONY: setup demo pretrained docs test fuzz test-network test-wheel lint format base results clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,12 @@ demo: setup
 pretrained: setup
 	$(BIN)/python benchmarks/pretrained.py --out bases/gemma-3-270m
 	$(BIN)/undertow run demo model.name=bases/gemma-3-270m model.dtype=bfloat16 federation.rounds=2 data.train=200 data.test=60
+
+# The site, into build/site, from an environment of its own; any warning fails it.
+docs:
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install -q 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29'
+	$(VENV)-docs/bin/python -m mkdocs build --strict
 
 test: setup
 	$(BIN)/ruff check -q .
@@ -79,4 +85,4 @@ results: setup
 	$(BIN)/python -m undertow_reproductions.release
 
 clean:
-	rm -rf $(VENV) $(VENV)-network build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-network $(VENV)-docs build dist .pytest_cache .mypy_cache .ruff_cache
