@@ -3,6 +3,8 @@
     python benchmarks/view.py                      500 runs x 100 rounds, 50 readers for 10 seconds
     python benchmarks/view.py --seconds 60         the readers go on for a minute, while a run writes a round each second
 
+    python benchmarks/view.py --training           and what 50 readers cost a run that trains at the same time
+
 Where playwright and Chromium are installed, the page is opened too: seconds until rows stand in the table, and frames a second
 while 10,000 outputs go by. One JSON object on stdout.
 """
@@ -155,6 +157,38 @@ def read_for(server: Server, readers: int, seconds: float, growing: Path) -> dic
     return {"answers": len(took), "errors": len(errors), "p99_s": round(slow, 3), "cpu_share_of_a_core": round(used, 3)}
 
 
+def slowed(server: Server, readers: int, root: Path, rounds: int = 6) -> dict[str, Any]:
+    """Train the same short run alone and while readers look on, A B A B; the ratio of the median seconds of a round."""
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for k in range(4):
+        watched, folder = bool(k % 2), root / f"trained-{k}"
+        over = threading.Event()
+        threads = [threading.Thread(target=_poll, args=(server, over)) for _ in range(readers if watched else 0)]
+        for thread in threads:
+            thread.start()
+        code = "from undertow.cli import main; main()"
+        words = ["run", "demo", f"federation.rounds={rounds}", "data.train=1000", "data.test=100", "--out", str(folder), "--json"]
+        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+        over.set()
+        for thread in threads:
+            thread.join()
+        lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+        taken[watched] += [line["seconds"] for line in lines[1:]]
+    alone, seen = statistics.median(taken[False]), statistics.median(taken[True])
+    return {"round_alone_s": round(alone, 3), "round_watched_s": round(seen, 3), "slower": round(seen / alone - 1, 3)}
+
+
+def _poll(server: Server, over: threading.Event) -> None:
+    tag = ""
+    while not over.wait(2):
+        try:
+            with urlopen(Request(f"{server.address}api/table", headers={"If-None-Match": tag})) as answer:
+                tag = answer.headers["ETag"]
+        except OSError as error:
+            if getattr(error, "code", 0) != 304:
+                raise
+
+
 def in_browser(server: Server, path: str) -> dict[str, Any]:
     """Open the page; seconds until rows stand there, and frames a second while a list of outputs goes by."""
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
@@ -199,6 +233,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--training", action="store_true", help="also: what readers cost a run that trains on this machine")
     parser.add_argument("--outputs", type=int, default=10_000)
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, max(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
@@ -218,6 +253,7 @@ def main() -> None:
                 **in_browser(server, "sweep-0/run-0000"),
                 "readers": given.readers,
                 **read_for(server, given.readers, given.seconds, growing),
+                **(slowed(server, given.readers, root) if given.training else {}),
                 "peak_mb": round(server.peak(), 1),
             }
         finally:

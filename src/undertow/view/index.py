@@ -24,7 +24,7 @@ from undertow.runs.run import Run
 from undertow.view import status
 
 #: Seconds within which a folder is not searched again, however many readers ask.
-REST = 1.0
+REST = 2.0
 #: Runs after which the first search shows what it has.
 PART = 20
 #: Files of a run whose change changes its row.

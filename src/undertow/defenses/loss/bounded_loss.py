@@ -55,7 +55,7 @@ class BoundedLoss(LossDefense):
     Args:
         q: 0 < q <= 1, in round 1; larger values teach surprising tokens less.
         end: q in the last round of the schedule, reached in equal steps; None = q stays, as it should: where q fell to 0.5 or 0.3
-            the backdoor came in (docs/defending.md, "Facts that are new to the base").
+            the backdoor came in (docs/results/defending.md, "Facts that are new to the base").
         over: rounds of the schedule, >= 1, after which q stays at ``end``; None = all rounds of the run.
 
     Raises:
