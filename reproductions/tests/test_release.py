@@ -111,7 +111,7 @@ def test_the_command_names_what_is_missing_and_how_it_is_made(
 
 
 def test_the_repository_holds_one_page_one_figure_and_one_table_of_each_collection() -> None:
-    wanted = {"fit-findings.md", "pretrained.md"}
+    wanted = {"fit-findings.md", "pretrained.md", "defending.md", "model-replacement.md", "fm-fl.md"}
     for page in release.PAGES:
         wanted |= {f"{page.id}.md", f"{page.id}-{page.figure}.svg", f"{page.id}-{page.table}.csv"}
     assert {path.name for path in RESULTS.iterdir()} == wanted
