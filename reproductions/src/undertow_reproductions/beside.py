@@ -29,11 +29,13 @@ are asked for ([FIT](fit.md), [defenses](sanitization.md)). Made by `make result
 
 @dataclass(frozen=True)
 class Section:
-    """One item of a document: its heading, its statements by their text, its tables, and the command that makes it again."""
+    """One item of a document: its heading, its statements by their text, its tables, of how many runs it is made, and the command that makes
+    it again."""
 
     title: str
     claims: Mapping[str, tuple[str, str, str]]
     tables: str
+    made: str
     command: str
 
 
@@ -45,10 +47,13 @@ def sections(text: str) -> dict[str, Section]:
         item = re.search(r"--only (\S+)", commands[-1]) if commands else None
         if item:
             claims = {c["text"]: (c["source"], c["answer"], c["evidence"]) for c in _CLAIM.finditer(part)}
+            made = re.search(r"^Made from (.*); this item alone:", part, re.MULTILINE)
             tables = re.search(
                 r"^\[[^\]]+\]\(tables/.*?(?=^Deviations:|^Made from|^\d+ runs failed)", part, re.MULTILINE | re.DOTALL
             )
-            found[item[1]] = Section(part.partition("\n")[0], claims, tables[0].rstrip() if tables else "", commands[-1])
+            found[item[1]] = Section(
+                part.partition("\n")[0], claims, tables[0].rstrip() if tables else "", made[1] if made else "", commands[-1]
+            )
     return found
 
 
@@ -87,7 +92,16 @@ def write_beside(documents: Mapping[str, Path], pages: Path, missing: Sequence[t
                 told = f"**{small[claim][1]}**: {small[claim][2]}" if claim in small else "not judged"
                 lines.append(f"| {claim} | {source} | {told} | **{answer}**: {evidence} |")
             tables = re.sub(r"\[([^\]]+)\]\(tables/[^)]+\)", r"`\1`", section.tables)
-            lines += ["", *([tables, ""] if tables and item != "table1" else []), "```sh", section.command, "```", ""]
+            lines += [
+                "",
+                *([tables, ""] if tables and item != "table1" else []),
+                f"Made from {section.made}:",
+                "",
+                "```sh",
+                section.command,
+                "```",
+                "",
+            ]
     if missing:
         lines += ["## Not run", "", "On the pretrained base these were not run; nothing is known of them here.", "", "```sh"]
         lines += [*(f"{command}  # {item}" for item, command in missing), "```", ""]

@@ -94,10 +94,16 @@ def make_section(lab: FitLab, study: Study, results: Results) -> Section:
         claims=[Judged(claim.text, claim.source, claim.check(results)) for claim in study.claims],
         tables=study.tables(results),
         plots=study.plots(results),
-        made=study.work.told() if study.work else f"{len(results.runs)} runs",
+        made=study.work.told() if study.work else _made(lab, study, results),
         failed=list(results.failed),
         command=command(lab, study),
     )
+
+
+def _made(lab: FitLab, study: Study, results: Results) -> str:
+    """Say of how many runs an item is made, and of how many it should be where some are missing."""
+    there, wanted = len(results.runs), len(study.wishes(lab.of(study.id), results))
+    return f"{there} runs" if there >= wanted else f"{there} of {wanted} runs, the others were not run"
 
 
 def command(lab: FitLab, study: Study | None = None) -> str:
