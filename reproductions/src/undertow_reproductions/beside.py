@@ -29,8 +29,7 @@ are asked for ([FIT](fit.md), [defenses](sanitization.md)). Made by `make result
 
 @dataclass(frozen=True)
 class Section:
-    """One item of a document: its heading, its statements by their text, its tables, of how many runs it is made, and the command that makes
-    it again."""
+    """One item of a document: heading, statements by their text, tables, of how many runs it is made, and the command for it."""
 
     title: str
     claims: Mapping[str, tuple[str, str, str]]

@@ -103,7 +103,7 @@ def make_section(lab: FitLab, study: Study, results: Results) -> Section:
 def _made(lab: FitLab, study: Study, results: Results) -> str:
     """Say of how many runs an item is made, and of how many it should be where some are missing."""
     there, wanted = len(results.runs), len(study.wishes(lab.of(study.id), results))
-    return f"{there} runs" if there >= wanted else f"{there} of {wanted} runs, the others were not run"
+    return f"{there} runs" if there >= wanted else f"{there} of {wanted} runs, the others are missing"
 
 
 def command(lab: FitLab, study: Study | None = None) -> str:
