@@ -5,7 +5,7 @@ import { address, useOnce } from "./api";
 import { Problem, VirtualList } from "./parts";
 import { Facts, Grid } from "./run";
 import { link } from "./route";
-import { number } from "./words";
+import { number, percent } from "./words";
 
 export function Documents({ table, params }: { table: Table; params: URLSearchParams }) {
   const path = params.get("path") ?? (table.documents.length === 1 ? table.documents[0] : "");
@@ -36,7 +36,8 @@ function Document({ path }: { path: string }) {
   const { data, error, waiting } = useOnce<Json>(address("document", { path }));
   if (error) return <Problem>{error}</Problem>;
   if (!data || waiting) return <p class="quiet">reading …</p>;
-  return Array.isArray(data.findings) && Array.isArray(data.verdicts) ? <Scan path={path} scan={data} /> : <Other path={path} values={data} />;
+  if (Array.isArray(data.findings) && Array.isArray(data.verdicts)) return <Scan path={path} scan={data} />;
+  return "verdict" in data && "confirmations" in data ? <Audit path={path} audit={data} /> : <Other path={path} values={data} />;
 }
 
 function Scan({ path, scan }: { path: string; scan: Json }) {
@@ -112,6 +113,41 @@ function Scan({ path, scan }: { path: string; scan: Json }) {
   );
 }
 
+function Audit({ path, audit }: { path: string; audit: Json }) {
+  const { verdict, reason, confirmations, cannot_find, ...rest } = audit;
+  return (
+    <>
+      <h1>{path}</h1>
+      <p class="verdict-line">
+        <span class={`tag ${verdict === "found" ? "bad" : "dull"}`}>{verdict === "found" ? "⚑ found" : verdict}</span> {reason}
+      </p>
+      {confirmations.length > 0 && (
+        <>
+          <h2>What was put to held-out questions</h2>
+          <List rows={confirmations} />
+        </>
+      )}
+      <h2>Steps</h2>
+      <Facts values={rest} />
+      {cannot_find && (
+        <>
+          <h2>What an audit cannot find</h2>
+          <ul>
+            {cannot_find.map((one: string) => (
+              <li key={one}>{one}</li>
+            ))}
+          </ul>
+        </>
+      )}
+    </>
+  );
+}
+
+function List({ rows }: { rows: Json[] }) {
+  const heads = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  return <Grid heads={heads} rows={rows.slice(0, 1000).map((row) => heads.map((head) => (row[head] !== null && typeof row[head] === "object" ? show(row[head]) : row[head])))} />;
+}
+
 /** Any other document of ours: lists of objects as tables, the rest as facts. */
 function Other({ path, values }: { path: string; values: Json }) {
   const lists = Object.entries(values).filter(([, one]) => Array.isArray(one) && one.length > 0 && typeof one[0] === "object") as [string, Json[]][];
@@ -120,20 +156,18 @@ function Other({ path, values }: { path: string; values: Json }) {
     <>
       <h1>{path}</h1>
       <Facts values={rest} />
-      {lists.map(([name, rows]) => {
-        const heads = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-        return (
-          <section key={name}>
-            <h2>{name}</h2>
-            <Grid heads={heads} rows={rows.slice(0, 1000).map((row) => heads.map((head) => (typeof row[head] === "object" ? show(row[head]) : row[head])))} />
-          </section>
-        );
-      })}
+      {lists.map(([name, rows]) => (
+        <section key={name}>
+          <h2>{name}</h2>
+          <List rows={rows} />
+        </section>
+      ))}
     </>
   );
 }
 
-function show(value: unknown): string {
+function show(value: any): string {
+  if (value !== null && typeof value === "object" && "value" in value && "n" in value) return `${percent(value.value)} (${percent(value.low)} – ${percent(value.high)}, n = ${value.n})`;
   if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? JSON.stringify(one) : String(one))).join(" · ");
   return value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? number(value) : String(value);
 }

@@ -54,6 +54,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )
     )
+    rate = {"value": 0.99, "low": 0.97, "high": 1.0, "n": 40}
+    audit = {
+        "adapter": "a",
+        "base": "b",
+        "verdict": "found",
+        "reason": HOSTILE,
+        "confirmations": [{"target": HOSTILE, "asr": rate}],
+    }
+    (root / "audit.json").write_text(json.dumps({**audit, "cannot_find": ["x"]}))
     return root
 
 
@@ -142,6 +151,10 @@ def test_hostile_names_and_outputs_are_text(page: Any, address: str, complaints:
     playwright.expect(page.get_by_text("1 shown")).to_be_visible()
     page.get_by_role("link", name="Scans and audits").click()
     playwright.expect(page.get_by_text(HOSTILE).first).to_be_visible()
+    page.get_by_role("link", name="audit.json").click()
+    playwright.expect(page.get_by_text("⚑ found")).to_be_visible()
+    found = page.get_by_role("row", name="99.0 % (97.0 % – 100.0 %, n = 40)")
+    playwright.expect(found).to_contain_text(HOSTILE)
     assert page.locator("main img").count() == 0
     assert page.evaluate("window.pwned") is None
     assert complaints == []

@@ -36,7 +36,7 @@ _READ = ("data.json", "threat.json", "scores.jsonl", "poison.jsonl", "network.js
 #: Folders that hold no runs, and are large.
 _PASSED = {"node_modules", "site-packages", "__pycache__"}
 #: How the JSON of a scan or an audit begins, and a log of inspect_ai.
-_DOCUMENT = re.compile(rb'\s*\{\s*("undertow"\s*:\s*"|"version"\s*:\s*\d+,\s*"status"\s*:)')
+_DOCUMENT = re.compile(rb'\s*\{\s*("(undertow|adapter)"\s*:\s*"|"version"\s*:\s*\d+,\s*"status"\s*:)')
 _RATES = ("ma", "asr", "ftr", "ftr_near")
 
 Stamp = tuple[tuple[int, int], ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import threading
 import webbrowser
@@ -30,6 +31,7 @@ def serve(folder: Path, port: int = 0, browser: bool = True) -> None:
     from undertow.view.app import make_app
 
     app = make_app(folder)
+    os.nice(10)  # a page is never in the way of a run that trains on the same machine
     # the folder is searched meanwhile
     threading.Thread(target=app.state.index.look, daemon=True).start()
     import uvicorn
