@@ -31,7 +31,6 @@ def serve(folder: Path, port: int = 0, browser: bool = True) -> None:
     from undertow.view.app import make_app
 
     app = make_app(folder)
-    os.nice(10)  # a page is never in the way of a run that trains on the same machine
     # the folder is searched meanwhile
     threading.Thread(target=app.state.index.look, daemon=True).start()
     import uvicorn
@@ -43,6 +42,7 @@ def serve(folder: Path, port: int = 0, browser: bool = True) -> None:
         listening.listen(128)  # before the address is told
     except OSError as error:
         raise UserError(f"--port {port} cannot be used ({error.strerror}); leave it out for a free one") from error
+    os.nice(10)  # a page is never in the way of a run that trains on the same machine
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
     print(f"{folder}: {address} (Ctrl-C ends it)", flush=True)
     if browser:
