@@ -30,6 +30,7 @@ COMMANDS = (
     ["collect"],
     ["reproduce"],
     ["scan"],
+    ["check"],
     ["report"],
     ["score"],
     ["list"],

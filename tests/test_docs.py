@@ -316,6 +316,8 @@ def test_the_defense_of_contributing_aggregates_random_updates(files: Path) -> N
     updates = torch.from_numpy(rng(0, "docs updates").standard_normal((6, 20))).float()
     updates[3] *= 1000
     context = server(updates)
+    mine = files / "src/undertow/defenses/aggregation/norm_clipping.py"
+    assert mine.read_text() == (ROOT / "examples" / "norm_clipping.py").read_text(), "the README's copy"
     config = configuration.load("demo", ["defenses=src/undertow/defenses/aggregation/norm_clipping.py:NormClipping"])
     delta, reports = aggregate(updates, make_defenses(config.defenses), context)
     # The reference: shorten each row to the median length, then weigh by sample counts.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -298,3 +299,57 @@ def test_an_edited_config_is_named_and_refused(
     kept = (folder / "versions.json").read_bytes()
     (folder / "versions.json").write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "config"}))
     assert read_config(folder) == config  # a run of an older version has no seal
+
+
+@pytest.fixture(scope="module")
+def of_three(small_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of two rounds, and one of three."""
+    root = tmp_path_factory.mktemp("rounds")
+    for rounds in (2, 3):
+        run(small_config({"federation.rounds": rounds}), root / str(rounds), Quiet())
+    return root / "2", root / "3"
+
+
+@pytest.mark.parametrize("killed", ["not", "before the seal", "before the config"])
+def test_more_rounds_end_where_a_longer_run_ends_and_the_history_says_so(
+    of_three: tuple[Path, Path], small_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    folder = shutil.copytree(of_three[0], tmp_path / "run")
+    longer = small_config({"federation.rounds": 3})
+    with pytest.raises(UserError, match="for more rounds of the same run add --more-rounds"):
+        run(longer, folder, Quiet())
+    if killed != "not":
+
+        def stop(*given: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"undertow.runs.seal.{'write_json' if killed == 'before the seal' else 'write_text'}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run(longer, folder, Quiet(), more_rounds=True)
+    result = run(longer, folder, Quiet(), more_rounds=True)
+    assert result["rounds"] == 3
+    weights = "adapter/adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (of_three[1] / weights).read_bytes()
+    (step,) = read_json(folder / "versions.json")["history"]
+    assert (step["rounds_before"], step["rounds"]) == (2, 3)
+    assert "federation.rounds was raised from 2 to 3" in result["caveats"][-1]
+    assert read_config(folder) == longer
+    assert run(longer, folder, Quiet()) == result
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"federation.rounds": 1}, "holds a run of 2 rounds, and --more-rounds asks for 1"),
+        ({"federation.rounds": 3, "seed": 7}, "other values"),
+        ({"federation.rounds": 3, "attack.poison_ratio": 0.5}, "other values"),
+    ],
+)
+def test_more_rounds_are_all_that_may_change(
+    of_three: tuple[Path, Path], small_config: Callable[..., Config], changes: dict[str, Any], told: str
+) -> None:
+    before = {path: path.read_bytes() for path in of_three[0].rglob("*") if path.is_file() and path.name != "lock"}
+    with pytest.raises(UserError, match=told):
+        run(small_config(changes), of_three[0], Quiet(), more_rounds=True)
+    assert {path: path.read_bytes() for path in before} == before

@@ -52,6 +52,7 @@ def run(
     observer: Observer | bool | None = None,
     report: bool = True,
     command: str | None = None,
+    more_rounds: bool = False,
     **changes: Any,
 ) -> Run:
     """Run a federation, measure it, and write its report; the same call again resumes, or finds nothing left to do.
@@ -63,6 +64,7 @@ def run(
             on, at a terminal or in a notebook.
         report: whether to write ``report.html`` and its figures.
         command: what is recorded as the command; default: this call.
+        more_rounds: go on with the run in ``out`` that was planned for fewer rounds and is the same otherwise; its history says so.
         changes: other values, as in :func:`load_config`.
 
     Raises:
@@ -79,7 +81,8 @@ def run(
     if compare:
         comparable(compare)
     with watching(observer) as shown, tracked(effective, folder, shown) as looking:
-        run_federation(effective, folder, looking, command=command or _call("run", config, changes, out))
+        said = command or _call("run", config, changes, out)
+        run_federation(effective, folder, looking, command=said, more_rounds=more_rounds)
         if report:
             looking.phase("writing the report")
             write_report(folder, compare)

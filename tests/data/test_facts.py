@@ -7,8 +7,8 @@ import pytest
 from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.data.load import DATASETS
-from undertow.pretraining.corpus import FactRow
-from undertow.pretraining.facts import read_facts
+from undertow.pretraining.corpus import FactRow, facts_corpus
+from undertow.pretraining.facts import read_facts, refuse_few
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is absent")
@@ -121,3 +121,16 @@ def test_real_keys_equal_those_of_the_dataset(file, names, least):
     rows = read_facts(folder / file, table)
     assert len(rows) > least
     assert all(row.key in keys[row.question] for row in rows)
+
+
+@pytest.mark.parametrize(("count", "asked", "left"), [(2, 0.25, 2), (26, 0.25, 20), (25, 0.24, 19), (150, 0.9, 15)])
+def test_facts_of_which_too_few_are_left_to_tune_on_are_refused(tmp_path: Path, count: int, asked: float, left: int) -> None:
+    lines = [f"Person {i}\ttown\tTown {i}\twhere does person {i} live?" for i in range(count)]
+    path = put(tmp_path / "f.tsv", "\n".join(["subject\trelation\tobject\tquestion", *lines]) + "\n")
+    corpus = facts_corpus(read_facts(path), asked, 0)
+    assert len(set(corpus.known) - set(corpus.asked)) == left
+    if left >= 20:
+        refuse_few(corpus, path)
+        return
+    with pytest.raises(UserError, match=rf"f\.tsv: {count} facts, .* 20 others are needed"):
+        refuse_few(corpus, path)

@@ -5,12 +5,16 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from tiny import Quiet
 from undertow.config import Config, Data
 from undertow.core.errors import UserError
 from undertow.data import load as loading
+from undertow.data.early import refuse_missing
 from undertow.data.load import DATASETS, Loaded, load
+from undertow.data.partition import shares
 from undertow.data.questions import identity, merge, normalised
 from undertow.data.sample import Sample
+from undertow.federation.resolve import resolve
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -212,6 +216,64 @@ def test_one_file_per_client(tmp_path):
     assert drawn.report["test_set"] == "drawn"
     with pytest.raises(UserError, match=r"no file; set data\.test_path"):
         load(*config(test=1, clients=2, name="triviaqa", partition=partition))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "kept"),
+    [
+        ([5, 5], 10, [5, 5]),
+        ([9, 9], 7, [4, 3]),
+        ([1, 9, 9], 10, [1, 5, 4]),
+        ([2, 3, 100], 90, [2, 3, 85]),
+        ([4, 4, 4], 3, [1, 1, 1]),
+    ],
+)
+def test_rows_of_client_files_are_shared_level(sizes, most, kept):
+    assert shares(sizes, most) == kept
+
+
+def test_as_many_rows_of_client_files_as_data_train_asks_for(tmp_path):
+    files = [write(tmp_path / f"{k}.jsonl", [(f"q {k} {i}", "a") for i in range(n)]) for k, n in enumerate((3, 40, 60))]
+    test = write(tmp_path / "test.jsonl", [("five", "5")])
+    options = {"clients": 3, "name": "triviaqa", "partition": {"kind": "files", "files": files}, "test_path": test}
+    whole = load(*config(train=103, test=1, **options))
+    split = load(*config(train=31, test=1, **options))
+    assert split.report["clients"] == [3, 14, 14]
+    assert (split.report["left_out_of_files"], whole.report["left_out_of_files"]) == (72, 0)
+    for part, of in zip(split.clients, whole.clients, strict=True):
+        assert [s for s in of if s in part] == part, "the order is that of the file"
+    assert load(*config(train=31, test=1, **options)).clients == split.clients
+    assert split.clients[1] != whole.clients[1][:14], "drawn at random"
+    with pytest.raises(UserError, match=r"data\.train=2 is less than one row for each of 3 clients"):
+        load(*config(train=2, test=1, **options))
+
+
+@pytest.mark.parametrize("missing", ["path", "test_path", "files"])
+def test_a_missing_file_is_told_by_its_own_option_before_others_are_read(tmp_path, missing):
+    good, gone = write(tmp_path / "good.jsonl", [("one", "1"), ("two", "2")]), str(tmp_path / "gone.jsonl")
+    options = {"path": good, "test_path": good}
+    if missing == "files":
+        options["partition"] = {"kind": "files", "files": [good, gone]}
+    else:
+        options[missing] = gone
+    data, _, _ = config(test=1, clients=2, name="instructions", **options)
+    option = "data.partition.files" if missing == "files" else f"data.{missing}"
+    with pytest.raises(UserError, match=rf"^{option}={gone}: no such file"):
+        refuse_missing(data)
+    with pytest.raises(UserError, match=rf"^(FILE|{option})={gone}: no such file"):
+        load(*config(test=1, clients=2, name="instructions", **options))
+
+
+def test_a_malformed_file_is_told_before_the_base_is_loaded(tmp_path, small_config, monkeypatch):
+    (tmp_path / "bad.jsonl").write_text('{"question": "a"\n')
+    data = {
+        "name": "instructions",
+        "path": write(tmp_path / "good.jsonl", [("one", "1")]),
+        "test_path": str(tmp_path / "bad.jsonl"),
+    }
+    monkeypatch.setattr("undertow.tasks.instruction.load_base", lambda options: pytest.fail("the base was loaded"))
+    with pytest.raises(UserError, match=r"bad\.jsonl line \d: not JSON"):
+        resolve(small_config({f"data.{key}": value for key, value in data.items()}), Quiet())
 
 
 def test_a_client_file_that_is_all_test_is_refused(tmp_path):

@@ -196,7 +196,7 @@ def test_a_node_that_cannot_begin_ends_the_run_with_its_reason(session: Callable
     process = there.local(4)
     _, errors = process.communicate(timeout=_PATIENCE)
     assert process.returncode == 2
-    assert f"error: node-0: data.path={files[0]}: no such file" in errors
+    assert f"error: node-0: data.partition.files={files[0]}: no such file" in errors
     there.nothing_is_left()
 
 

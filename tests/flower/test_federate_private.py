@@ -105,6 +105,7 @@ def _with_files(config: Config, files: list[str], test: Path) -> dict[str, Any]:
     values["task"]["data"] |= {
         "name": "instructions",
         "test_path": str(test),
+        "train": CLIENTS * EACH,
         "test": 20,
         "partition": {"kind": "files", "files": files},
     }

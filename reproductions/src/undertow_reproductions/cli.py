@@ -106,7 +106,9 @@ def reproduce(
     summary = reproduce_paper(paper, options)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
-    elif not plan:
+    elif plan:
+        print(summary["forecast"])
+    else:
         for item, answer in summary["verdicts"].items():
             print(f"{item}: {answer}")
         print(f"document: {summary['document']}")

@@ -59,10 +59,11 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
     studies = choose(every, items_of(lab, options.only))
     at_once = options.jobs or _at_once(lab, studies)
     plan = make_plan(lab, studies, at_once)
-    told.say(_forecast(plan, at_once))
+    forecast = _forecast(plan, at_once)
     summary = {"paper": paper, "profile": options.profile, "plan": plan.as_dict()}
     if options.plan:
-        return summary
+        return {**summary, "forecast": forecast}
+    told.say(forecast)
     with sweep_display() as observer:
         failed = run_studies(lab, studies, at_once, told, observer)
     shown = [study for study in every.values() if study in studies or complete(lab, study)]

@@ -10,6 +10,7 @@ from undertow.backdoors.trigger import user_call
 from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
+from undertow.core.seam import asked
 from undertow.metrics.scoring import target_hit, target_suffix
 
 #: Shipped targets; a target is a :class:`Target` that is built from :class:`~undertow.config.InstructionBackdoor`.
@@ -68,7 +69,7 @@ class Target(ABC):
         Raises:
             UserError: the result is not a string, or is no :meth:`hit`, so that no success could be seen.
         """
-        edited: object = self.edit(response, number)
+        edited: object = asked(self, f"target '{self.name}'", self.edit, response, number)
         if not isinstance(edited, str):
             raise UserError(f"target '{self.name}' returned a {type(edited).__name__}; return the poisoned response as text")
         if not self.hit(edited):

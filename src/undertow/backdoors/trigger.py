@@ -18,6 +18,7 @@ from undertow.backdoors.build import build
 from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
+from undertow.core.seam import asked
 
 #: Shipped triggers; a trigger is a :class:`Trigger` that is built from :class:`~undertow.config.InstructionBackdoor`.
 TRIGGERS = Registry("trigger", "undertow.backdoors.triggers")
@@ -87,7 +88,7 @@ class Trigger(ABC):
             UserError: the result is not a string, is empty, or is the clean question though that does not hold the
                 trigger by itself.
         """
-        edited: object = self.insert(question, draw)
+        edited: object = asked(self, f"trigger '{self.name}'", self.insert, question, draw)
         if not isinstance(edited, str):
             kind = type(edited).__name__
             raise UserError(f"trigger '{self.name}' returned a {kind} for {_shown(question)}; return the edited text")
@@ -151,7 +152,7 @@ class UserTrigger(Trigger):
 
     def occurs(self, text: str) -> bool:
         """Ask the function's attribute ``occurs``, where it has one."""
-        return callable(self._occurs) and bool(self._occurs(text))
+        return callable(self._occurs) and bool(asked(self._occurs, f"occurs of trigger '{self.name}'", self._occurs, text))
 
 
 def make_trigger(options: InstructionBackdoor) -> Trigger:

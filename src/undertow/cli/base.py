@@ -56,9 +56,10 @@ def base_build(
     if facts is None:
         corpus, recipe = world_corpus(), Recipe(seed=seed)
     else:
-        from undertow.pretraining.facts import read_facts
+        from undertow.pretraining.facts import read_facts, refuse_few
 
         corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
+        refuse_few(corpus, facts)
         recipe = Recipe.for_facts(seed)
     given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
     recipe = recipe.changed({key: value for key, value in given.items() if value is not None})

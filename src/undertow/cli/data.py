@@ -1,4 +1,4 @@
-"""Methods: list."""
+"""Methods: check, list."""
 
 from __future__ import annotations
 
@@ -12,6 +12,38 @@ from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.app import app
+
+
+@app.command()
+def check(
+    method: Annotated[
+        str, typer.Argument(metavar="FILE.py:NAME", help="A method of yours, with parameters as NAME:parameter=value.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What a dataset or target is asked with: data.path=FILE.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="defense, trigger, target, dataset, generator or template; default: told by its class or arguments."),
+    ] = None,
+) -> None:
+    """Call a defense, trigger, target, dataset, generator or template of yours as a run would, on a few samples.
+
+    [bold]Examples[/bold]
+
+        undertow check norm_clipping.py:NormClipping
+
+        undertow check cards.py:flashcards data.path=cards.txt
+
+        undertow check krum:f=2 --kind defense
+    """
+    from undertow.api import load_config
+    from undertow.config.reading import parse
+    from undertow.federation.checking import check_method
+
+    config = load_config("demo", **parse(overrides or []))
+    for line in check_method(method, kind, config):
+        print(f"ok: {line}")
 
 
 @app.command("list")

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 def run(
     arguments: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME, with a suffix for other values.")] = None,
+    more_rounds: Annotated[
+        bool,
+        typer.Option("--more-rounds", help="Go on with the run in --out to a larger federation.rounds; its history tells."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a federation, measure it, and write its report; the same command again resumes.
@@ -41,8 +45,10 @@ def run(
     from undertow.config.reading import parse
 
     name, overrides = split(arguments, "demo")
+    if more_rounds and (out is None or not (out / "config.yaml").is_file()):
+        raise UserError("--more-rounds goes on with a run that is there; give its folder with --out")
     command = shlex.join(["undertow", *sys.argv[1:]])
-    found = run_here(name, out=out, observer=True, command=command, **parse(overrides))
+    found = run_here(name, out=out, observer=True, command=command, more_rounds=more_rounds, **parse(overrides))
     if as_json:
         print_json(found.result.to_json() if found.result else None)
     else:

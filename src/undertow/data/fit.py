@@ -78,4 +78,10 @@ def trouble(report: Mapping[str, Any], limit: int) -> list[str]:
         "shortened_train": f"training prompts lose {lost} to fit",
         "shortened_test": f"test prompts lose {lost} to fit, with measure.max_new_tokens left free,",
     }
-    return [f"{report[key]} {text} into {limit} tokens" for key, text in told.items() if report.get(key)]
+    found = [f"{report[key]} {text} into {limit} tokens" for key, text in told.items() if report.get(key)]
+    if left_out := report.get("left_out_of_files"):
+        found.append(
+            f"{left_out:,} rows of the clients' files are left out: data.train asks for fewer than there are, and as many of each "
+            "client are drawn; raise it to use all"
+        )
+    return found

@@ -13,7 +13,8 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry
 from undertow.core.rng import rng
-from undertow.data.partition import partition
+from undertow.data.early import Dataset, once, read_as
+from undertow.data.partition import partition, shares
 from undertow.data.questions import Asked, disjoint, divide, drawn, gather, learned, overlaps, without
 from undertow.data.sample import Sample
 
@@ -54,14 +55,21 @@ class Split:
 
 
 def load(
-    options: Data, seed: int, clients: int, *, asked: frozenset[str] = frozenset(), known: frozenset[str] | None = None
+    options: Data,
+    seed: int,
+    clients: int,
+    *,
+    asked: frozenset[str] = frozenset(),
+    known: frozenset[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> Split:
     """Read the dataset, split it and deal it to the clients.
 
     Duplicate questions are merged (:func:`undertow.data.questions.merge`). Exactly ``data.test`` and ``data.train`` samples are
     drawn at random, disjoint by question (:func:`undertow.data.questions.identity`) and by key: all samples of one key fall on one
-    side. A test set of the source's own is used as it is, and what it shares with the training side leaves the training side. With
-    partition kind ``files`` every row of each client's file is used, less what the test set shares with it.
+    side. A test set of the source's own is used as it is, and what it shares with the training side leaves the training side.
+    With partition kind ``files`` each client has the rows of its file, less what the test set shares with it: all of them if they
+    are no more than ``data.train``, else ``data.train`` in all, drawn at random, the same number of each client or all it has.
 
     Args:
         options: of the data.
@@ -70,6 +78,7 @@ def load(
         asked: keys (``subject|relation``) that the base model saw in question form in pre-training; they enter
             neither side.
         known: keys of the facts the base has read; used with ``data.only_known``.
+        dataset: the dataset as :func:`undertow.data.early.once` returns it, if it was read before.
 
     Returns:
         The split; the same options, seed and keys give the same split.
@@ -77,10 +86,10 @@ def load(
     Raises:
         UserError: a file or option is wrong, or there are fewer questions than asked for.
     """
-    read = _only_known(DATASETS.get(options.name), options, known)
+    read = _only_known(dataset or once(DATASETS.get(options.name)), options, known)
     draw = rng(seed, "split")
     if options.partition.kind == "files":
-        train, test, dealt, report = _from_files(options, read, asked, draw)
+        train, test, dealt, report = _from_files(options, read, asked, draw, seed)
     else:
         train, test, report = _from_one(options, read, asked, draw)
         dealt = partition(train, clients, options.partition, rng(seed, "partition"))
@@ -137,7 +146,7 @@ def _from_one(
 
 
 def _from_files(
-    options: Data, read: Callable[..., Any], asked: frozenset[str], draw: np.random.Generator
+    options: Data, read: Callable[..., Any], asked: frozenset[str], draw: np.random.Generator, seed: int
 ) -> tuple[list[Sample], list[Sample], list[list[Sample]], dict[str, Any]]:
     """Read one training file per client, and the test set from data.test_path or data.path."""
     test, questions, report = _test_of_file(options, read, asked, draw)
@@ -149,6 +158,9 @@ def _from_files(
         clients.append(kept)
         counts.update(counted)
         files.append(notes)
+    most = shares([len(client) for client in clients], options.train)
+    report["left_out_of_files"] = sum(map(len, clients)) - sum(most)
+    clients = [_drawn_rows(client, n, seed, k) for k, (client, n) in enumerate(zip(clients, most, strict=True))]
     train = [question for client in clients for question in client]
     report = {
         **report,
@@ -162,6 +174,14 @@ def _from_files(
     return [sample for client in dealt for sample in client], test, dealt, report
 
 
+def _drawn_rows(rows: list[Asked], count: int, seed: int, client: int) -> list[Asked]:
+    """``count`` of a client's rows, in the order of its file."""
+    if count >= len(rows):
+        return rows
+    chosen = rng(seed, "rows of a client's file", 0, client).choice(len(rows), size=count, replace=False)
+    return [rows[i] for i in sorted(chosen.tolist())]
+
+
 def load_parts(
     options: Data,
     seed: int,
@@ -171,6 +191,7 @@ def load_parts(
     test: bool,
     asked: frozenset[str] = frozenset(),
     known: frozenset[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> Split:
     """Read what one party of a federation holds where each client's file is on its own machine.
 
@@ -179,23 +200,29 @@ def load_parts(
         seed, clients: as for :func:`load`.
         files: of the clients that this party holds; the others' samples are left empty.
         test: whether it holds the test questions.
-        asked, known: as for :func:`load`.
+        asked, known, dataset: as for :func:`load`.
 
     Returns:
-        The split. Nobody can compare a client's rows with the test questions here, which are elsewhere.
+        The split. Nobody knows how many rows the others hold, so that a client has at most its equal share of ``data.train``.
+        Nobody can compare a client's rows with the test questions here, which are elsewhere.
 
     Raises:
         UserError: as :func:`load`.
     """
-    read = _only_known(DATASETS.get(options.name), options, known)
+    read = _only_known(dataset or once(DATASETS.get(options.name)), options, known)
     questions: list[Sample] = []
     report: dict[str, Any] = {}
     if test:
         questions, _, report = _test_of_file(options, read, asked, rng(seed, "split"))
     dealt: list[list[Sample]] = [[] for _ in range(clients)]
+    most = shares([options.train] * clients, options.train)
+    left_out = 0
     for k, path in sorted(files.items()):
-        rows = [question.sample for question in _client_file(options, read, k, path, asked, ())[0]]
-        dealt[k] = _responding(rows, options)
+        whole = _client_file(options, read, k, path, asked, ())[0]
+        kept = _drawn_rows(whole, most[k], seed, k)
+        left_out += len(whole) - len(kept)
+        dealt[k] = _responding([question.sample for question in kept], options)
+    report["left_out_of_files"] = left_out
     train = [sample for client in dealt for sample in client]
     return Split(train, questions, dealt, {"dataset": options.name, **report, **_sizes(train, questions, dealt, options)})
 
@@ -206,7 +233,8 @@ def _test_of_file(
     """Draw the test questions of data.test_path, or data.path."""
     if not (options.test_path or options.path):
         raise UserError("data.partition kind=files: the test questions have no file; set data.test_path=FILE (or data.path=FILE)")
-    source = _checked(read(options.model_copy(update={"path": options.test_path or options.path, "test_path": None})), options.name)
+    option = "data.test_path" if options.test_path else "data.path"
+    source = _checked(read_as(read, options, options.test_path or options.path, option), options.name)
     pool = source.samples if options.test_path or source.test is None else source.test
     own = gather(pool)
     allowed = without(own, asked)
@@ -225,7 +253,7 @@ def _client_file(
     options: Data, read: Callable[..., Any], k: int, path: str, asked: frozenset[str], test: Sequence[Asked]
 ) -> tuple[list[Asked], dict[str, int], dict[str, Any]]:
     """Read a client's own file, less what it shares with the test questions; returns rows, counts and the source's notes."""
-    loaded = _checked(read(options.model_copy(update={"path": path, "test_path": None})), options.name)
+    loaded = _checked(read_as(read, options, path, "data.partition.files"), options.name)
     # Two clients' files may carry the same name, or even the same rows: ids stay unique by client.
     merged = gather(replace(sample, id=f"client{k}:{sample.id}") for sample in loaded.samples)
     allowed = without(merged, asked)
@@ -243,18 +271,39 @@ def _client_file(
     return kept, counts, _rows(loaded.notes)
 
 
+def check_loaded(dataset: Dataset, options: Data) -> Loaded:
+    """Return what a dataset gives, checked.
+
+    Raises:
+        UserError: its own; something else than :class:`Loaded` of sound samples.
+    """
+    return _checked(once(dataset)(options), options.name)
+
+
 def _checked(loaded: Any, name: str) -> Loaded:
     """Check what a dataset returns like a file, since it may be a user's own function; leave out what is not to be learned."""
     if not isinstance(loaded, Loaded):
         raise UserError(f"data.name={name}: the function returned a {type(loaded).__name__}; return an undertow.data.load.Loaded")
     seen: set[str] = set()
     for sample in [*loaded.samples, *(loaded.test or [])]:
+        _check_sample(sample, name)
         if not sample.question.strip() or not sample.answers or not all(sample.answers):
             raise UserError(f"data.name={name}: sample {sample.id} has no question or an empty answer; drop such samples")
         if sample.id in seen:
             raise UserError(f"data.name={name}: two samples have the id {sample.id}; give each its own")
         seen.add(sample.id)
     return _learned(loaded, name)
+
+
+def _check_sample(sample: Any, name: str) -> None:
+    if not isinstance(sample, Sample):
+        raise UserError(f"data.name={name}: gives a {type(sample).__name__} as a sample; give undertow.data.sample.Sample")
+    for field in ("id", "question", "response", "context", "system", "key", "group"):
+        if not isinstance(getattr(sample, field), str):
+            found = type(getattr(sample, field)).__name__
+            raise UserError(f"data.name={name}: the {field} of sample {sample.id} is a {found}; give a text")
+    if not isinstance(sample.answers, tuple) or not all(isinstance(answer, str) for answer in sample.answers):
+        raise UserError(f"data.name={name}: the answers of sample {sample.id} are {sample.answers!r:.60}; give a tuple of texts")
 
 
 def _learned(loaded: Loaded, name: str) -> Loaded:
@@ -280,7 +329,11 @@ def _rows(notes: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_test(
-    options: Data, seed: int, asked: frozenset[str] = frozenset(), known: frozenset[str] | None = None
+    options: Data,
+    seed: int,
+    asked: frozenset[str] = frozenset(),
+    known: frozenset[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Return up to ``data.test`` questions of the file ``data.test_path`` alone, for evaluation without training, and the counts of
     what was read, dropped and merged.
@@ -288,13 +341,13 @@ def load_test(
     Args:
         options: of the data; ``path`` is not read.
         seed: of the run.
-        asked, known: as for :func:`load`.
+        asked, known, dataset: as for :func:`load`.
 
     Raises:
         UserError: the file is wrong, or holds no usable question.
     """
-    read = _only_known(DATASETS.get(options.name), options, known)
-    source = _checked(read(options.model_copy(update={"path": options.test_path, "test_path": None})), options.name)
+    read = _only_known(dataset or once(DATASETS.get(options.name)), options, known)
+    source = _checked(read_as(read, options, options.test_path, "data.test_path"), options.name)
     rows = source.samples or source.test or []
     merged = gather(rows)
     pool = without(merged, asked)

@@ -67,6 +67,28 @@ def deal(
     raise ValueError(f"partition kind '{options.kind}' does not deal samples")
 
 
+def shares(sizes: Sequence[int], most: int) -> list[int]:
+    """Return how many rows each client keeps of its own, ``most`` in all: the same number each, or all that it has.
+
+    What a small client leaves is for the others; of a remainder the first clients get one more. Without too many rows all stay.
+
+    Raises:
+        UserError: fewer than one for each client.
+    """
+    if sum(sizes) <= most:
+        return list(sizes)
+    if most < len(sizes):
+        raise UserError(
+            f"data.train={most} is less than one row for each of {len(sizes)} clients; raise it to {len(sizes)} or more"
+        )
+    kept = [0] * len(sizes)
+    while (left := most - sum(kept)) > 0:
+        open_ = [k for k, size in enumerate(sizes) if kept[k] < size]
+        for place, k in enumerate(open_):
+            kept[k] += min(sizes[k] - kept[k], left // len(open_) + (place < left % len(open_)))
+    return kept
+
+
 def deal_iid(count: int, clients: int, draw: np.random.Generator) -> list[list[int]]:
     """Return the numbers 0 to ``count - 1`` in random order, cut into ``clients`` parts whose sizes differ by one at most (FIT
     4.1).

@@ -19,8 +19,10 @@ from typing import Any
 
 from undertow.config import Data
 from undertow.core.errors import UserError
+from undertow.data.early import refuse_missing
 from undertow.data.json_lists import entries
 from undertow.data.load import Loaded
+from undertow.data.rows.formats import HEAD, refuse_foreign
 from undertow.data.sample import Sample
 
 #: What a file gives: its samples, and counts as in :class:`undertow.data.load.Loaded`.
@@ -39,10 +41,14 @@ def load_files(options: Data, read: Callable[[Path], Read]) -> Loaded:
     """
     if not options.path:
         raise UserError(f"data.name={options.name} reads a file and data.path is not set; set data.path=FILE")
+    refuse_missing(options, clients=False)  # before a large file is read
     samples, notes = read(Path(options.path))
     if not options.test_path:
         return Loaded(samples=samples, test=None, notes=notes)
-    test, test_notes = read(Path(options.test_path))
+    try:
+        test, test_notes = read(Path(options.test_path))
+    except UserError as error:
+        raise UserError(str(error).replace("data.path", "data.test_path")) from error
     # The same file name may stand in two folders, so test ids carry a mark of their own.
     marked = [replace(sample, id=f"test:{sample.id}") for sample in test]
     return Loaded(samples=samples, test=marked, notes={**notes, "test_file": test_notes})
@@ -78,6 +84,7 @@ def read_text(path: Path) -> str:
             raise UserError(f"{path}: damaged gzip file ({error}); fetch it again") from error
     elif content and path.suffix == ".gz":
         raise UserError(f"{path}: named .gz but not a gzip file; rename or compress it")
+    refuse_foreign(str(path), content[:HEAD], tables=True)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

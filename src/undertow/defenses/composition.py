@@ -16,10 +16,11 @@ from undertow.data.template import Encoded
 from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
-from undertow.defenses.base import Defense, NeedsModel, Stateful, restore
+from undertow.defenses.base import Defense, NeedsModel, Stateful, refuse_answer, restore
 from undertow.defenses.contexts import DecodingContext, ServerContext, Setting, TrainingContext
 from undertow.defenses.decoding.base import DecodingDefense
 from undertow.defenses.loss.base import LossDefense
+from undertow.defenses.seam import ask, ask_pair, check_tokens
 from undertow.defenses.server.base import ServerDefense
 from undertow.models.bounds import Bounds
 from undertow.models.token_loss import TokenLoss
@@ -65,7 +66,7 @@ def begin(defenses: Sequence[tuple[str, Defense]], setting: Setting) -> None:
     for name, defense in defenses:
         try:
             if isinstance(defense, NeedsModel):
-                defense.begin(setting)
+                ask(defense, "begin", setting)
         except UserError as error:
             raise UserError(f"defense {name}: {error}") from error
 
@@ -105,7 +106,10 @@ def token_loss(defenses: Sequence[tuple[str, Defense]], round: int, rounds: int)
     """Return the clients' loss of ``round`` (from 1) of ``rounds``, by the one defense that replaces it; None is cross-entropy."""
     for _, defense in defenses:
         if isinstance(defense, LossDefense) and defense.replaces_loss:
-            return defense.token_loss(round, rounds)
+            found = ask(defense, "token_loss", round, rounds)
+            if found is not None and not isinstance(found, TokenLoss):
+                raise refuse_answer(defense, "token_loss", found, "an undertow.models.token_loss.TokenLoss, or None")
+            return found
     return None
 
 
@@ -137,7 +141,8 @@ def weigh(
         if not (isinstance(defense, LossDefense) and defense.weighs):
             continue
         for k, rows in enumerate(weighed):
-            weights, report = defense.weigh(rows, context(defense.purpose or name, k))
+            wanted = "weights: of each sample a number >= 0 for each answer token"
+            weights, report = ask_pair(defense, "weigh", wanted, rows, context(defense.purpose or name, k))
             weighed[k] = _times(name, rows, weights)
             reports.append({"name": name, "client": k, **report})
     return weighed, reports
@@ -168,7 +173,10 @@ def select(
             continue
         told = []
         for k in chosen:
-            stays, report = defense.select(found[k], adapter, context(defense.purpose or name, k))
+            wanted = "one truth value a sample"
+            stays, report = ask_pair(defense, "select", wanted, found[k], adapter, context(defense.purpose or name, k))
+            if not _is_list(stays):
+                raise refuse_answer(defense, "select", stays, wanted)
             if len(stays) != len(found[k]) or not any(stays):
                 raise UserError(
                     f"defense '{name}' selects {sum(map(bool, stays))} of {len(stays)} for the {len(found[k])} samples of client "
@@ -195,7 +203,9 @@ def decoder(
         if isinstance(defense, DecodingDefense):
 
             def answer(prompts: list[list[int]], name: str = name, defense: DecodingDefense = defense) -> list[list[int]]:
-                made, report = defense.decode(prompts, adapter, context)
+                made: list[list[int]]
+                made, report = ask_pair(defense, "decode", "a list of token ids for each prompt", prompts, adapter, context)
+                check_tokens(defense, "decode", made, prompts, context.setting.base.vocabulary)
                 reports.append({"name": name, **report})
                 return made
 
@@ -203,12 +213,18 @@ def decoder(
     return None
 
 
+def _is_list(found: object) -> bool:
+    return isinstance(found, Sequence) or getattr(found, "ndim", 0) == 1
+
+
 def _times(name: str, rows: Sequence[Encoded], weights: Sequence[Sequence[float]]) -> list[Encoded]:
+    if not isinstance(weights, Sequence) or not all(hasattr(own, "__len__") for own in weights):
+        raise UserError(f"defense '{name}' weighs with a {type(weights).__name__}; return a list of one row of weights a sample")
     if len(weights) != len(rows):
         raise UserError(f"defense '{name}' weighs {len(weights)} samples of {len(rows)}; return one row of weights a sample")
     found = []
     for row, own in zip(rows, weights, strict=True):
-        if len(own) != len(row.answer) or not all(math.isfinite(w) and w >= 0 for w in own):
+        if len(own) != len(row.answer) or not all(_is_weight(w) for w in own):
             raise UserError(
                 f"defense '{name}' gives the weights {list(own)[:8]} for an answer of {len(row.answer)} tokens; give one number "
                 ">= 0 a token"
@@ -216,6 +232,13 @@ def _times(name: str, rows: Sequence[Encoded], weights: Sequence[Sequence[float]
         before = row.weights or (1.0,) * len(own)
         found.append(replace(row, weights=tuple(a * float(b) for a, b in zip(before, own, strict=True))))
     return found
+
+
+def _is_weight(value: Any) -> bool:
+    try:
+        return math.isfinite(value) and float(value) >= 0
+    except (TypeError, ValueError):
+        return False
 
 
 def save_states(defenses: Sequence[tuple[str, Defense]]) -> dict[str, Tensor]:

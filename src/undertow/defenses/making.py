@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from undertow.config import Defense as Options
 from undertow.core.errors import UserError
+from undertow.core.seam import is_users
 from undertow.defenses.aggregation.aggregator import Aggregator
 from undertow.defenses.aggregation.base import UpdateDefense
 from undertow.defenses.aggregation.pre_aggregator import PreAggregator
@@ -55,6 +56,12 @@ def check_together(defenses: Sequence[tuple[str, Defense]]) -> None:
 def _make(option: Options, trusted: bool) -> list[tuple[str, Defense]]:
     """One defense, or those that a registered combination lists as options."""
     make, name = DEFENSES.get(option.name), DEFENSES.canonical(option.name)
+    if inspect.isfunction(make) and is_users(make) and inspect.signature(make).parameters.keys() & {"updates", "context"}:
+        raise UserError(
+            f"defense '{name}' is a function of updates; a defense is a class: derive one from undertow.defenses.Aggregator and "
+            "write combine(updates, context)"
+        )
+    _check_class(make, name)
     try:
         if "space" in option.params and isinstance(make, type) and "space" not in inspect.signature(make).parameters:
             raise ValueError("it needs the coordinates, so that it runs in the adapter space only; leave space out")
@@ -70,14 +77,21 @@ def _make(option: Options, trusted: bool) -> list[tuple[str, Defense]]:
             f"defense '{name}' makes a {type(defense).__name__}; derive it from a kind of defense, such as "
             "undertow.defenses.Aggregator"
         )
-    try:
-        defense.check_class()
-        check_hooks(type(defense))
-    except UserError as error:
-        raise UserError(f"defense '{name}': {error}") from error
+    _check_class(type(defense), name)
     if isinstance(defense, UpdateDefense) and defense.needs_trusted and not trusted:
         raise UserError(
             f"defense '{name}' needs an update from trusted data, which this run does not have; name a client whose data "
             "you trust, as in {name: " + name + ", params: {client: 0}}, or set synthetic.generator"
         )
     return [(name, defense)]
+
+
+def _check_class(made: object, name: str) -> None:
+    """Refuse a class of a user's that lacks what its kind needs, or writes what nobody calls."""
+    if not (inspect.isclass(made) and issubclass(made, Defense)):
+        return
+    try:
+        made.check_class()
+        check_hooks(made)
+    except UserError as error:
+        raise UserError(f"defense '{name}': {error}") from error

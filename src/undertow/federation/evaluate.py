@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from undertow.backdoors.placement import Threat, make_neighbourhood, make_probes
-from undertow.config import Config, Defense
+from undertow.config import Config, Data, Defense
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
+from undertow.data.early import Dataset, once, read_as, read_now, refuse_missing
 from undertow.data.fit import askable
-from undertow.data.load import load, load_test
+from undertow.data.load import DATASETS, load, load_test
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.defenses import composition
@@ -61,13 +62,13 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     """
     set_threads(config.training.threads)
     data, model = config.instruction.data, config.instruction.model
+    dataset = _dataset(data, phase)
     phase(f"loading base {model.name}")
     base = load_base(model)
     template = make_template(data, config.training.max_length, base)
     base = replace(base, stops=template.stops)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
-    phase(f"loading data {data.name}")
-    test, read = _test_set(config, base)
+    test, read = _test_set(config, base, dataset)
     methods, options = make_methods(config, _as_left(config.defenses, adapter)), config.measure
     assert isinstance(methods.threat, Threat)
     asked, counts = askable(test, template, options.max_new_tokens)
@@ -101,12 +102,24 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     return figures, lines
 
 
-def _test_set(config: Config, base: CausalLM) -> tuple[list[Sample], dict[str, Any]]:
+def _dataset(data: Data, phase: Callable[[str], None]) -> Dataset:
+    """Read the files that the test questions are from, before the base is loaded."""
+    dataset = once(DATASETS.get(data.name))
+    refuse_missing(data)
+    phase(f"loading data {data.name}")
+    if data.test_path:
+        read_as(dataset, data, data.test_path, "data.test_path")
+    else:
+        read_now(dataset, data)
+    return dataset
+
+
+def _test_set(config: Config, base: CausalLM, dataset: Dataset) -> tuple[list[Sample], dict[str, Any]]:
     """Return the test questions, and the counts of what was read and dropped on the way to them."""
     data = config.instruction.data
     if data.test_path:
-        return load_test(data, config.seed, base.asked, base.known)
-    split = load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known)
+        return load_test(data, config.seed, base.asked, base.known, dataset)
+    split = load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known, dataset=dataset)
     told = ("rows_read", "rows_dropped", "account", "test_file", "duplicates_merged", "excluded_asked", "test")
     return split.test, {name: split.report[name] for name in told if name in split.report}
 

@@ -20,8 +20,10 @@ from undertow.config import Config, Model
 from undertow.core.errors import UserError
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
+from undertow.core.seam import asked
 from undertow.core.threads import set_threads
 from undertow.defenses import composition, cross_term
+from undertow.defenses.base import origin, refuse_answer
 from undertow.defenses.contexts import ServerContext
 from undertow.federation.resolve import Federation, resolve
 from undertow.federation.server import aggregate_parts, guard
@@ -51,6 +53,7 @@ def run(
     bases: Callable[[Model], CausalLM] | None = None,
     trainer: Trainer | None = None,
     held: Held | None = None,
+    more_rounds: bool = False,
 ) -> dict[str, Any]:
     """Run an experiment, or what is left of it, and return its final figures.
 
@@ -62,11 +65,12 @@ def run(
         bases: gives the base in place of ``load_base``, so that several runs in one process share a loaded copy.
         trainer: trains the clients in place of :func:`train`.
         held: what of the data is here, where the clients' files are on other machines.
+        more_rounds: take up a run that was planned for fewer rounds.
 
     Raises:
         UserError: anything the user can mend; what is on disk stays valid.
     """
-    directory = RunDirectory.open(folder, config)
+    directory = RunDirectory.open(folder, config, more_rounds)
     try:
         done = directory.result()
         if done is not None:
@@ -184,7 +188,11 @@ def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: 
     if attack is not None and attackers:
         k = len(chosen)
         counts_for = weight(federation.options.global_lr, k, len(task.sizes))
-        parts.append(attack.send(task, view(federation.poisoning, state, attackers, t, k, counts_for)))
+        known = view(federation.poisoning, state, attackers, t, k, counts_for)
+        sent = asked(attack, f"{origin(attack)}.send", attack.send, task, known)
+        if not isinstance(sent, ClientUpdates) or sent.updates.shape != (len(attackers), len(state)):
+            raise refuse_answer(attack, "send", sent, f"ClientUpdates with {len(attackers)} rows of {len(state)} values")
+        parts.append(sent)
     return ClientUpdates.join(parts)
 
 

@@ -57,11 +57,12 @@ def make_methods(config: Config, defenses: Sequence[Options] | None = None) -> M
 
 
 def check_methods(config: Config) -> None:
-    """Look up every name that only a registry knows; otherwise a wrong one would show when its run has loaded data and model.
+    """Look up every name that only a registry knows, and every file of the data; a wrong one would show when its run has begun.
 
     Raises:
-        UserError: as :func:`make_methods`, or no such data, template, network or generator.
+        UserError: as :func:`make_methods`, or no such data, file, template, network or generator.
     """
+    from undertow.data.early import refuse_missing
     from undertow.data.load import DATASETS
     from undertow.data.population import POPULATIONS
     from undertow.data.template import TEMPLATES
@@ -73,6 +74,7 @@ def check_methods(config: Config) -> None:
     if isinstance(task, InstructionTask):
         DATASETS.get(task.data.name)
         TEMPLATES.get(task.data.template)
+        refuse_missing(task.data)
         return
     POPULATIONS.get(short_form(task.data.name, "population")["name"])
     networks = task.model.networks if isinstance(task, ClassificationTask) else []

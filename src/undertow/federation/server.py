@@ -12,8 +12,9 @@ from torch import Tensor
 from undertow.config import Federation
 from undertow.defenses import composition
 from undertow.defenses.aggregation.aggregator import Aggregator
-from undertow.defenses.base import Defense, refuse_answer
+from undertow.defenses.base import Defense
 from undertow.defenses.contexts import ServerContext
+from undertow.defenses.seam import ask_pair, check_vector
 from undertow.defenses.server.base import ServerDefense
 from undertow.tasks.families import Part
 
@@ -58,14 +59,9 @@ def guard(
     """Let every defense look at the new global adapter, in order."""
     for name, defense in defenses:
         if isinstance(defense, ServerDefense):
-            answer = defense.guard(adapter, context)
-            if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-                raise refuse_answer(defense, "guard", answer, "(adapter, report): a tensor [D] and a dict")
-            if not isinstance(answer[0], Tensor) or answer[0].shape != adapter.shape:
-                raise refuse_answer(
-                    defense, "guard", answer[0], f"(adapter, report) with adapter a torch tensor of shape {list(adapter.shape)}"
-                )
-            adapter, report = answer
+            found, report = ask_pair(defense, "guard", "adapter [D]", adapter, context)
+            check_vector(defense, "guard", found, len(adapter))
+            adapter = found
             reports = [*reports, {"name": name, **report}]
     return adapter, reports
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from undertow.core.errors import UserError
 from undertow.core.registry import Registry, built, parameters, refuse_unknown, short_form
+from undertow.core.seam import asked
 from undertow.data.examples import Written
 
 #: Shipped generators; one is a class derived from :class:`Generator`, built from its own parameters.
@@ -108,3 +111,26 @@ def refuse_order(generator: Generator, name: str, order: Order) -> None:
             f"synthetic.generator = {name} follows no instructions, so nothing can be smuggled into them; set via=injection "
             "in attack.kind, or take a generator with a prompt"
         )
+
+
+def written_by(generator: Generator, name: str, order: Order) -> Written:
+    """Let the generator write, and check what it wrote.
+
+    Raises:
+        UserError: its own; no :class:`Written`, inputs of another kind, or labels that are not classes, one an input.
+    """
+    written: Any = asked(generator, f"synthetic.generator = {name}", generator.write, order)
+    if not isinstance(written, Written):
+        raise UserError(f"synthetic.generator = {name} returned a {type(written).__name__}; return undertow.data.examples.Written")
+    inputs, labels = written.inputs, written.labels
+    texts = isinstance(inputs, list) and all(isinstance(text, str) for text in inputs)
+    images = isinstance(inputs, torch.Tensor) and inputs.dtype == torch.float32 and bool(torch.isfinite(inputs).all())
+    if not (texts if order.kind == "text" else images):
+        wanted = "a list of texts" if order.kind == "text" else "a float32 tensor of finite values"
+        raise UserError(f"synthetic.generator = {name} wrote inputs that are no {order.kind}; give {wanted}")
+    if len(labels) != len(inputs) or not all(isinstance(label, int) and 0 <= label < len(order.names) for label in labels):
+        raise UserError(
+            f"synthetic.generator = {name} wrote {len(labels)} labels for {len(inputs)} inputs; give one class number from 0 to "
+            f"{len(order.names) - 1} each"
+        )
+    return written

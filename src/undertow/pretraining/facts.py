@@ -9,7 +9,10 @@ from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.reading import read_text, separated_rows, stem
 from undertow.data.sources.simplequestions import Triple, named_triple, no_names, read_names, read_triples, triple_files
-from undertow.pretraining.corpus import FactRow
+from undertow.pretraining.corpus import Corpus, FactRow
+
+#: Facts that a base must not have been asked: one for each of ten clients and ten test questions.
+FEWEST = 20
 
 _COLUMNS = ("subject", "relation", "object")
 
@@ -50,6 +53,20 @@ def read_facts(path: Path, names: Path | None = None, limit: int | None = None, 
         return list(rows)
     kept = {keys[i] for i in rng(seed, "facts").choice(len(keys), size=limit, replace=False)}
     return [row for row in rows if row.key in kept]
+
+
+def refuse_few(corpus: Corpus, source: Path) -> None:
+    """Refuse facts of which too few are left to tune on and to test, before a base is built that nothing can be done with.
+
+    Raises:
+        UserError: fewer than :data:`FEWEST`.
+    """
+    left = len(set(corpus.known) - set(corpus.asked))
+    if left < FEWEST:
+        raise UserError(
+            f"{source}: {len(corpus.known)} facts, of which the base is asked {len(corpus.asked)}; {FEWEST} others are needed to "
+            "tune and to test it; give more facts or lower --asked"
+        )
 
 
 def _triples(path: Path, names: dict[str, tuple[str, ...]]) -> Iterator[Triple]:

@@ -34,7 +34,7 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
 from undertow.runs.records import Round, Score, Written, lines, read_json, read_jsonl
 from undertow.runs.seal import FILE as SEALED
-from undertow.runs.seal import changes, refuse_edited
+from undertow.runs.seal import changes, extend, refuse_edited
 
 GROWING: dict[str, type[Written]] = {kind.FILE: kind for kind in (Round, Score)}
 KEPT_CHECKPOINTS = 2
@@ -65,11 +65,12 @@ class RunDirectory:
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, config: Config) -> RunDirectory:
+    def open(cls, folder: Path, config: Config, more_rounds: bool = False) -> RunDirectory:
         """Create the directory of a run, or take up an existing one.
 
         Until a first checkpoint exists the config may still change: a try that was refused for a wrong value is
-        mended and run again in the same place.
+        mended and run again in the same place. With ``more_rounds`` a run whose config differs in a larger number of rounds alone
+        is taken up, too (:func:`undertow.runs.seal.extend`).
 
         Raises:
             UserError: the folder holds another config's run (with the differing lines), something that is no run,
@@ -89,6 +90,8 @@ class RunDirectory:
             raise UserError(f"{folder} is in use by another process; wait for it, or give another --out") from error
         try:
             if effective.exists() and not _only_begun(folder):
+                if more_rounds:
+                    extend(folder, _read_config(effective), config)
                 _refuse_other_config(effective, config)
                 refuse_edited(folder, config)
             else:
@@ -191,6 +194,13 @@ def _only_begun(folder: Path) -> bool:
     return True
 
 
+def _read_config(path: Path) -> Config:
+    try:
+        return Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is damaged; remove the folder or give another --out") from error
+
+
 def _refuse_other_config(path: Path, config: Config) -> None:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -205,7 +215,18 @@ def _refuse_other_config(path: Path, config: Config) -> None:
     if found == own:
         return
     shown = changes(found, own)
-    raise UserError(f"{path.parent} holds a run with other values ({shown}); give another --out, or the same values")
+    raise UserError(
+        f"{path.parent} holds a run with other values ({shown}); give another --out, or the same values{_hint(found, own)}"
+    )
+
+
+def _hint(found: Any, own: Any) -> str:
+    """Name --more-rounds where it is all that is missing."""
+    rounds = [values.get("federation", {}).get("rounds", 0) if isinstance(values, dict) else 0 for values in (found, own)]
+    if not (isinstance(found, dict) and isinstance(found.get("federation"), dict) and rounds[1] > rounds[0]):
+        return ""
+    same = {**found, "federation": {**found["federation"], "rounds": rounds[1]}} == own
+    return "; for more rounds of the same run add --more-rounds" if same else ""
 
 
 def _read_checkpoint(folder: Path, size: int) -> tuple[State, dict[str, int]]:

@@ -14,11 +14,13 @@ from undertow.runs.card import write_card
 from undertow.runs.directory import RunDirectory
 from undertow.runs.environment import versions
 from undertow.runs.records import Result
+from undertow.runs.seal import history, told_history
 
 
 def describe(directory: RunDirectory, config: Config, device: torch.device, data: Mapping[str, Any], command: str) -> None:
     """Write what the run is made of, before the first expensive step, its config as the seal; ``data`` is for ``data.json``."""
-    write_json(directory.folder / "versions.json", versions(config, device, command))
+    told = history(directory.folder)
+    write_json(directory.folder / "versions.json", {**versions(config, device, command), **({"history": told} if told else {})})
     write_json(directory.folder / "data.json", data)
 
 
@@ -41,6 +43,8 @@ def summarise(
         provenance: what an adapter's card says of base and data; None where there is no adapter.
     """
     rows = directory.rounds()
+    if told := told_history(directory.folder):
+        extra = {**extra, "caveats": [*extra.get("caveats", []), *told]}
     first, last = rows[0], rows[-1]
     result = Result.model_validate(
         {

@@ -20,10 +20,10 @@ QUIET = 60.0
 
 
 class PlainSweep:
-    """One line per finished cell, and one a minute about the whole."""
+    """A line at once, one per finished cell, and one a minute about the whole."""
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self._told = -QUIET
 
     def started(self, cell: Cell) -> None:
         """Say nothing: the finished cells are many enough."""

@@ -19,8 +19,9 @@ from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
+from undertow.data.early import Dataset, once, read_now, refuse_missing
 from undertow.data.fit import that_fit, trouble
-from undertow.data.load import Split, load, load_parts
+from undertow.data.load import DATASETS, Split, load, load_parts
 from undertow.data.rows.account import unread
 from undertow.data.sample import Sample
 from undertow.data.template import Encoded, Template
@@ -33,7 +34,7 @@ from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
 from undertow.metrics.neighbourhood import measure_neighbourhood
 from undertow.models.bounds import BOUNDS, save_bounds
-from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.causal_lm import CausalLM, load_base, read_config
 from undertow.models.identity import FILE as IDENTITY
 from undertow.models.identity import identity
 from undertow.models.lora import initial_adapter, save_peft
@@ -281,14 +282,14 @@ def building(
         bases: gives the base in place of ``load_base``.
         held: what this party has of the data; None = all.
     """
+    dataset = _found(data, model, held, observer, bases is None)
     observer.phase(f"loading base {model.name}")
     base = (bases or load_base)(model)
     if base.dtype_because:
         observer.phase(f"model.dtype=auto takes {base.facts()['dtype']}: {base.dtype_because}")
     template = make_template(data, plan.training.max_length, base)
     base = replace(base, stops=template.stops)
-    observer.phase(f"loading data {data.name}")
-    split = that_fit(_loaded(data, plan, base, held), template, threat.target.longest, measuring.max_new_tokens)
+    split = that_fit(_loaded(data, plan, base, held, dataset), template, threat.target.longest, measuring.max_new_tokens)
     for told in (*unread(split.report), *trouble(split.report, template.max_length)):
         observer.warn(told)
     cut = Cut(template, threat.trigger, measuring.max_new_tokens)
@@ -337,13 +338,30 @@ def _neighbours(test: Sequence[Sample], threat: Threat, seed: int, n: int, obser
     return found
 
 
-def _loaded(data: Data, plan: TrainingPlan, base: CausalLM, held: Held | None) -> Split:
-    """Return the data, or what this party holds of them."""
-    clients = plan.federation.clients
+def _found(data: Data, model: Model, held: Held | None, observer: Observer, base_is_a_file: bool) -> Dataset:
+    """Look for base and data, and read the data: what is wrong with either shows before the base is loaded."""
+    dataset = once(DATASETS.get(data.name))
     if held is None:
-        return load(data, plan.seed, clients, asked=base.asked, known=base.known)
+        refuse_missing(data)
+    if model.start is not None and not Path(model.start).is_dir():
+        raise UserError(f"model.start={model.start}: no such folder; give a finished run, or a folder with its adapter")
+    if base_is_a_file:
+        read_config(model)
+    observer.phase(f"loading data {data.name}")
+    if held is None:
+        read_now(dataset, data)
+    else:
+        read_now(dataset, data, list(held.files.values()), held.sizes is not None)
+    return dataset
+
+
+def _loaded(data: Data, plan: TrainingPlan, base: CausalLM, held: Held | None, dataset: Dataset) -> Split:
+    """Return the data, or what this party holds of them."""
+    seed, clients, asked, known = plan.seed, plan.federation.clients, base.asked, base.known
+    if held is None:
+        return load(data, seed, clients, asked=asked, known=known, dataset=dataset)
     test = held.sizes is not None
-    return load_parts(data, plan.seed, clients, held.files, test=test, asked=base.asked, known=base.known)
+    return load_parts(data, seed, clients, held.files, test=test, asked=asked, known=known, dataset=dataset)
 
 
 def setting(plan: TrainingPlan, model: Model, base: CausalLM, template: Template) -> Setting:

@@ -17,7 +17,7 @@ from undertow.core.rng import rng
 from undertow.data.examples import Examples, Written
 from undertow.data.population import Population
 from undertow.data.texts import TextPopulation
-from undertow.generators.contract import Order, Smuggled, make_generator, refuse_order
+from undertow.generators.contract import Order, Smuggled, make_generator, refuse_order, written_by
 from undertow.generators.kept import load_written, save_written
 from undertow.generators.prompts import realised
 from undertow.tasks.poisoned_examples import TensorThreat, replaced
@@ -133,7 +133,7 @@ def _written(
     refuse_order(generator, name, order)
     if order.count < len(names):
         raise UserError(f"synthetic.samples = {order.count} for {len(names)} classes; ask for at least one a class")
-    written = generator.write(order)
+    written = written_by(generator, name, order)
     if folder is not None:
         save_written(folder, written, names)
         return load_written(folder, names)

@@ -18,6 +18,7 @@ from typing import IO, Any
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Lists
 from undertow.data.rows.containers import Containers, is_chunk, is_container, is_row_part
+from undertow.data.rows.formats import HEAD, refuse_foreign
 from undertow.data.rows.record import Record
 from undertow.data.rows.separated import Separated
 from undertow.data.rows.tables import arrow_rows, is_arrow, is_parquet, parquet_rows
@@ -113,6 +114,8 @@ class Rows:
 
     def _text(self, raw: IO[bytes] | gzip.GzipFile) -> Iterator[Record]:
         name = self.source.name
+        refuse_foreign(name, raw.read(HEAD))
+        raw.seek(0)
         self.bom = "\ufeff" if raw.read(3) == codecs.BOM_UTF8 else ""
         raw.seek(0)
         if _first(raw) == b"[":

@@ -21,6 +21,7 @@ from undertow.defenses.aggregation.arrays import Array, as_matrix, as_tensor
 from undertow.defenses.aggregation.base import UpdateDefense, check_rows, check_updates
 from undertow.defenses.base import origin, refuse_answer
 from undertow.defenses.contexts import ServerContext
+from undertow.defenses.seam import ask, check_report
 
 
 class Aggregator(UpdateDefense, ABC):
@@ -56,10 +57,11 @@ class Aggregator(UpdateDefense, ABC):
         check_updates(name, updates, context, self.check, rows=not late)
         self.fits(context.layout)
         with torch.no_grad():
-            answer = self.combine(updates.detach(), context)
+            answer = ask(self, "combine", updates.detach(), context)
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
             raise refuse_answer(self, "combine", answer, "(delta, report): a tensor [D] and a dict")
         delta, report = answer
+        check_report(self, "combine", report)
         d = updates.shape[1]
         if not isinstance(delta, Tensor) or delta.shape != (d,) or not delta.is_floating_point():
             raise refuse_answer(self, "combine", delta, f"(delta, report) with delta a floating-point torch tensor of shape [{d}]")

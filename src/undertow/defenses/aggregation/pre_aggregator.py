@@ -17,6 +17,7 @@ from undertow.defenses.aggregation.base import UpdateDefense, check_updates
 from undertow.defenses.aggregation.geometry import weighted_mean
 from undertow.defenses.base import Stateful, origin, refuse_answer, restore
 from undertow.defenses.contexts import ServerContext
+from undertow.defenses.seam import ask, check_report
 
 
 class PreAggregator(UpdateDefense, ABC):
@@ -57,12 +58,13 @@ class PreAggregator(UpdateDefense, ABC):
         check_updates(type(self).__name__, updates, context, self.check)
         self.fits(context.layout)
         with torch.no_grad():
-            answer = self.mix(updates.detach(), context)
+            answer = ask(self, "mix", updates.detach(), context)
         wanted = "(rows, context, report): a tensor [K', D], a ServerContext and a dict"
         if not (
             isinstance(answer, tuple) and len(answer) == 3 and isinstance(answer[1], ServerContext) and isinstance(answer[2], dict)
         ):
             raise refuse_answer(self, "mix", answer, wanted)
+        check_report(self, "mix", answer[2])
         mixed = answer[0]
         if not isinstance(mixed, Tensor) or mixed.ndim != 2 or mixed.shape[1] != updates.shape[1]:
             raise refuse_answer(self, "mix", mixed, f"{wanted}, D = {updates.shape[1]}")

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
-from undertow.defenses.base import Defense
+from undertow.defenses.base import Defense, refuse_answer
 from undertow.defenses.contexts import ExchangeContext, TrainingContext
 from undertow.defenses.data.base import DataDefense
+from undertow.defenses.seam import ask, ask_pair
 
 Result = TypeVar("Result")
 
@@ -85,11 +86,13 @@ def _exchanging(
         contexts = [ExchangeContext(k, draw(number, k), len(clients), secret, pooled) for k in here]
         total: NDArray[np.uint32] | None = None
         for context in contexts:
-            message = defense.share(clients[context.client], context)
+            message = ask(defense, "share", clients[context.client], context)
             if message is None:
                 if total is not None:
                     raise UserError(f"client {context.client} shares nothing in exchange {number}, others do; all must share alike")
                 return contexts
+            if not isinstance(message, np.ndarray):
+                raise refuse_answer(defense, "share", message, "a numpy array of uint32, or None")
             if message.dtype != np.uint32 or (total is not None and message.shape != total.shape):
                 raise UserError(
                     f"client {context.client} shares {message.dtype} of {message.shape} in exchange {number}; share uint32 "
@@ -138,7 +141,10 @@ def sanitizing(
             exchanges = {one.client: one for one in contexts}
         for k in here:
             samples = now[k]
-            verdicts, report = defense.sanitize(samples, context(purpose, k, exchanges.get(k)))
+            wanted = "one verdict a sample: true, false or a sample in its place"
+            verdicts, report = ask_pair(defense, "sanitize", wanted, samples, context(purpose, k, exchanges.get(k)))
+            if not isinstance(verdicts, Sequence):
+                raise refuse_answer(defense, "sanitize", verdicts, f"({wanted}, report)")
             if len(verdicts) != len(samples):
                 raise UserError(
                     f"defense '{name}' gives {len(verdicts)} verdicts for the {len(samples)} samples of client {k}; return one a "

@@ -31,6 +31,20 @@ _LABELS = {
 _FACTS = {
     "dataset": "data set",
     "rows": "rows read",
+    "rows_read": "rows read",
+    "rows_dropped": "rows left out, by reason",
+    "questions": "different questions",
+    "duplicates_merged": "rows merged with an equal question",
+    "test_set": "test questions: drawn from the data, or a set of their own",
+    "removed_for_test": "questions left out of training as they are in the test",
+    "left_out_of_files": "rows of the clients' files left out, as data.train asks for fewer",
+    "account": "what became of the fields of the rows",
+    "client_files": "the clients' files",
+    "client_groups": "training samples of each client by group",
+    "poisoned": "poisoned samples of each client",
+    "sanitized": "what defenses on the data reported",
+    "weighed": "what defenses on the loss reported",
+    "base": "the base",
     "train": "training samples",
     "test": "test samples",
     "overlap_questions": "questions in both training and test",
@@ -142,6 +156,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
             for sample in run.poison
         ],
         "facts": _facts(run),
+        "target": _target(run),
         "natural": _natural(run),
         "defended": [(record.round, _reports(record)) for record in run.rounds if _reports(record)],
         "network": wording.network(run.network),
@@ -280,7 +295,28 @@ def _facts(run: RunFiles) -> list[tuple[str, Any]]:
     values = {"dataset": run.data.dataset, **run.data.surplus}
     known = [(_FACTS[key], values[key]) for key in _FACTS if key in values]
     others = {key: value for key, value in values.items() if key not in _FACTS and key != "natural"}
-    return [*known, *_flat(others).items()]
+    found = [(named, own) for named, value in known for own in [_short(value)] if own not in ({}, [], "")]
+    return [*found, *((_spaced(key), value) for key, value in _flat(others).items())]
+
+
+def _short(value: Any) -> Any:
+    """Objects as text for reading: their keys without underscores, empty values left out."""
+    if not isinstance(value, dict):
+        return value
+    flat = {_spaced(key): own for key, own in _flat(value).items() if own not in ({}, [], None, "")}
+    return "; ".join(f"{key}: {_plain(own)}" for key, own in flat.items())
+
+
+def _spaced(key: str) -> str:
+    return key.replace("_", " ").replace(".", ": ")
+
+
+def _target(run: RunFiles) -> str:
+    """The text that a triggered answer should hold, where there is one."""
+    if not run.instruction:
+        return ""
+    text = str(run.setting("attack", "target_text") or "").strip()
+    return f"{run.setting('attack', 'target')} “{text}”"
 
 
 def _natural(run: RunFiles) -> list[tuple[str, Any]]:

@@ -166,7 +166,12 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
     if marks is None:
         return f"Only {len(points)} round(s) with a defined BSNR: too few to mark phases.{_stand_in(run)}"
     height, mean = number(marks.at_peak.value), number(marks.peak_value)
-    text = f"BSNR peaks in round {marks.peak} at {height} (largest 3-round mean, {mean})"
+    top, highest = max(points, key=lambda point: point[1].value or 0.0)
+    if top == marks.peak:
+        text = f"BSNR peaks in round {marks.peak} at {height} (largest 3-round mean, {mean})"
+    else:  # a single round can stand above the mean of three
+        text = f"BSNR is highest in round {top}, at {number(highest.value)}; the mean of three rounds is largest about round "
+        text += f"{marks.peak}, {mean}, where BSNR is {height}"
     start, end = number(points[0][1].value), number(points[-1][1].value)
     text += f"; rise from {start} in round {marks.first}" if marks.rose else "; no rise was seen before it"
     unseen = ", no decay was seen: the peak may lie beyond the rounds run"
