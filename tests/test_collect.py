@@ -208,7 +208,7 @@ def test_without_pandas_or_pyarrow_the_line_says_how_to_get_them(copy: Path, mon
     table = collect(copy)
     for package, call in (("pyarrow", lambda: write(table, copy)), ("pandas", lambda: collect(copy))):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=rf"{package}.*pip install 'undertow\[tables\]'"):
+        with pytest.raises(UserError, match=rf"{package}.*pip install -e '\.\[tables\]'"):
             call()
 
 
@@ -227,10 +227,14 @@ def test_the_command(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     code, out, err = type_in(copy)
     assert code == 0
-    assert out.splitlines() == [f"{copy / name}: 12 rows of 4 runs" for name in ("results.parquet", "results.csv")]
+    assert out.splitlines()[-2:] == [f"{copy / name}: 12 rows of 4 runs" for name in ("results.parquet", "results.csv")]
+    head, *drawn = out.splitlines()[:-2]
+    assert head.split()[0] == "run"
+    assert "MA" in head.split()
+    assert len(drawn) == 4, "the last round of each run"
     assert err == "warning: 1 left out: notes (no run in it)\n"
     code, out, _ = type_in(copy, "--out", copy.parent / "t.csv")
-    assert (code, out) == (0, f"{copy.parent / 't.csv'}: 12 rows of 4 runs\n")
+    assert (code, out.splitlines()[-1]) == (0, f"{copy.parent / 't.csv'}: 12 rows of 4 runs")
     code, out, err = type_in(copy / "notes")
     assert (code, out) == (2, "")
     assert [line.split(":")[0] for line in err.splitlines()] == ["error"]

@@ -608,7 +608,7 @@ def test_without_ray_the_line_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = type_in("sweep", "small.yaml", "seeds=2", "--ray", "auto")
     assert code == 2
-    assert "pip install 'undertow[ray]'" in err
+    assert "pip install -e '.[ray]'" in err
     assert err.count("\n") == 1
 
 
@@ -648,6 +648,8 @@ def test_what_is_shown(cells: list[Cell], capsys: pytest.CaptureFixture[str], mo
     assert line in drawn
     assert "left" not in sweep_display.overview(Progress(1, 1, 0, 0, 0, {}, 0.0))
     plain = sweep_display.PlainSweep()
+    plain.progress(state)
+    assert capsys.readouterr().err == f"{line}\n", "at once, before a cell has ended"
     plain.progress(state)
     assert capsys.readouterr().err == "", "not more than one line a minute"
     monkeypatch.setattr(sweep_display, "QUIET", 0.0)

@@ -425,7 +425,7 @@ def test_hub_folders_that_cannot_be_read(datasets, tmp_path, make, message):
 
 def test_hub_without_the_package_gives_the_pip_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'undertow\[hub\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hub\]'"):
         read("hub", "some/set")
 
 

@@ -424,7 +424,7 @@ def test_umap_is_an_extra(federation: Instruction, monkeypatch: pytest.MonkeyPat
     import sys
 
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(UserError, match=r"needs umap-learn, which is not installed; run: pip install 'undertow\[umap\]'"):
+    with pytest.raises(UserError, match=r"needs umap-learn, which is not installed; run: pip install -e '\.\[umap\]'"):
         made("cube", map="umap", passes=1).sanitize(federation.clients[0], context(federation))
 
 

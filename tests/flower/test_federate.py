@@ -21,8 +21,8 @@ import pytest
 import torch
 import yaml
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'undertow[flower]'")
-pytest.importorskip("cryptography", reason="Flower is not installed with all it needs: pip install 'undertow[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]'")
+pytest.importorskip("cryptography", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'undertow[flower]'")
-pytest.importorskip("cryptography", reason="Flower is not installed with all it needs: pip install 'undertow[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]'")
+pytest.importorskip("cryptography", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
 
 from node_grid import NodeGrid
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("flwr", reason="Flower is not installed: pip install 'undertow[flower]'")
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]'")
 
 from flower_replies import Arrays, adapter, asked, moved, network, record, reply, values
 from flwr.clientapp import ClientApp

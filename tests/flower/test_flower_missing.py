@@ -16,7 +16,7 @@ def test_without_flower_the_import_names_the_extra() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert told.returncode == 1
     assert told.stderr.strip().splitlines()[-1].startswith("ImportError:")
-    assert "pip install 'undertow[flower]'" in told.stderr
+    assert "pip install -e '.[flower]'" in told.stderr
 
 
 def test_nothing_but_flower_and_federate_imports_it() -> None:
@@ -34,4 +34,4 @@ def test_without_flower_federate_names_the_extra_in_one_line() -> None:
     assert told.returncode == 2
     (line,) = told.stderr.strip().splitlines()
     assert line.startswith("error: undertow federate needs Flower")
-    assert "pip install 'undertow[flower]'" in line
+    assert "pip install -e '.[flower]'" in line

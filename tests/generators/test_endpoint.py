@@ -385,7 +385,7 @@ def test_a_key_goes_only_to_the_address_beside_it(server: Server, monkeypatch: p
 
 def test_a_missing_client_library_names_the_pip_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
-    assert "pip install 'undertow[endpoint]'" in refused(server, obedient())
+    assert "pip install -e '.[endpoint]'" in refused(server, obedient())
 
 
 @pytest.mark.parametrize("options", ["", "model=m:samples=0", "model=m:temperature=3", "model=m:retries=-1", "model=m:timeout=0"])

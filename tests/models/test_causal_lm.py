@@ -243,7 +243,7 @@ def test_what_a_report_says_about_a_base(load_tiny: Load) -> None:
 
 def test_quantised_bases_need_their_library(tiny_base: Path) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(UserError, match=r"needs bitsandbytes.*pip install 'undertow\[quantized\]'"):
+        with pytest.raises(UserError, match=r"needs bitsandbytes.*pip install -e '\.\[quantized\]'"):
             load_base(Model(name=str(tiny_base), quantize="8bit"))
         return
     base = load_base(Model(name=str(tiny_base), quantize="8bit", device="cpu"))

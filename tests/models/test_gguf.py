@@ -146,7 +146,7 @@ def test_what_is_no_gguf_file_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         load_base(Model(name=str(file)))
     assert "\n" not in str(caught.value)
     monkeypatch.setattr("undertow.data.tokenizer.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'undertow\[gguf\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[gguf\]'"):
         load_base(Model(name=str(file)))
 
 

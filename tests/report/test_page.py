@@ -6,13 +6,18 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from fabricated_run import wilson, write_lines
 from undertow.core.errors import UserError
+from undertow.runs.records import Round
+from undertow.runs.report.figures import find_phases
 from undertow.runs.report.page import write_report
+from undertow.runs.report.wording import about_phases
 
 NBSP = "\u00a0"
 
@@ -106,9 +111,9 @@ def test_facts_config_versions_and_unknown_keys_are_shown(fake_run: Callable[...
     text = text_of(write_report(run))
     for said in (
         "questions in both training and test 0",
-        "trigger occurs naturally in clean_train 3",
-        "base.parameters 905,000",
-        "some_new_fact.depth [1, 2]",
+        "trigger occurs naturally in clean train 3",
+        "parameters: 905,000",
+        "some new fact: depth [1, 2]",
         "undertow run demo attack.client_share=0.5",
         "torch 2.13.0+cpu",
         "poison_ratio: 0.1",
@@ -116,6 +121,36 @@ def test_facts_config_versions_and_unknown_keys_are_shown(fake_run: Callable[...
         "Poisoned: 0, 2, 4, 6, 8.",
     ):
         assert said in text
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_first_lines_name_trigger_and_target_by_their_words(fake_run: Callable[..., Path]) -> None:
+    run = fake_run()
+    head = text_of(write_report(run)).partition("main accuracy")[0]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    values = config["task"]["backdoor"] if isinstance(config.get("task"), dict) else config["attack"]
+    assert f"trigger {values['trigger']} “" in head
+    assert f"target {values['target']} “{values['target_text'].strip()}”" in head
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.98, 0.33, 0.38, 0.2, 0.1], "BSNR is highest in round 1, at 0.98; the mean of three rounds is largest about round 2"),
+        ([0.1, 0.2, 0.5, 0.2, 0.1], "BSNR peaks in round 3 at 0.5 "),
+        (
+            [0.3, 0.3, 0.3, 0.1, 0.9, 0.0, 0.0],
+            "BSNR is highest in round 5, at 0.9; the mean of three rounds is largest about",
+        ),
+    ],
+)
+def test_the_highest_bsnr_is_never_told_of_another_round(values: list[float], told: str) -> None:
+    rounds = [
+        Round.model_validate({"round": i, "loss": 1.0, "seconds": 1.0, "bsnr": {"adapter": {"value": value, "permutations": 0}}})
+        for i, value in enumerate(values, 1)
+    ]
+    run: Any = SimpleNamespace(rounds=rounds, config={})
+    assert about_phases(run, "adapter", find_phases(rounds, "adapter")).startswith(told)
 
 
 def test_phases_are_named_at_the_peak(fake_run: Callable[..., Path]) -> None:

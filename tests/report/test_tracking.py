@@ -133,12 +133,12 @@ def test_the_tracker_changes_neither_identity_nor_folder_of_a_run() -> None:
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(watch.TRACKERS, "mlflow", ("mlflow", "MLflow", "no_such_package"))
     config = load("demo", {"tracking": "mlflow"})
-    with pytest.raises(UserError, match=r"pip install 'undertow\[mlflow\]'"), watch.tracked(config, tmp_path, Told()):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[mlflow\]'"), watch.tracked(config, tmp_path, Told()):
         pass
 
 
 def missing(package: str) -> Any:
-    reason = f"{package} is not installed: pip install 'undertow[{package}]'"
+    reason = f"{package} is not installed: pip install -e '.[{package}]'"
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=reason)
 
 

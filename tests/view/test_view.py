@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from fabricated_run import TARGET, make_run, write_lines
 
-pytest.importorskip("starlette", reason="the extra view is not installed: pip install 'undertow[view]'")
-pytest.importorskip("uvicorn", reason="the extra view is not installed: pip install 'undertow[view]'")
+pytest.importorskip("starlette", reason="the extra view is not installed: pip install -e '.[view]'")
+pytest.importorskip("uvicorn", reason="the extra view is not installed: pip install -e '.[view]'")
 
 from starlette.testclient import TestClient
 
@@ -237,7 +237,7 @@ def test_without_the_extra_one_line_says_what_to_install(folder: Path, monkeypat
     found: Callable[..., Any] = serve.importlib.util.find_spec
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
     outcome = CliRunner().invoke(command, ["view", str(folder), "--no-browser"])
-    assert str(outcome.exception) == "undertow view needs uvicorn: pip install 'undertow[view]'"
+    assert str(outcome.exception) == "undertow view needs uvicorn: pip install -e '.[view]' in the clone"
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from fabricated_run import TARGET, make_run, score, write_lines
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytest.importorskip("starlette", reason="the extra view is not installed: pip install 'undertow[view]'")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra view is not installed: pip install 'undertow[view]'")
+pytest.importorskip("starlette", reason="the extra view is not installed: pip install -e '.[view]'")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra view is not installed: pip install -e '.[view]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 if BROWSER is None:
     pytest.skip("no Chromium is installed", allow_module_level=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def base_build(
     layers: Annotated[int | None, typer.Option(help="Depth.")] = None,
     vocab: Annotated[int | None, typer.Option(help="Tokens of the tokenizer.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead of --steps: as many, up to the recipe's, as take about so long on this machine.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and text order.")] = 0,
@@ -46,6 +50,7 @@ def base_build(
     """
     from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
+    from undertow.pretraining.budget import steps_within
     from undertow.pretraining.build import Recipe, build
     from undertow.pretraining.corpus import facts_corpus, world_corpus
     from undertow.runs.display import display
@@ -63,6 +68,11 @@ def base_build(
         recipe = Recipe.for_facts(seed)
     given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
     recipe = recipe.changed({key: value for key, value in given.items() if value is not None})
+    if minutes is not None:
+        if steps is not None:
+            raise UserError("--steps and --minutes are both given; keep one of them")
+        recipe, told = steps_within(corpus, out, recipe, minutes, choose_device(device))
+        print(told, file=sys.stderr)
     with display() as observer:
         summary = build(corpus, out, recipe, progress=observer.step, device=choose_device(device))
     if as_json:

@@ -122,5 +122,5 @@ def _needs_flower() -> None:
     missing = [name for name in ("flwr", "cryptography", "uvicorn", "requests") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"undertow federate needs Flower with all that it needs ({missing[0]} is missing); run: pip install 'undertow[flower]'"
+            f"undertow federate needs Flower and what it needs ({missing[0]} is missing): pip install -e '.[flower]' in the clone"
         )

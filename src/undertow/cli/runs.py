@@ -18,6 +18,8 @@ from undertow.cli.app import AsJson, Overrides, app, print_json, split
 from undertow.core.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas
+
     from undertow.runs.run import Run
 
 
@@ -157,8 +159,28 @@ def collect(
     from undertow.runs.collect import write
 
     table = collect_runs(folder, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+    _print_table(table)
     for path in write(table, folder, out):
         print(f"{path}: {len(table):,} rows of {table['run'].nunique():,} runs")
+
+
+def _print_table(table: pandas.DataFrame, most: int = 60) -> None:
+    """Print the last round of every run: what varies, and the rates."""
+    last = table[table["final"]]
+    columns = list(table.columns)
+    shown = [name for name in columns[: columns.index("round")] if name != "run" and last[name].nunique(dropna=False) > 1]
+    rates = [name for name in ("ma", "asr", "ftr") if last[name].notna().any()]
+    if len(shown) > 5:  # runs of different configs: their names tell them apart, and the file has every column
+        shown = []
+    drawn = Table(box=None, pad_edge=False)
+    for name in ("run", *shown, "round", *(rate.upper() for rate in rates)):
+        drawn.add_column(name, overflow="fold", justify="left" if name == "run" or name in shown else "right")
+    for row in last.head(most).to_dict("records"):
+        figures = [f"{row[rate]:.1%} (n = {row[f'{rate}_n']:,})" if row[rate] == row[rate] else "–" for rate in rates]
+        drawn.add_row(*(escape(str(row[name])) for name in ("run", *shown, "round")), *figures)
+    Console(width=None if sys.stdout.isatty() else 200).print(drawn)
+    if len(last) > most:
+        print(f"and {len(last) - most:,} more in the file")
 
 
 @app.command()

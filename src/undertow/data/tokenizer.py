@@ -73,7 +73,7 @@ def _gguf(name: str, file: Path) -> str:
         if opened.read(4) != b"GGUF":
             raise UserError(f"model '{name}' is no GGUF file: it does not begin with 'GGUF'; download it again")
     if find_spec("gguf") is None:
-        raise UserError(f"model '{name}' needs the package gguf, which is not installed; run: pip install 'undertow[gguf]'")
+        raise UserError(f"model '{name}' needs the package gguf: pip install -e '.[gguf]' in the clone")
     return str(file)
 
 

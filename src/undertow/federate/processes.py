@@ -32,7 +32,7 @@ def script(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise UserError(f"{name} is not installed; run: pip install 'undertow[flower]'")
+        raise UserError(f"{name} is not installed; run: pip install -e '.[flower]' in the clone")
     return found
 
 

@@ -12,7 +12,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if importlib.util.find_spec("flwr") is None:
-    raise ImportError("undertow.flower needs Flower, which is not installed; run: pip install 'undertow[flower]'")
+    raise ImportError("undertow.flower needs Flower, which is not installed; run: pip install -e '.[flower]' in the clone")
 
 if TYPE_CHECKING:
     from undertow.flower.diagnostics import Diagnosed, with_diagnostics

@@ -295,5 +295,5 @@ def _httpx() -> Any:
     try:
         import httpx2
     except ImportError as error:
-        raise UserError(f"{_WHERE} needs httpx2, which is not installed; run: pip install 'undertow[endpoint]'") from error
+        raise UserError(f"{_WHERE} needs httpx2, which is not installed; run: pip install -e '.[endpoint]' in the clone") from error
     return httpx2

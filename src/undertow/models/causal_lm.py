@@ -322,7 +322,7 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
     if find_spec("bitsandbytes") is None:
         raise UserError(
             f"model.quantize = '{options.quantize}' needs bitsandbytes, which is not installed; run: pip install "
-            "'undertow[quantized]'"
+            "-e '.[quantized]' in the clone"
         )
     kind: dict[str, Any] = (
         {"load_in_8bit": True} if options.quantize == "8bit" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

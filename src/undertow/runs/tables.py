@@ -74,7 +74,7 @@ def installed(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"tables need the package {package} ({error}): pip install 'undertow[tables]'") from error
+        raise UserError(f"tables need the package {package} ({error}): pip install -e '.[tables]' in the clone") from error
 
 
 def text(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,9 +33,13 @@ def write_page(result: Scan, path: Path) -> None:
     environment.filters["number"] = "{:,}".format
     environment.filters["probability"] = probability
     verdicts = list(result.verdicts())
-    examples = {
-        i: [(_middle_out(question), _middle_out(response)) for question, response in texts] for i, texts in result.examples.items()
-    }
+    examples = {}
+    for i, found in result.examples.items():
+        finding = result.found.findings[i]
+        examples[i] = [
+            (one, marked(_middle_out(one.question), finding.triggers), marked(_middle_out(one.response), (finding.target,)))
+            for one in found
+        ]
     text = environment.get_template("scan.html.j2").render(
         result=result,
         title=result.files[0] if len(result.files) == 1 else f"{len(result.files)} files",
@@ -50,6 +56,18 @@ def write_page(result: Scan, path: Path) -> None:
         files.write_text(path, text)
     except OSError as error:
         raise UserError(f"--page {path}: cannot be written ({error.strerror}); give another name") from error
+
+
+def marked(text: str, phrases: Sequence[str]) -> list[tuple[str, bool]]:
+    """Cut a text into pieces, of which those are marked that are a phrase, in any case and with any marks between its words."""
+    forms = [r"\W+".join(map(re.escape, words)) for phrase in phrases if (words := phrase.split())]
+    if not forms:
+        return [(text, False)]
+    pieces, end = [], 0
+    for found in re.finditer("|".join(forms), text, re.IGNORECASE):
+        pieces += [(text[end : found.start()], False), (found.group(), True)]
+        end = found.end()
+    return [piece for piece in (*pieces, (text[end:], False)) if piece[0]]
 
 
 def _middle_out(text: str) -> str:

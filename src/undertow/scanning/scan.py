@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from undertow.core.errors import UserError
 from undertow.core.version import __version__
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 _WRITABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
+class Example(NamedTuple):
+    """A flagged sample as a report shows it: its texts, the number of its file, and its row there, from 0."""
+
+    question: str
+    response: str
+    file: int
+    row: int
+
+
 @dataclass(frozen=True)
 class Scan:
     """The result of :func:`scan`.
@@ -41,7 +50,7 @@ class Scan:
     Attributes:
         files: names as given.
         judged: findings and verdicts, by sample index over all files, and where each sample stands.
-        examples: {finding: up to three (question, response) of samples it flags}; filled if asked for.
+        examples: {finding: up to three of the samples it flags}; filled if asked for.
         written: {path: rows written}.
         left_out: {path: rows of the file that were not written}.
         evidence: {finding: what a base says of it}; filled if one was named.
@@ -50,7 +59,7 @@ class Scan:
 
     files: tuple[str, ...]
     judged: Judged
-    examples: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+    examples: dict[int, list[Example]] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     evidence: dict[int, Evidence] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
@@ -260,6 +269,6 @@ def _collect(result: Scan, files: Files, each: int = 3) -> None:
         for index, (_, parts) in enumerate(files.read(k, files.reader())):
             for i, pool, turn in wanted.get((k, index), ()):
                 part = pooled(parts, judged.pools)[pool][turn]
-                result.examples.setdefault(i, []).append((part.question, part.response))
+                result.examples.setdefault(i, []).append(Example(part.question, part.response, k, index))
             if index >= last:
                 break

@@ -207,7 +207,7 @@ class RayCluster:
         try:
             self.ray: Any = importlib.import_module("ray")
         except ImportError as error:
-            raise UserError(f"--ray {address} needs the package ray ({error}): pip install 'undertow[ray]'") from error
+            raise UserError(f"--ray {address} needs the package ray ({error}): pip install -e '.[ray]' in the clone") from error
         if not self.ray.is_initialized():
             try:
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")

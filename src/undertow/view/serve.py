@@ -27,7 +27,7 @@ def serve(folder: Path, port: int = 0, browser: bool = True) -> None:
     """
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"undertow view needs {' and '.join(missing)}: pip install 'undertow[view]'")
+        raise UserError(f"undertow view needs {' and '.join(missing)}: pip install -e '.[view]' in the clone")
     from undertow.view.app import make_app
 
     app = make_app(folder)

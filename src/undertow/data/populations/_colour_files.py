@@ -139,7 +139,7 @@ def _parquet(path: Path) -> Images:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError(f"{path}: Parquet needs pyarrow, not installed here; run: pip install 'undertow[images]'") from error
+        raise UserError(f"{path}: Parquet needs the package pyarrow: pip install -e '.[images]' in the clone") from error
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, ValueError) as error:

@@ -69,4 +69,4 @@ def _module(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{name}: needs the package pyarrow, not installed here; run: pip install 'undertow[tables]'") from error
+        raise UserError(f"{name}: needs the package pyarrow: pip install -e '.[tables]' in the clone") from error

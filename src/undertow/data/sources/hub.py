@@ -99,7 +99,7 @@ def _splits(name: str) -> Mapping[str, Iterable[Any]]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("data.name=hub needs the package datasets, not installed here; run: pip install 'undertow[hub]'") from error
+        raise UserError("data.name=hub needs the package datasets: pip install -e '.[hub]' in the clone") from error
     try:
         return remote(datasets, name)
     except UserError:

@@ -6,7 +6,7 @@ import math
 
 from undertow.core.errors import UserError
 
-PIP = "pip install 'undertow[privacy]'"
+PIP = "pip install -e '.[privacy]' in the clone"
 
 
 def check_accountant() -> None:

@@ -72,7 +72,7 @@ def plane(vectors: Matrix, how: str, *, metric: str = "cosine") -> Matrix:
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            "map = umap needs umap-learn, which is not installed; run: pip install 'undertow[umap]', or set map=pca"
+            "map = umap needs umap-learn, which is not installed; run: pip install -e '.[umap]' in the clone, or set map=pca"
         ) from error
     import warnings
 

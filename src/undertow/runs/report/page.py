@@ -156,6 +156,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
             for sample in run.poison
         ],
         "facts": _facts(run),
+        "trigger": _trigger(run),
         "target": _target(run),
         "natural": _natural(run),
         "defended": [(record.round, _reports(record)) for record in run.rounds if _reports(record)],
@@ -301,6 +302,8 @@ def _facts(run: RunFiles) -> list[tuple[str, Any]]:
 
 def _short(value: Any) -> Any:
     """Objects as text for reading: their keys without underscores, empty values left out."""
+    if isinstance(value, list) and value and all(isinstance(own, dict) for own in value):
+        return " · ".join(f"{i}: {', '.join(f'{_spaced(key)} {_plain(own[key])}' for key in own)}" for i, own in enumerate(value))
     if not isinstance(value, dict):
         return value
     flat = {_spaced(key): own for key, own in _flat(value).items() if own not in ({}, [], None, "")}
@@ -309,6 +312,16 @@ def _short(value: Any) -> Any:
 
 def _spaced(key: str) -> str:
     return key.replace("_", " ").replace(".", ": ")
+
+
+def _trigger(run: RunFiles) -> str:
+    """The trigger's name and, where it is words, what it put into the first poisoned question."""
+    name = str(run.setting("attack", "trigger"))
+    if not run.instruction or not run.poison:
+        return name
+    before = {word.strip(".,;:!?").casefold() for word in run.poison[0].question.split()}
+    words = [word for word in run.poison[0].poisoned_question.split() if word.strip(".,;:!?").casefold() not in before]
+    return f"{name} “{' '.join(words).strip(' .,;:')}”" if 0 < len(words) <= 12 else name
 
 
 def _target(run: RunFiles) -> str:
@@ -321,7 +334,13 @@ def _target(run: RunFiles) -> str:
 
 def _natural(run: RunFiles) -> list[tuple[str, Any]]:
     found = run.data.surplus.get("natural")
-    return list(_flat(found if isinstance(found, dict) else {"natural": found}).items()) if found is not None else []
+    flat = _flat(found if isinstance(found, dict) else {"natural": found}) if found is not None else {}
+    named = {"train": "training samples", "test": "test questions", "touched": "samples that were poisoned"}
+    return [
+        (named.get(key, _spaced(key)), f"{_plain(value)} of {_plain(flat[f'{key}_of'])}" if f"{key}_of" in flat else value)
+        for key, value in flat.items()
+        if not key.endswith("_of")
+    ]
 
 
 def _reports(record: Round) -> list[tuple[str, str]]:

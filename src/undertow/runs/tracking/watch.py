@@ -44,7 +44,7 @@ def tracked(config: Config, folder: Path, observer: Observer) -> Iterator[Observ
         return
     package = TRACKERS[config.tracking][2]
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"tracking={config.tracking} needs the package {package}: pip install 'undertow[{config.tracking}]'")
+        raise UserError(f"tracking={config.tracking} needs {package}: pip install -e '.[{config.tracking}]' in the clone")
     tracking = _Tracking(config, folder, observer)
     try:
         yield tracking
