@@ -126,7 +126,7 @@ def test_wrong_questions_and_moments_are_refused() -> None:
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> Any:
     """inspect_ai without the vocabulary that its mock model counts tokens with and would download."""
-    inspect_ai = pytest.importorskip("inspect_ai", reason="inspect_ai is not installed: pip install 'undertow[inspect]'")
+    inspect_ai = pytest.importorskip("inspect_ai", reason="inspect_ai is not installed: pip install -e '.[inspect]'")
     monkeypatch.setattr("inspect_ai.model._model.count_text_tokens", lambda text: len(text.split()))
     return inspect_ai
 
