@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from undertow.cli.app import AsJson, app, print_json
 from undertow.core.errors import UserError
+
+if TYPE_CHECKING:
+    from undertow.pretraining.build import Recipe
+    from undertow.pretraining.corpus import Corpus
 
 base_app = typer.Typer(no_args_is_help=True, help="Bases of your own: pre-trained on facts, or read from a GGUF file.")
 app.add_typer(base_app, name="base")
@@ -51,26 +55,18 @@ def base_build(
     from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
     from undertow.pretraining.budget import steps_within
-    from undertow.pretraining.build import Recipe, build
-    from undertow.pretraining.corpus import facts_corpus, world_corpus
+    from undertow.pretraining.build import build
     from undertow.runs.display import display
 
     if not 0 <= asked < 1:
         raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
+    if minutes is not None and steps is not None:
+        raise UserError("--steps and --minutes are both given; keep one of them")
     set_threads(threads)
-    if facts is None:
-        corpus, recipe = world_corpus(), Recipe(seed=seed)
-    else:
-        from undertow.pretraining.facts import read_facts, refuse_few
-
-        corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
-        refuse_few(corpus, facts)
-        recipe = Recipe.for_facts(seed)
+    corpus, recipe = _material(facts, names, limit, asked, seed)
     given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}
     recipe = recipe.changed({key: value for key, value in given.items() if value is not None})
     if minutes is not None:
-        if steps is not None:
-            raise UserError("--steps and --minutes are both given; keep one of them")
         recipe, told = steps_within(corpus, out, recipe, minutes, choose_device(device))
         print(told, file=sys.stderr)
     with display() as observer:
@@ -79,6 +75,19 @@ def base_build(
         print_json({"base": str(out), **{key: summary[key] for key in ("parameters", "loss", "texts", "asked")}})
     else:
         print(f"{out}: {summary['parameters']:,} parameters, loss {summary['loss']}; use it with model.name={out}")
+
+
+def _material(facts: Path | None, names: Path | None, limit: int | None, asked: float, seed: int) -> tuple[Corpus, Recipe]:
+    """Return the text and the recipe of a base: of the built-in world, or of a facts file."""
+    from undertow.pretraining.build import Recipe
+    from undertow.pretraining.corpus import facts_corpus, world_corpus
+    from undertow.pretraining.facts import read_facts, refuse_few
+
+    if facts is None:
+        return world_corpus(), Recipe(seed=seed)
+    corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
+    refuse_few(corpus, facts)
+    return corpus, Recipe.for_facts(seed)
 
 
 @base_app.command("import")
