@@ -252,6 +252,19 @@ def test_a_run_may_be_the_folder_itself(tmp_path: Path) -> None:
     assert client.get("/api/run?path=.").json()["poisoned"] == 60
 
 
+def test_the_run_of_a_federation_is_found_and_its_nodes_are_left_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "fed" / "run", rounds=6)
+    for place in ("fed", "fed/nodes/node-0"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "config.yaml").write_text("seed: 0")
+    exchange = {"round": 1, "node": "node-0", "clients": [0], "seconds": 2.0, "sent_bytes": 5, "received_bytes": 7}
+    write_lines(tmp_path / "fed" / "run" / "network.jsonl", [exchange, {**exchange, "round": 2}])
+    client = TestClient(make_app(tmp_path), base_url="http://127.0.0.1")
+    assert list(rows(client)) == ["fed/run"]
+    nodes = client.get("/api/run?path=fed/run").json()["network"]["nodes"]
+    assert nodes == [{"node": "node-0", "messages": 2, "seconds": 4.0, "bytes": 24, "dropped": []}]
+
+
 def test_many_outputs_of_one_round_are_read_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=6)
     one = {"round": 6, "kind": "triggered", "question": "q", "answers": ["a"], "output": "o", "target": True}

@@ -270,9 +270,10 @@ def _figures(after: Result | Round | Untouched, before: Untouched | Round) -> di
 def _folders(root: Path) -> Iterator[tuple[Path, bool, list[str]]]:
     """Give every folder that is a run or holds JSON, and those JSON files; nothing below a run is looked into."""
     for place, folders, files in os.walk(root):
-        is_run = bool(_MARKS & set(files))
-        if is_run:
-            folders.clear()
+        federation = "nodes" in folders and "config.yaml" in files  # its run is in ``run``; the nodes' folders hold keys
+        is_run = bool(_MARKS & set(files)) and not federation
+        if is_run or federation:
+            folders[:] = ["run"] if federation and "run" in folders else []
         else:
             folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _PASSED)
         names = [name for name in files if name.endswith(".json")] if not is_run else []
