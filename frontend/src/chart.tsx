@@ -33,8 +33,10 @@ export function Chart({ series, label, shares }: { series: Series[]; label: stri
         ...look(i),
         points: one.points.filter((point) => point.value !== null).map((point) => ({ ...point, name: one.name })),
       }));
-      const marks = drawn.flatMap(({ color, dash, points }) => [
+      const bands = drawn.map(({ color, points }) =>
         Plot.areaY(points.filter((point) => point.low !== null), { x: "round", y1: "low", y2: "high", fill: color, fillOpacity: 0.13 }),
+      );
+      const marks = drawn.flatMap(({ color, dash, points }) => [
         Plot.lineY(points, { x: "round", y: "value", stroke: color, strokeWidth: 2, strokeDasharray: dash }),
         ...(points.length < 40 ? [Plot.dot(points, { x: "round", y: "value", fill: color, r: 2.2 })] : []),
       ]);
@@ -51,7 +53,7 @@ export function Chart({ series, label, shares }: { series: Series[]; label: stri
         ariaLabel: label,
         x: { label: "round", tickFormat: "d", interval: 1, ticks: 8 },
         y: shares ? { label, domain: [0, 1], tickFormat: (value: number) => `${Math.round(100 * value)} %`, grid: true } : { label, grid: true },
-        marks: [...marks, Plot.tip(told, Plot.pointer({ x: "round", y: "value", title: write }))],
+        marks: [...bands, ...marks, Plot.tip(told, Plot.pointer({ x: "round", y: "value", title: write }))],
       });
       // Its own rules stand in our style sheet: the page allows no style but from files.
       figure.querySelectorAll("style").forEach((style) => style.remove());
