@@ -18,6 +18,7 @@ from torch import Tensor
 from undertow.attacks.contract import acts, view, weight
 from undertow.config import Config, Model
 from undertow.core.errors import UserError
+from undertow.core.memory import give_back
 from undertow.core.observer import Observer
 from undertow.core.rng import rng
 from undertow.core.seam import asked
@@ -78,6 +79,7 @@ def run(
             return done
         set_threads(config.training.threads)
         federation = resolve(config, observer, bases=bases, folder=folder, held=held)
+        give_back()
         describe(directory, config, federation.task.device, federation.task.describe(), command)
         write_records(folder, Poisoned, federation.task.ground_truth())
         card(config, federation).write(folder)
@@ -102,12 +104,14 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         began = time.monotonic()
         observer.phase(f"round {t}/{options.rounds}: training")
         adapter, row = _round(federation, state.adapter, t, trainer)
+        give_back()
         if t % federation.measuring.every == 0 or t == options.rounds:
             observer.phase(f"round {t}/{options.rounds}: measuring")
             n = federation.measuring.final_samples if t == options.rounds else federation.measuring.samples
             lines = task.measure(adapter, t, n, row["defenses"])
             directory.append("scores.jsonl", lines)
             row |= task.rates(lines)
+            give_back()
         row["seconds"] = round(time.monotonic() - began, 3)
         directory.append("rounds.jsonl", [row])
         state = State(t, adapter, state.seconds + row["seconds"], composition.save_states(federation.defenses))
@@ -169,6 +173,7 @@ def _untouched(directory: RunDirectory, federation: Federation, observer: Observ
     task, began = federation.task, time.monotonic()
     observer.phase("measuring the untouched base")
     lines = task.measure(None, 0, federation.measuring.final_samples, [])
+    give_back()
     row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines)}
     row["seconds"] = round(time.monotonic() - began, 3)
     directory.append("scores.jsonl", lines)
