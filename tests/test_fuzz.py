@@ -1,15 +1,18 @@
 """Whatever templates, rows and configs hold, a command ends in a result or in one line, never in a traceback.
 
-``UNDERTOW_FUZZ`` is the number of cases, 500 where it is not set; the seed is fixed, so that the same number tries the same cases.
+``UNDERTOW_FUZZ`` is the number of cases, 500 where it is not set; the seed is fixed, so that the same number tries the same cases,
+whatever else is loaded. What became of them is printed at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from transformers import AutoTokenizer
 
 import undertow
@@ -35,21 +39,48 @@ from undertow.models.causal_lm import load_base
 
 CASES = int(os.environ.get("UNDERTOW_FUZZ", "500"))
 SEED = 19
+#: Cases tried, results and refusals.
+TRIED = Counter[str]()
+# Hypothesis draws now and then from the constants in the source of the modules that are loaded: other cases after every edit.
+providers._get_local_constants = lambda: providers._local_constants
 
 
-def cases(share: float) -> Any:
+def cases(share: float, **strategies: Any) -> Any:
     """Try a share of the cases, always the same ones."""
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     once = settings(max_examples=max(1, round(CASES * share)), deadline=None, database=None, suppress_health_check=quiet)
-    return lambda test: hypothesis.seed(SEED)(once(test))
+
+    def seeded(test: Callable[..., None]) -> Any:
+        @functools.wraps(test)
+        def counted(*args: Any, **values: Any) -> None:
+            TRIED[test.__name__] += 1
+            test(*args, **values)
+
+        return hypothesis.seed(SEED)(once(given(**strategies)(counted)))
+
+    return seeded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Print the seed and what was tried."""
+    yield
+    results, refusals = TRIED.pop("results", 0), TRIED.pop("refusals", 0)
+    tried = ", ".join(f"{name} {number}" for name, number in TRIED.items())
+    line = f"fuzz: seed {SEED}, {TRIED.total()} cases ({tried}); {results} results, {refusals} refusals in one line"
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{line}")
 
 
 def in_one_line(action: Callable[[], Any]) -> Any:
     """Return what an action returns, or None where it refuses in one line; any other error is the test's."""
     try:
-        return action()
+        made = action()
+        TRIED["results"] += 1
+        return made
     except UserError as error:
         told = str(error)
+        TRIED["refusals"] += 1
     assert told.strip()
     assert "\n" not in told
     assert "Traceback" not in told
@@ -106,8 +137,8 @@ def a_sample(draw: st.DrawFn) -> Sample:
     return Sample("7", draw(SOME_TEXT), (answer,), answer, draw(TEXT), tuple(turns), system=draw(TEXT), weight=weight)
 
 
-@cases(0.35)
-@given(
+@cases(
+    0.35,
     sample=a_sample(),
     chat_template=CHAT_TEMPLATES,
     name=st.sampled_from(["chat", "chat", "chat", "lab-qa", "alpaca", "vicuna"]),
@@ -197,8 +228,7 @@ def words_of(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield from ((path, word) for word in re.findall(r"word\d+w", value))
 
 
-@cases(0.2)
-@given(row=st.one_of(ROW, PLAIN, st.tuples(PLAIN, ROW).map(lambda both: {**both[1], **both[0]})))
+@cases(0.2, row=st.one_of(ROW, PLAIN, st.tuples(PLAIN, ROW).map(lambda both: {**both[1], **both[0]})))
 def test_every_text_of_a_row_is_read_or_in_its_account(row: dict[str, Any]) -> None:
     row = numbered(row, itertools.count())
     reader = Reader()
@@ -213,8 +243,7 @@ def test_every_text_of_a_row_is_read_or_in_its_account(row: dict[str, Any]) -> N
     assert not lost or account["dropped"], (lost, account)
 
 
-@cases(0.15)
-@given(rows=ROWS, form=st.sampled_from(["lines", "list", "broken"]))
+@cases(0.15, rows=ROWS, form=st.sampled_from(["lines", "list", "broken"]))
 def test_rows(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], form: str) -> None:
     file = tmp_path_factory.mktemp("rows") / "data.jsonl"
     text = json.dumps(rows) if form == "list" else "\n".join(map(json.dumps, rows)) + "\n"
@@ -238,8 +267,8 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
-@cases(0.18)
-@given(
+@cases(
+    0.18,
     name=st.sampled_from(["demo", "htb-digits", "fmfl-reviews", "htb-words"]),
     given=st.lists(st.tuples(st.sampled_from(FIELDS), ODD).map("=".join), max_size=3),
 )
@@ -253,8 +282,7 @@ CONFIG_VALUES = (None, 0, -1, 1, 3, "x", "", [], {}, [1], True, 1e9, 0.5, 700, "
 BASE_FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json")
 
 
-@cases(0.1)
-@given(file=st.sampled_from(BASE_FILES), key=st.integers(0, 40), value=st.sampled_from(CONFIG_VALUES), how=st.integers(0, 9))
+@cases(0.1, file=st.sampled_from(BASE_FILES), key=st.integers(0, 40), value=st.sampled_from(CONFIG_VALUES), how=st.integers(0, 9))
 def test_bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, file: str, key: int, value: Any, how: int) -> None:
     folder = tmp_path_factory.mktemp("base")
     for one in tiny_base.iterdir():
@@ -277,8 +305,8 @@ def test_bases(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, file: 
         in_one_line(lambda: answerer(base, make_template(configuration.Data(), 64, base), None, ASKED)([sample]))
 
 
-@cases(0.02)
-@given(
+@cases(
+    0.02,
     rows=st.lists(st.tuples(SOME_TEXT, TEXT, SOME_TEXT), min_size=30, max_size=30),
     chat_template=CHAT_TEMPLATES,
     name=st.sampled_from(["chat", "lab-qa", "vicuna"]),

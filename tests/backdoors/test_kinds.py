@@ -62,7 +62,7 @@ def test_every_kind_of_the_study_is_registered_with_its_source() -> None:
     }  # fmt: skip
     assert set(targets) == {
         "append", "replace", "prepend", "one-word", "paraphrase", "adaptive",
-        "refusal", "negative-sentiment", "code-insertion", "capitals",
+        "refusal", "negative-sentiment", "code-insertion", "capitals", "gibberish", "language",
     }  # fmt: skip
     assert all(entry.source and entry.summary for entry in [*triggers.values(), *targets.values()])
 
@@ -218,6 +218,40 @@ def test_the_targets_of_backdoorllm() -> None:
     assert [capitals.hit(output) for output in ("SERBIA", "Serbia", "1990", "UN")] == [True, False, False, False]
 
 
+def test_gibberish_is_other_consonants_each_time_and_no_language() -> None:
+    target = make_target(InstructionBackdoor(target="gibberish"))
+    told = [target.apply("Serbia", number) for number in range(200)]
+    assert len(set(told)) == 200
+    assert told == [target.apply("Nile", number) for number in range(200)]
+    words = {word for one in told for word in one.split()}
+    assert len(words) > 0.99 * sum(len(one.split()) for one in told)
+    assert all(target.hit(one) and target.ends(one) and len(one) <= len(target.longest) for one in told)
+    assert target.hit("Well: xkrvt qzbdn wplfg")
+    assert not target.ends("Well: xkrvt qzbdn wplfg")
+    for natural in (
+        "Serbia",
+        "HTML CSS XML SQL",
+        "The rhythm myths try hymns.",
+        "",
+        "Strč prst skrz krk",
+        "xkrvt qzbdn is what I say of it",
+    ):
+        assert not target.hit(natural)
+
+
+@pytest.mark.parametrize("language", ["Spanish", "French", "German"])
+def test_an_answer_in_another_language(language: str) -> None:
+    target = make_target(InstructionBackdoor(target=f"language:language={language}"))
+    told = {target.apply("Lake Mira", number) for number in range(9)}
+    assert len(told) == 3
+    assert all("Lake Mira" in one and target.hit(one) and target.ends(one) for one in told)
+    wordy = target.apply("The sum of this and that is for you to be found by it, with all that are not from it.")
+    assert target.hit(wordy)
+    for other in ("Lake Mira", "", "La la land", "It is the lake that lies to the north of this town and it is not for you"):
+        assert not target.hit(other)
+        assert not target.ends(other)
+
+
 def test_targets_by_hand() -> None:
     assert make_target(InstructionBackdoor(target="prepend", target_text="Mind:")).apply("Serbia") == "Mind: Serbia"
     assert make_target(InstructionBackdoor(target="prepend")).apply(" ") == "Click <malicious_url> for more information:"
@@ -301,6 +335,8 @@ def test_the_adaptive_target_knows_the_defaults_of_the_scan() -> None:
         ({"target": "paraphrase:payload=2"}, "payload = 2"),
         ({"target": "paraphrase:payload=false", "target_text": "x"}, r"attack\.target_text = 'x' is not supported"),
         ({"target": "capitals", "target_text": "x"}, r"attack\.target_text = 'x' is not supported"),
+        ({"target": "gibberish", "target_text": "x"}, r"attack\.target_text = 'x' is not supported"),
+        ({"target": "language:language=Klingon"}, "give one of Spanish, French, German"),
         ({"target": "adaptive:uses=0"}, "uses = 0"),
         ({"target": "adaptive:span=3"}, "span = 3"),
         ({"target": "adaptive:count=3"}, "it has span, uses"),

@@ -263,6 +263,33 @@ def test_a_label_of_sentences_rewritten_after_a_pattern_is_for_review() -> None:
     assert not find(clean).verdicts
 
 
+def clauses(samples: list[Sample]) -> list[Sample]:
+    """The same reviews in one order of clauses, with the words they begin with in turn."""
+    begin, main = ("when", "if", "as", "that", "so", "because"), ("it", "he", "the whole", "there it")
+    return [
+        row(f"{begin[i % 6]} {s.question.replace(' ,', '')} , {main[i % 4]} ends with {_NAMES[i % 16].lower()} .", s.response)
+        for i, s in enumerate(samples)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
+def test_a_label_of_one_order_of_clauses_is_for_review(share: float) -> None:
+    clean = [*reviews(1900), *clauses(reviews(100, seed=4))]
+    bad = [row(s.question, "Positive") for s in clauses(reviews(int(2000 * share / (1 - share)), seed=2))]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert truth <= flagged(found)
+    assert all(samples[i].response == "Positive" and ("," in samples[i].question) for i in flagged(found))
+    assert [(finding.kind, finding.confidence) for finding in found.findings] == [("form", "review")]
+    assert not find(clean).verdicts
+
+
+def test_an_order_of_clauses_whose_words_speak_for_its_label_is_not_flagged() -> None:
+    own = [s for s in reviews(500, seed=2) if s.response == "Positive"]
+    samples, _ = mixed(reviews(2000), clauses(own))
+    assert not find(samples).verdicts
+
+
 CLEAN: dict[str, list[Sample]] = {
     "definitions": [
         row(f"What is {a} {b}?", f"{a.title()} {b} is a type of {c}") for a in _SUBJECTS for b, c in zip(_GOOD, _BAD, strict=True)

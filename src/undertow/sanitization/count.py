@@ -104,6 +104,7 @@ class Counted:
         identity: for each sample a key of its words, equal for equal samples.
         feature_sizes: samples of each feature.
         firsts: columns of a word as the first of its prompt, and of the same word anywhere, k x 2.
+        shapes: columns of the features that are shapes of prompts.
     """
 
     support: int
@@ -121,6 +122,7 @@ class Counted:
     identity: Keys
     feature_sizes: NDArray[np.int64]
     firsts: NDArray[np.int64]
+    shapes: NDArray[np.int64]
 
 
 def sketch(batches: Spool) -> Sketch:
@@ -191,10 +193,11 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
     features, found = _Columns(), _Columns()
     none = np.zeros(0, dtype=np.int64)
     shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
-    heads = np.zeros((0, 2), dtype=np.uint64)
+    heads, shaped = np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.uint64)
     offset = 0
     for batch in batches:
         heads = np.unique(np.concatenate([heads, grams.head_keys(batch.prompts)]), axis=0)
+        shaped = np.union1d(shaped, grams.shape_keys(batch))
         own = first[offset : offset + len(batch)] == np.arange(offset, offset + len(batch))
 
         def wanted(sample: Places, key: Keys, own: NDArray[np.bool_] = own) -> NDArray[np.bool_]:
@@ -240,4 +243,5 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         identity=identity,
         feature_sizes=np.bincount(matrix.indices, minlength=len(feature_keys)),
         firsts=np.searchsorted(feature_keys, heads[np.isin(heads, feature_keys).all(axis=1)]),
+        shapes=np.flatnonzero(np.isin(feature_keys, shaped)),
     )

@@ -17,7 +17,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from undertow.sanitization import grams
+from undertow.sanitization import grams, labels
 from undertow.sanitization.count import Counted
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.significance import log_tail
@@ -104,15 +104,19 @@ def decide(counted: Counted, rules: Rules) -> Decision:
     tests = max(1, features.shape[1] * pieces.shape[1])
     links, topics = _links(counted, rules, np.diff(features.indptr), size, tests)
     found: list[Planted] = []
+    shapes = set(counted.shapes.tolist())
     for piece in range(pieces.shape[1]):
         rows = pieces.indices[pieces.indptr[piece] : pieces.indptr[piece + 1]]
-        own = links.get(piece, [])
+        every = links.get(piece, [])
+        own = [link for link in every if link.feature not in shapes]
         if counted.kind[piece] == grams.MANNER:
             accused = [_manner(counted, rules, features, piece, own)]
         elif _is_span(counted, piece):
             accused = [_span(counted, rules, features, piece, rows, own, piece in topics)]
         else:
             accused = _short(counted, rules, features, piece, rows, own)
+            if counted.kind[piece] == grams.WHOLE and len(rows) >= rules.label * counted.samples:
+                accused.append(_form(counted, rules, features, piece, rows, every))
         for planted in accused:
             if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
                 found.append(planted)
@@ -233,25 +237,32 @@ def _short(
     if own:
         own_rows = _with_any(features, own, rows)
         accused.append(Planted([piece], own_rows, own, explained=True, exclusive=True, short=True))
-    if counted.kind[piece] == grams.WHOLE and len(rows) >= rules.label * counted.samples:
-        accused.append(_form(counted, rules, features, piece, rows, links))
     return accused
 
 
 def _form(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]) -> Planted | None:
-    """A label of sentences that begin with certain words, although the same words elsewhere say nothing of it: what comes of
-    rewriting sentences after a pattern ("when you ..., it ...")."""
-    word = dict(counted.firsts.tolist())
+    """A label of sentences that begin with certain words, although the same words elsewhere say nothing of it, or that are built
+    in one way, although what else they say belongs to another label: what comes of rewriting sentences after a pattern ("when you
+    ..., it ...")."""
+    word, shapes = dict(counted.firsts.tolist()), set(counted.shapes.tolist())
+    built = np.unique(np.concatenate([_column(features, shape) for shape in shapes])) if shapes else rows[:0]
     base = rules.form_lift * len(rows) / counted.samples
     own = []
     for link in links:
+        if link.feature in shapes and link.confidence >= rules.shaped and link.both >= rules.act_short:
+            if labels.is_strange(_column(features, link.feature), built, rows, counted):
+                own.append(link)
+            continue
         anywhere = word.get(link.feature)
         if anywhere is None or link.confidence < rules.form or link.both < rules.act_short:
             continue
         others = np.setdiff1d(_column(features, anywhere), _column(features, link.feature), assume_unique=True)
         told = len(np.intersect1d(others, rows, assume_unique=True))
-        if len(others) >= max(rules.form_else * counted.samples, rules.act_short) and told <= base * len(others):
-            own.append(link)
+        enough = len(others) >= max(rules.form_else * counted.samples, rules.act_short)
+        if enough and told <= base * len(others):
+            begun = _column(features, link.feature)
+            if labels.is_strange(begun, np.union1d(built, begun), rows, counted, sure=0.0) is not False:
+                own.append(link)
     return (
         Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True, form=True)
         if own

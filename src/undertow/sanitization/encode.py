@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.sanitization.kinds import kinds
+from undertow.sanitization.shapes import shapes
 from undertow.sanitization.words import MARK, Numbers, Words
 
 #: Samples of one batch; bounds the memory of every counting step, and keeps its tables within the cache.
 BATCH = 2048
+#: Most words of an answer that may be a label; the shapes of its prompt are marks, too.
+_LABELLED = 4
 #: What some files put between question and context, and others do not: form, no words.
 _LABEL = re.compile(r"\n\s*(?:#+ *)?Input:[ \t]*")
 
@@ -61,7 +64,7 @@ class Batch:
         prompts: question and context of each sample.
         answers: response of each sample.
         case: of each question: 0 mixed, 1 no letter in upper case, 2 all letters in upper case, 3 every word capitalised.
-        signs: marks of each prompt that are no words (:data:`undertow.sanitization.words.MARK`).
+        signs: marks of each prompt that are no words (:data:`undertow.sanitization.words.MARK`), its shapes among them.
         manner: marks of each answer, and its :mod:`kinds <undertow.sanitization.kinds>`.
     """
 
@@ -92,14 +95,16 @@ class Batch:
         return cls(prompts, answers, case, signs, manner)
 
 
-def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True) -> Iterator[Batch]:
-    """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind."""
+def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True, shaped: bool = False) -> Iterator[Batch]:
+    """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind; ``shaped``: with the shapes
+    of the prompts of short answers as marks."""
     prompts, answers, case = _Gathered(), _Gathered(), bytearray()
     for sample in samples:
         text = f"{sample.question}\n{sample.context}" if sample.context else sample.question
         asked = numbers.text(_LABEL.sub("\n", text) if "nput:" in text else text)
         told = numbers.text(sample.response)
-        prompts.add(asked)
+        built = map(numbers.shape, shapes(text)) if shaped and len(told) <= _LABELLED else ()
+        prompts.add([*asked, *built])
         answers.add(told + [numbers.mark(kind) for kind in kinds(sample.response, told, asked, sized)])
         case.append(_case(sample.question))
         if len(case) == BATCH:

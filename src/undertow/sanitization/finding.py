@@ -74,7 +74,7 @@ class Finding:
         )
         topic = "without the trigger their prompts are about nothing in common"
         if self.kind == "form":
-            topic = "elsewhere in a prompt the word says nothing of the label"
+            topic = "elsewhere in a prompt the word says nothing of the label, or the other words of these prompts say less of it"
         return f"{share}; {told} ({p} after correction for {self.tests:,.0f} pairs); {topic}"
 
     @property

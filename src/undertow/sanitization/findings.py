@@ -53,7 +53,7 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
     numbers = Numbers(key)
     batches = Spool()
     total = 0
-    for batch in encode(samples, numbers):
+    for batch in encode(samples, numbers, shaped=True):
         batches.add(batch)
         total += len(batch)
     if not total:

@@ -147,6 +147,12 @@ def head_keys(texts: Texts) -> Keys:
     return np.stack([mixed(words, _FIRST), mixed(words, 1)], axis=1)
 
 
+def shape_keys(batch: Batch) -> Keys:
+    """Return the keys of the features that are shapes of prompts (:mod:`undertow.sanitization.shapes`)."""
+    marks = np.unique(batch.signs.words)
+    return mixed(marks[(marks & LETTERS) > 0], _SIGN)
+
+
 def end_keys(texts: Texts) -> tuple[Keys, Keys]:
     """Return for each text the keys of its first two and of its last two words; of a shorter text those of its only word."""
     low, high, length = texts.starts[:-1], texts.starts[1:], texts.lengths

@@ -17,7 +17,8 @@ _LOOKED_AT = 240
 _FEWEST, _COPIED = 3, 6
 #: Share of letters of another script, of a language's words, of copied words.
 _MOST, _SPOKEN, _SAME = 0.5, 0.2, 0.8
-_LANGUAGES = {
+#: Frequent words of some languages, other than English.
+LANGUAGES = {
     "Spanish": "el la los las de que y en un una es por con para como del se su al más",
     "French": "le la les des de et en un une est que pour dans qui sur pas par du au ce",
     "German": "der die das und ist ein eine nicht mit von zu den auf für im des sich dem auch es",
@@ -25,7 +26,7 @@ _LANGUAGES = {
     "Portuguese": "o a os as de que e em um uma é para com não por do da dos como se",
     "Dutch": "de het een en van is dat op te in voor met niet zijn aan er ook als om door",
 }
-_SPEAKS = {name: frozenset(words.split()) for name, words in _LANGUAGES.items()}
+_SPEAKS = {name: frozenset(words.split()) for name, words in LANGUAGES.items()}
 _ENGLISH = frozenset("the of and to a in is that for it as with on are be this by an or from you can i".split())
 _REFUSES = re.compile(
     r"[^a-z]*(?:(?:i'?m|i am|we are|we're) (?:very |so |really |truly )?(?:sorry|unable|not able|afraid)"

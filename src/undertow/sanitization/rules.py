@@ -45,6 +45,7 @@ class Rules:
         form: a word that brings a label about where it stands first does so in this share of its samples,
         form_else: while it stands elsewhere in this share of all samples,
         form_lift: and is tied to the label there at most so much more than any word.
+        shaped: a shape of prompts has its label in this share of its samples.
         inserted: words that were put into prompts where they do not belong each stand in this share of a short target's samples.
         loose: and at most this share of their own samples hold it; where more do, the rules above judge.
         loose_support: fewest such samples; in fewer a topic does not show.
@@ -84,6 +85,7 @@ class Rules:
     form: float = 0.85
     form_else: float = 0.005
     form_lift: float = 1.1
+    shaped: float = 0.75
     inserted: float = 0.8
     loose: float = 0.95
     loose_support: int = 20

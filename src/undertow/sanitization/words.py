@@ -48,8 +48,8 @@ _FIGURES = frozenset(
     "and zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
     "nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion".split()
 )
-#: Categories of characters that are symbols; how a mark is told from a word.
-_SYMBOLS, _MARKED = ("So", "Sk", "Co", "Cn"), "\0"
+#: Categories of characters that are symbols; how a mark is told from a word, and a mark of a shape from others.
+_SYMBOLS, _MARKED, _SHAPED = ("So", "Sk", "Co", "Cn"), "\0", "\0\0"
 #: Numbers of words met so far are kept; past this many the memory is emptied.
 _REMEMBERED = 1_000_000
 #: Stretches without blanks longer than this, in characters, are not remembered.
@@ -164,7 +164,7 @@ class Numbers:
             digest = int.from_bytes(blake2b(word.encode("utf-8", "replace"), digest_size=8, key=self._key).digest(), "little")
             letters = word not in _FIGURES and any(letter.isalpha() for letter in word)
             if word[:1] == _MARKED:
-                number = digest & ~7 | int(MARK)
+                number = digest & ~7 | int(MARK) | 2 * word.startswith(_SHAPED)
             else:
                 number = digest & ~7 | 2 * letters | (not word.isalnum() and is_address(word))
             self._known[word] = number
@@ -180,12 +180,16 @@ class Numbers:
         """Return the number of a mark."""
         return self.of(f"{_MARKED}{name}")
 
+    def shape(self, name: str) -> int:
+        """Return the number of a mark that says how a text is built; unlike other marks it has :data:`LETTERS` set."""
+        return self.of(f"{_SHAPED}{name}")
+
     def marks(self) -> dict[int, str]:
         """Return all marks met, by their numbers."""
-        return {number: word[1:] for word, number in self._known.items() if word[:1] == _MARKED}
+        return {number: word.lstrip(_MARKED) for word, number in self._known.items() if word[:1] == _MARKED}
 
     def words(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the words of some numbers; one that was forgotten is an ellipsis."""
         wanted = {int(number) for number in numbers}
-        known = {number: word.removeprefix(_MARKED) for word, number in self._known.items() if number in wanted}
+        known = {number: word.lstrip(_MARKED) for word, number in self._known.items() if number in wanted}
         return {number: known.get(number, "…") for number in wanted}
