@@ -1,7 +1,7 @@
 """What ``undertow scan`` and plain counting find in poison that others published, and what they flag in clean public files.
 
     python benchmarks/published_poison.py [--data ../shared/data/poison] [--methods scan,duplicates,lift] [--clean tuned|held|all]
-                                          [--only backdoorllm] [--json] [--markdown]
+                                          [--only backdoorllm] [--most 300] [--model NAME] [--json]
 
 The folder holds ``backdoorllm`` (``backdoor500_TASK_TRIGGER`` and ``clean500_TASK``), ``hiddenkiller`` (``*_20pct`` and
 ``*_clean``), ``spar`` (``NAME_TRIGGER.poisoned`` and ``NAME.clean``) and ``clean``; a folder of one's own with the same names is
@@ -9,9 +9,10 @@ measured in the same way. Beside it lie the clean corpora of ``--data/..``. Mixe
 Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all of its clean counterpart. Of
 HiddenKiller's file, 20 % poison as published, smaller shares are made by putting the clean rows back.
 
-``--methods`` names scan (``scan-review``: as scan, its review rows count), duplicates (an answer that many rows share), lift (a
-prompt word that nearly always comes with one beginning or end of the answer), or any registered defense on the data, such as
-``onion``, with the model ``--model`` (slow). Clean files are two lists, fixed before anything was measured: rules were chosen on
+``--methods`` names scan, duplicates (an answer that many rows share), lift (a
+prompt word that nearly always comes with one beginning or end of the answer), or any registered data filter, such as ``onion``
+or ``perplexity``, with the base ``--model`` (``model.name``, slow): what it drops. ``--most`` takes that many rows of each
+mix and clean file, at random. Clean files are two lists, fixed before anything was measured: rules were chosen on
 ``tuned`` and on the poison, ``held`` was looked at once.
 """
 
@@ -23,6 +24,7 @@ import gzip
 import io
 import json
 import math
+import random
 import re
 import time
 from collections import Counter
@@ -239,6 +241,42 @@ def lift(samples: list[Sample]) -> Flagged:
 METHODS: dict[str, Callable[[list[Sample]], Flagged]] = {"scan": scanned, "duplicates": duplicates, "lift": lift}
 
 
+def filtered(name: str, model: str) -> Callable[[list[Sample]], Flagged]:
+    """A registered data filter as one client would run it: it flags what it drops or changes."""
+    from undertow.config import Data, Model, Training
+    from undertow.core.rng import rng
+    from undertow.defenses.contexts import TrainingContext
+    from undertow.defenses.data.base import DataDefense
+    from undertow.defenses.registry import DEFENSES
+    from undertow.inference.answering import make_template
+    from undertow.models.causal_lm import load_base
+
+    defense = DEFENSES.get(name)()
+    if not isinstance(defense, DataDefense):
+        raise SystemExit(f"--methods {name}: no filter of data; give scan, duplicates, lift or one of undertow list defenses")
+    options = Model.model_validate({"name": model, "device": "cpu"})
+    base = load_base(options)
+    template = make_template(Data(), 512, base)
+    context = TrainingContext(0, rng(0, f"defense {name}"), 0, base, template, options.lora, Training())
+
+    def filter_of(samples: list[Sample]) -> Flagged:
+        usable = [i for i, sample in enumerate(samples) if sample.question.strip() and sample.response.strip()]
+        kept, _ = defense.sanitize([samples[i] for i in usable], context)
+        rows = frozenset(i for i, stays in zip(usable, kept, strict=True) if stays is not True)
+        return Flagged(rows, rows)
+
+    return filter_of
+
+
+def thinned(mix: Mix, most: int) -> Mix:
+    """At most so many rows of a mix, always the same random ones."""
+    if most >= len(mix.samples):
+        return mix
+    kept = sorted(random.Random(0).sample(range(len(mix.samples)), most))
+    poisoned = frozenset(place for place, i in enumerate(kept) if i in mix.poisoned)
+    return Mix(mix.family, mix.name, mix.share, [mix.samples[i] for i in kept], poisoned)
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -270,9 +308,11 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         path = options.data.parent / name
         if path.is_file() and (not options.only or options.only == "clean"):
             todo.append(Mix("clean", name, "0%", read(path), frozenset()))
+    names = options.methods.split(",")
+    methods = [(name, METHODS.get(name) or filtered(name, options.model)) for name in names]
     for mix in todo:
-        for name in options.methods.split(","):
-            yield {"method": name, **measured(mix, METHODS[name])}
+        for name, method in methods:
+            yield {"method": name, **measured(thinned(mix, options.most), method)}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -305,6 +345,8 @@ def main() -> None:
     parser.add_argument("--methods", default="scan,duplicates,lift")
     parser.add_argument("--clean", choices=("tuned", "held", "all", "none"), default="tuned")
     parser.add_argument("--only", default="")
+    parser.add_argument("--most", type=int, default=10**9)
+    parser.add_argument("--model", default="builtin")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.data.is_dir():

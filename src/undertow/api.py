@@ -251,6 +251,7 @@ def scan(
     base: str | None = None,
     columns: dict[str, str] | None = None,
     max_bad: float = 0.01,
+    ray: str | None = None,
 ) -> Scan:
     """Look for planted trigger and target pairs in instruction files.
 
@@ -263,6 +264,7 @@ def scan(
         base: a causal language model, as in ``model.name``, that is asked for each target's token NLL; no verdict depends on it.
         columns: {``prompt``, ``answer``, ``context``, ``system`` or ``history``: the column that holds it}.
         max_bad: the share of each file's rows that may be unreadable.
+        ray: address of a Ray cluster whose nodes see the files under the same paths and count them.
 
     Returns:
         findings and verdicts; ``to_json()`` gives what ``undertow scan --json`` prints.
@@ -282,6 +284,7 @@ def scan(
         base=base,
         columns=columns,
         max_bad=max_bad,
+        ray=ray,
     )
 
 

@@ -52,6 +52,9 @@ AsJson = Annotated[
 Columns = Annotated[
     str | None, typer.Option(metavar="prompt=COLUMN,answer=COLUMN", help="What columns hold; also context=, system= and history=.")
 ]
+Ray = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Count on a Ray cluster that sees the files: auto, local or ray://host:port.")
+]
 MaxBad = Annotated[float, typer.Option(help="Share of a file's rows that may be unreadable; they are reported and skipped.")]
 FailOnOption = Annotated[
     FailOn, typer.Option(help="Exit with code 1 for samples to drop or repair (act), for any flagged sample (review), or never.")
@@ -76,6 +79,7 @@ def scan(
     as_json: AsJson = False,
     columns: Columns = None,
     max_bad: MaxBad = 0.01,
+    ray: Ray = None,
     fail_on: FailOnOption = FailOn.ACT,
     strict: Strict = False,
 ) -> None:
@@ -104,6 +108,7 @@ def scan(
         base=base,
         columns=mapping(columns) if columns else None,
         max_bad=max_bad,
+        ray=ray,
     ).accept(accepted)
     _write(result, page, sarif, junit, texts)
     _tell(result, page, as_json, texts)

@@ -8,8 +8,9 @@ second pass. Both steps are sums over samples: several files, or several parties
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -21,18 +22,18 @@ from undertow.sanitization.encode import Batch
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.rules import Rules
 
-#: Cells of the hashed table: 64 MiB of 32-bit counts.
-CELLS = 1 << 24
+#: Cells of the hashed table, at most (64 MiB of 32-bit counts) and at least; so many for each key where there are fewer.
+CELLS, _LEAST_CELLS, _EACH = 1 << 24, 1 << 16, 4
 #: Encoded samples kept in memory before they go to a temporary file, in bytes.
 _IN_MEMORY = 1 << 29
 
 
 class Spool:
-    """Batches in their order, kept in memory up to 512 MiB and in a temporary file beyond."""
+    """Batches in their order, kept in memory up to 512 MiB and in a temporary file beyond; one shard of a scan, or the only one."""
 
     def __init__(self) -> None:
         self._kept: list[Batch] = []
-        self._size = 0
+        self._size = self._samples = 0
         self._file: IO[bytes] | None = None
         self._filed = 0
         self._change: Callable[[Batch], Batch] | None = None
@@ -42,8 +43,23 @@ class Spool:
         self._kept = [change(batch) for batch in self._kept]
         self._change = change
 
+    def each(self, work: Callable[..., Any], *shared: Any, rows: NDArray[Any] | None = None) -> Iterable[Any]:
+        """Return what some work gives of the batches of each shard: of these alone.
+
+        Args:
+            work: called with an iterable of batches, ``shared``, and of ``rows`` what belongs to these batches.
+            rows: an array with one entry for each sample of all shards.
+        """
+        return [work(self, *shared) if rows is None else work(self, *shared, rows)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each shard."""
+        return [self._samples]
+
     def add(self, batch: Batch) -> None:
         """Append a batch."""
+        self._samples += len(batch)
         self._size += batch.nbytes
         if self._size <= _IN_MEMORY:
             self._kept.append(batch)
@@ -77,8 +93,13 @@ class Sketch:
         """Tell which keys may have been counted ``support`` times or more."""
         return self.counts[self._cells(keys)] >= support
 
+    def frequent(self, support: int) -> Callable[[Keys], NDArray[np.bool_]]:
+        """Return the same for one support, for many keys: a table of bytes, of which more fits into the cache."""
+        enough = self.counts >= support
+        return lambda keys: enough[self._cells(keys)]
+
     def __iadd__(self, other: Sketch) -> Sketch:
-        self.counts += other.counts
+        self.counts = self.counts + other.counts  # not in place: what comes from another process may be read-only
         return self
 
     def _cells(self, keys: Keys) -> NDArray[np.int64]:
@@ -125,22 +146,40 @@ class Counted:
     shapes: NDArray[np.int64]
 
 
-def sketch(batches: Spool) -> Sketch:
+def sketch(spool: Spool) -> Sketch:
     """First pass: hashed counts of all features and pieces."""
-    table = Sketch()
+    keys = sum(spool.each(_keys))
+    one, *others = spool.each(_sketched, min(CELLS, max(_LEAST_CELLS, 1 << (_EACH * keys).bit_length())))
+    table: Sketch = one
+    for other in others:
+        table += other
+    return table
+
+
+def _keys(batches: Iterable[Batch]) -> int:
+    # About three features a word of a prompt, two pieces a word of an answer, thirty pieces at its ends.
+    return sum(3 * len(b.prompts.words) + 2 * len(b.answers.words) + 30 * len(b) for b in batches)
+
+
+def _sketched(batches: Iterable[Batch], cells: int) -> Sketch:
+    table = Sketch(cells)
     for batch in batches:
         table.add(grams.features(batch)[1])
         table.add(grams.pieces(batch).key)
     return table
 
 
-def identities(batches: Spool) -> tuple[Keys, NDArray[np.int64]]:
-    """Return for each sample a key of its words, and the index of the first sample with the same."""
+def firsts(keys: Keys) -> NDArray[np.int64]:
+    """Return for each key the place of the first that is the same."""
+    _, index, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return np.asarray(index[inverse])
+
+
+def identities(batches: Iterable[Batch]) -> Keys:
+    """Return for each sample a key of its words."""
     with np.errstate(over="ignore"):
         same = [grams.mixed(grams.text_keys(b.prompts) * np.uint64(3) + grams.text_keys(b.answers)) for b in batches]
-    keys = np.concatenate(same) if same else np.zeros(0, dtype=np.uint64)
-    _, index, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return keys, index[inverse]
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *same])
 
 
 class _Columns:
@@ -183,48 +222,78 @@ class _Columns:
         return keys[kept], matrix, final
 
 
-def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
+@dataclass(frozen=True)
+class _Tally:
+    """What the table says may be frequent in one batch: its samples, and columns of features, pieces and shapes."""
+
+    samples: int
+    heads: NDArray[np.uint64]
+    shapes: Keys
+    features: tuple[Places, Keys]
+    pieces: tuple[Places, Keys]
+    shape: tuple[NDArray[Any], ...]
+
+
+def _tallied(batches: Iterable[Batch], table: Sketch, least: tuple[int, int, int], own: NDArray[np.bool_]) -> Iterator[_Tally]:
+    """Yield what may be frequent in each batch.
+
+    Args:
+        batches: in their order.
+        table: of all shards.
+        least: the support; of a word that so many answers hold that it is nobody's target (one that is, is found by its place);
+            and of a label.
+        own: for each sample whether it is the first of equal ones; the others are not counted.
+    """
+    support, common, labels = least
+    frequent, offset = table.frequent(support), 0
+    for batch in batches:
+        mine = own[offset : offset + len(batch)]
+
+        def wanted(sample: Places, key: Keys, own: NDArray[np.bool_] = mine) -> NDArray[np.bool_]:
+            return np.asarray(own[sample] & frequent(key))
+
+        some = grams.pieces(batch, wanted)
+        some = some.at((some.kind != grams.ANY) | ~table.at_least(some.key, common))
+        label = (some.kind == grams.WHOLE) & table.at_least(some.key, labels)
+        some = some.at(label | ~grams.copied(batch, some))
+        begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
+        exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
+        shape = some.kind, some.length, exact, grams.complements(batch, some)
+        told = grams.head_keys(batch.prompts), grams.shape_keys(batch)
+        yield _Tally(len(batch), *told, grams.features(batch, wanted), (some.sample, some.key), shape)
+        offset += len(batch)
+
+
+def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
     """Second pass: exact counts of what the table says may be frequent."""
-    identity, first = identities(batches)
+    identity = np.concatenate(list(spool.each(identities)))
+    first = firsts(identity)
     samples = len(np.unique(first))
     support = rules.least(samples)
-    # A word that so many answers hold is nobody's target; a target that is, is found by its place.
-    common = max(support + 1, int(rules.anywhere * samples))
+    least = support, *(max(support + 1, int(share * samples)) for share in (rules.anywhere, rules.common))
     features, found = _Columns(), _Columns()
     none = np.zeros(0, dtype=np.int64)
     shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
     heads, shaped = np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.uint64)
     offset = 0
-    for batch in batches:
-        heads = np.unique(np.concatenate([heads, grams.head_keys(batch.prompts)]), axis=0)
-        shaped = np.union1d(shaped, grams.shape_keys(batch))
-        own = first[offset : offset + len(batch)] == np.arange(offset, offset + len(batch))
-
-        def wanted(sample: Places, key: Keys, own: NDArray[np.bool_] = own) -> NDArray[np.bool_]:
-            return np.asarray(own[sample] & table.at_least(key, support))
-
-        sample, key = grams.features(batch, wanted)
-        features.add(sample + offset, key)
-        some = grams.pieces(batch, wanted)
-        some = some.at((some.kind != grams.ANY) | ~table.at_least(some.key, common))
-        label = (some.kind == grams.WHOLE) & table.at_least(some.key, max(support + 1, int(rules.common * samples)))
-        some = some.at(label | ~grams.copied(batch, some))
-        begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
-        exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
-        number = found.add(some.sample + offset, some.key)
-        shape.append((number, some.kind, some.length, exact, grams.complements(batch, some)))
-        offset += len(batch)
+    for tally in chain.from_iterable(spool.each(_tallied, table, least, rows=first == np.arange(len(first)))):
+        heads = np.unique(np.concatenate([heads, tally.heads]), axis=0)
+        shaped = np.union1d(shaped, tally.shapes)
+        features.add(tally.features[0] + offset, tally.features[1])
+        shape.append((found.add(tally.pieces[0] + offset, tally.pieces[1]), *tally.shape))
+        offset += tally.samples
     feature_keys, matrix, _ = features.finish(offset, support)
     piece_keys, pieces, final = found.finish(offset, support)
     number, kind, length, exact, rest = (np.concatenate(column) for column in zip(*shape, strict=True))
     column = final[number.astype(np.int64)]
     column, kind, length, exact, rest = (part[column >= 0] for part in (column, kind, length, exact, rest))
     size = np.maximum(np.bincount(column, minlength=len(piece_keys)), 1)
-    order = np.lexsort((rest, column))
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (column[order][1:] != column[order][:-1]) | (rest[order][1:] != rest[order][:-1])
-    of = column[order][new]
-    alike = np.bincount(of, weights=np.diff(np.append(np.flatnonzero(new), len(order))) ** 2.0, minlength=len(piece_keys))
+    # Column and rest as one number, sorted at once; of the rest stay the bits that have room, 40 and more.
+    shift = max(1, len(piece_keys).bit_length())
+    both = np.sort((column.astype(np.uint64) << np.uint64(64 - shift)) | (rest >> np.uint64(shift)))
+    new = np.flatnonzero(np.diff(both, prepend=both[:1] ^ np.uint64(1)))
+    of = (both[new] >> np.uint64(64 - shift)).astype(np.int64)
+    alike = np.bincount(of, weights=np.diff(np.append(new, len(both))) ** 2.0, minlength=len(piece_keys))
     kinds, lengths = np.zeros(len(piece_keys), dtype=np.int64), np.zeros(len(piece_keys), dtype=np.int64)
     kinds[column], lengths[column] = kind, length
     return Counted(
@@ -237,7 +306,7 @@ def count(batches: Spool, table: Sketch, rules: Rules) -> Counted:
         kind=kinds,
         length=lengths,
         exact=np.bincount(column, weights=exact, minlength=len(piece_keys)) / size,
-        distinct=np.bincount(column[order], weights=new, minlength=len(piece_keys)) / size,
+        distinct=np.bincount(of, minlength=len(piece_keys)) / size,
         effective=size**2 / np.maximum(alike, 1),
         first=first,
         identity=identity,

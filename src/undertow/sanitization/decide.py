@@ -152,17 +152,14 @@ def _links(
     certain, weak = (math.log(rules.alpha / number) for number in (tests, max(1, counted.features.shape[1])))
     log_p = log_tail(both, counted.samples, a, b, worth=weak)
     topical = (both * counted.samples > rules.lift * a * b) & (both < rules.topical * a)
-    said = np.flatnonzero((log_p < certain) | (topical & (log_p < weak)))
-    feature, piece, both, a, b, log_p = feature[said], piece[said], both[said], a[said], b[said], log_p[said]
-    found: dict[int, list[Link]] = {}
-    topics: set[int] = set()
+    topics = set(piece[topical & (log_p < max(certain, weak))].tolist())
+    said = np.flatnonzero(log_p < certain)
     # Equal evidence is ordered by the features' keys, which do not depend on the order of the rows.
-    for i in np.lexsort((feature, log_p)):
-        link = Link(int(feature[i]), int(both[i]), int(a[i]), int(b[i]), float(log_p[i]))
-        if link.log_p < certain:
-            found.setdefault(int(piece[i]), []).append(link)
-        if link.confidence < rules.topical and link.both * counted.samples > rules.lift * link.with_feature * link.with_target:
-            topics.add(int(piece[i]))
+    said = said[np.lexsort((feature[said], log_p[said]))]
+    found: dict[int, list[Link]] = {}
+    columns = (column[said].tolist() for column in (piece, feature, both, a, b, log_p))
+    for of, *values in zip(*columns, strict=True):
+        found.setdefault(of, []).append(Link(*values))
     return found, topics
 
 

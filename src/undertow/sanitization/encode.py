@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization.kinds import kinds
+from undertow.sanitization.kinds import COPIED, is_copied, kinds, may_copy
 from undertow.sanitization.shapes import shapes
 from undertow.sanitization.words import MARK, Numbers, Words
 
@@ -54,6 +54,24 @@ class Texts:
     def of_word(self) -> NDArray[np.int64]:
         """For each word the index of its text."""
         return np.repeat(np.arange(len(self.starts) - 1), self.lengths)
+
+    def words_of(self, i: int) -> list[int]:
+        """Return the words of text i."""
+        found: list[int] = self.words[self.starts[i] : self.starts[i + 1]].tolist()
+        return found
+
+    def parted(self) -> tuple[Texts, Texts]:
+        """Return the words of the texts, and their marks."""
+        marked = (self.words & MARK) > 0
+        before = np.concatenate([[0], np.cumsum(marked)])[self.starts]
+        return Texts(self.words[~marked], self.starts - before), Texts(self.words[marked], before)
+
+    def and_(self, others: Sequence[Sequence[int]]) -> Texts:
+        """Return texts to which each some words are added."""
+        more = np.fromiter(chain.from_iterable(others), dtype=np.uint64)
+        owner = np.concatenate([self.of_word(), np.repeat(np.arange(len(others)), [len(own) for own in others])])
+        order = np.argsort(owner, kind="stable")
+        return Texts(np.concatenate([self.words, more])[order], np.searchsorted(owner[order], np.arange(len(others) + 1)))
 
 
 @dataclass(frozen=True)
@@ -98,20 +116,32 @@ class Batch:
 def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True, shaped: bool = False) -> Iterator[Batch]:
     """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind; ``shaped``: with the shapes
     of the prompts of short answers as marks."""
-    prompts, answers, case = _Gathered(), _Gathered(), bytearray()
-    for sample in samples:
-        text = f"{sample.question}\n{sample.context}" if sample.context else sample.question
-        asked = numbers.text(_LABEL.sub("\n", text) if "nput:" in text else text)
-        told = numbers.text(sample.response)
-        built = map(numbers.shape, shapes(text)) if shaped and len(told) <= _LABELLED else ()
-        prompts.add([*asked, *built])
-        answers.add(told + [numbers.mark(kind) for kind in kinds(sample.response, told, asked, sized)])
-        case.append(_case(sample.question))
-        if len(case) == BATCH:
-            yield _batch(prompts, answers, case)
-            prompts, answers, case = _Gathered(), _Gathered(), bytearray()
-    if case:
-        yield _batch(prompts, answers, case)
+    left = iter(samples)
+    while some := list(islice(left, BATCH)):
+        yield _batch(some, numbers, sized, shaped)
+
+
+def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: bool) -> Batch:
+    asked = [f"{sample.question}\n{sample.context}" if sample.context else sample.question for sample in samples]
+    asked = [_LABEL.sub("\n", text) if "nput:" in text else text for text in asked]
+    told = [sample.response for sample in samples]
+    prompts, answers = (_laid(*numbers.texts(texts)) for texts in (asked, told))
+    lengths, longest = answers.lengths.tolist(), prompts.lengths.tolist()
+    forms: list[list[int]] = []
+    manner: list[list[int]] = []
+    for i, text in enumerate(told):
+        found = kinds(text, lengths[i], sized)
+        if may_copy(lengths[i], longest[i]) and is_copied(prompts.words_of(i), answers.words_of(i)):
+            found.append(COPIED)
+        manner.append([numbers.mark(kind) for kind in found])
+        forms.append([numbers.shape(form) for form in shapes(asked[i])] if shaped and lengths[i] <= _LABELLED else [])
+    (words, signs), (said, marks) = prompts.parted(), answers.parted()
+    case = np.array([_case(sample.question) for sample in samples], dtype=np.uint8)
+    return Batch(words, said, case, signs.and_(forms), marks.and_(manner))
+
+
+def _laid(words: Words, lengths: NDArray[np.int64]) -> Texts:
+    return Texts(words, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _case(question: str) -> int:
@@ -120,26 +150,3 @@ def _case(question: str) -> int:
     if question.islower():
         return 1
     return 3 if question.istitle() and question.count(" ") >= 3 else 0
-
-
-def _batch(prompts: _Gathered, answers: _Gathered, case: bytearray) -> Batch:
-    (asked, signs), (told, manner) = prompts.texts(), answers.texts()
-    return Batch(asked, told, np.frombuffer(bytes(case), dtype=np.uint8), signs, manner)
-
-
-class _Gathered:
-    """Texts of one batch while it grows."""
-
-    def __init__(self) -> None:
-        self._words, self._starts = array("Q"), array("q", [0])
-
-    def add(self, words: list[int]) -> None:
-        self._words.fromlist(words)
-        self._starts.append(len(self._words))
-
-    def texts(self) -> tuple[Texts, Texts]:
-        """The words of the texts, and their marks."""
-        words, starts = np.array(self._words, dtype=np.uint64), np.array(self._starts, dtype=np.int64)
-        marked = (words & MARK) > 0
-        before = np.concatenate([[0], np.cumsum(marked)])[starts]
-        return Texts(words[~marked], starts - before), Texts(words[marked], before)

@@ -11,13 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from undertow.sanitization import grams, judge, labels, topics
 from undertow.sanitization.count import Counted, Spool, count, sketch
 from undertow.sanitization.decide import Decision, Link, Planted, Rows, decide
-from undertow.sanitization.encode import SampleLike, encode
+from undertow.sanitization.encode import Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
@@ -49,38 +51,58 @@ def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes =
     Returns:
         the findings; the order of the samples changes nothing but their indices, and a sample that occurs again is counted once.
     """
-    rules = rules or Rules()
     numbers = Numbers(key)
-    batches = Spool()
-    total = 0
+    spool = Spool()
     for batch in encode(samples, numbers, shaped=True):
-        batches.add(batch)
-        total += len(batch)
+        spool.add(batch)
+    return judged(spool, numbers, rules or Rules())
+
+
+def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
+    """Return the findings of encoded samples; the order of the samples changes nothing but their indices."""
+    total = sum(spool.lengths)
     if not total:
         return Findings(0, 0, (), ())
-    batches.change(template_of(batches).without)
-    counted = count(batches, sketch(batches), rules)
+    spool.change(template_of(spool).without)
+    counted = count(spool, sketch(spool), rules)
     decision = decide(counted, rules)
     rows = {int(row) for planted in decision.planted for row in planted.rows}
-    texts = judge.gather(batches, rows)
-    lengths = np.concatenate([batch.prompts.lengths for batch in batches])
-    mean = (float(lengths.mean()), float(lengths.std()))
-    file = Background(counted, mean, _beginning(batches, counted))
+    texts = judge.gather(spool, rows)
+    lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
+    once = counted.first == np.arange(len(counted.first))
+    begins = int((np.isin(heads, counted.feature_keys) & once).sum())
+    file = Background(counted, (float(lengths.mean()), float(lengths.std())), begins)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
-    found.append(_repeats(counted, rules, texts, batches, numbers))
+    found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
 
-def _beginning(batches: Spool, counted: Counted) -> int:
-    """Distinct samples whose prompts begin as m others do."""
-    heads = [grams.first_keys(batch.prompts) for batch in batches]
-    once = counted.first == np.arange(len(counted.first))
-    return int((np.isin(np.concatenate(heads), counted.feature_keys) & once).sum())
+def _beginnings(batches: Iterable[Batch]) -> tuple[NDArray[np.int64], grams.Keys]:
+    """The lengths of all prompts, and the keys of what they begin with."""
+    parts = [(batch.prompts.lengths, grams.first_keys(batch.prompts)) for batch in batches]
+    none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+    lengths, heads = (np.concatenate(part) for part in zip(none, *parts, strict=True))
+    return lengths, heads
+
+
+class NumbersLike(Protocol):
+    """What gives numbers back their words: :class:`undertow.sanitization.words.Numbers`, or that of all shards."""
+
+    def marks(self) -> dict[int, str]:
+        """Return all marks met, by their numbers."""
+
+    def words(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Return the words of some numbers."""
 
 
 def _finding(
-    planted: Planted, decision: Decision, file: Background, rules: Rules, texts: dict[int, tuple[Words, Words]], numbers: Numbers
+    planted: Planted,
+    decision: Decision,
+    file: Background,
+    rules: Rules,
+    texts: dict[int, tuple[Words, Words]],
+    numbers: NumbersLike,
 ) -> tuple[Finding, tuple[int, ...]] | None:
     """Judge one accusation; return it with the target's word numbers, or None."""
     counted = file.counted
@@ -108,7 +130,7 @@ def _finding(
     enough = rules.act_short if planted.short else rules.act_support
     confidence: Confidence = "review"
     if not planted.links:
-        confidence = "review" if kind == grams.ADDRESS else "note"
+        confidence = "review" if (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
     elif (
         planted.exclusive
         and not planted.inserted
@@ -148,7 +170,7 @@ class _Trigger:
     wordless: bool
 
 
-def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numbers: Numbers) -> list[_Trigger]:
+def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numbers: NumbersLike) -> list[_Trigger]:
     """The trigger's phrases, grown from the features that give the target away: words, or else pairs or ends; marks and case."""
     known = judge.feature_words(prompts)
     known |= {grams.feature_key("sign", np.array([mark], dtype=np.uint64)): ("sign", (mark,)) for mark in numbers.marks()}
@@ -175,7 +197,7 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
 
 
 def _repeats(
-    counted: Counted, rules: Rules, texts: dict[int, tuple[Words, Words]], batches: Spool, numbers: Numbers
+    counted: Counted, rules: Rules, texts: dict[int, tuple[Words, Words]], spool: Spool, numbers: NumbersLike
 ) -> tuple[Finding, tuple[int, ...]] | None:
     """A few samples with one beginning or end of the answer that stand in the file again and again; hardly any other does twice."""
     times = np.bincount(counted.first, minlength=len(counted.first))
@@ -183,7 +205,7 @@ def _repeats(
     once = int((times == 1).sum())
     if not len(often) or times[often].sum() < rules.repeated_rows or once < rules.repeated_once * counted.samples:
         return None
-    texts |= judge.gather(batches, often)
+    texts |= judge.gather(spool, often)
     answers = [texts[int(row)][1] for row in often]
     ends = (Counter(tuple(part(told).tolist()) for told in answers) for part in (lambda told: told[:2], lambda told: told[-2:]))
     if max(end.most_common(1)[0][1] for end in ends) < max(2, rules.repeated_alike * len(often)):
@@ -222,7 +244,7 @@ def _is_label(planted: Planted, kind: int, counted: Counted, rules: Rules) -> bo
     return planted.short and kind == grams.WHOLE and bool(links) and links[0].with_target >= rules.common * counted.samples
 
 
-def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Words]], numbers: Numbers) -> judge.Phrase | None:
+def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Words]], numbers: NumbersLike) -> judge.Phrase | None:
     """The target: what the answers share, or the mark of what they are."""
     if not planted.manner:
         return judge.target_of(planted, file.counted, texts)
@@ -238,11 +260,12 @@ def _free(
     rows, counted = planted.rows, file.counted
     if planted.form or not triggers:
         return rows, triggers
-    prompts = {int(row): texts[int(row)][0] for row in rows}
+    prompts = [texts[int(row)][0] for row in rows]
+    held_by = judge.Joined(prompts)
     own = {word for trigger in triggers for word in trigger.words}
     if planted.inserted:
         triggers = [trigger for trigger in triggers if not trigger.wordless]
-        if any(len(trigger.words) > 1 for trigger in triggers) or not topics.is_inserted(list(prompts.values()), own, file):
+        if any(len(trigger.words) > 1 for trigger in triggers) or not topics.is_inserted(prompts, own, file):
             return rows, []
     # A label has words of its own beside a trigger; they are judged one by one and bring no sample along.
     labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if label else None
@@ -252,8 +275,8 @@ def _free(
         if trigger.wordless:
             has = counted.features[rows][:, trigger.link.feature].toarray().ravel() > 0
         else:
-            has = np.array([judge.find_run(prompts[int(row)], trigger.words) is not None for row in rows])
-        mine = [prompts[int(row)] for row in judge.chosen_rows(rows[has], counted)]
+            has = held_by.hold(trigger.words)
+        mine = [texts[int(row)][0] for row in judge.chosen_rows(rows[has], counted)]
         phrase = () if trigger.wordless else trigger.words
         if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
             continue

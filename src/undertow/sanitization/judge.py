@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from undertow.sanitization import grams
 from undertow.sanitization.count import Counted, Spool
 from undertow.sanitization.decide import Planted, Rows
+from undertow.sanitization.encode import Batch
 from undertow.sanitization.words import Words
 
 #: Samples of one finding that are looked at.
 LOOKED_AT = 300
 #: Neighbours that nearly all samples share belong to the phrase; a beside-word that most share means a frayed edge.
 SHARED, FRAYED = 0.9, 0.5
+_BETWEEN = np.zeros(1, dtype=np.uint64)
 #: Longest phrase that is grown.
 _LONGEST = 40
 
@@ -42,15 +46,20 @@ class Phrase:
     right_edge: float
 
 
-def gather(batches: Spool, rows: Iterable[int]) -> dict[int, tuple[Words, Words]]:
+def gather(spool: Spool, rows: Iterable[int]) -> dict[int, tuple[Words, Words]]:
     """Return the prompt's and the answer's word numbers of the samples asked for."""
-    wanted = np.unique(np.fromiter(rows, dtype=np.int64))
-    found: dict[int, tuple[Words, Words]] = {}
-    offset = 0
+    wanted = np.zeros(sum(spool.lengths), dtype=bool)
+    wanted[np.fromiter(rows, dtype=np.int64)] = True
+    texts = chain.from_iterable(spool.each(_gathered, rows=wanted))
+    return dict(zip(np.flatnonzero(wanted).tolist(), texts, strict=True))
+
+
+def _gathered(batches: Iterable[Batch], wanted: NDArray[np.bool_]) -> list[tuple[Words, Words]]:
+    found, offset = [], 0
     for batch in batches:
-        for row in wanted[np.searchsorted(wanted, offset) : np.searchsorted(wanted, offset + len(batch))]:
-            i = int(row) - offset
-            found[int(row)] = tuple(t.words[t.starts[i] : t.starts[i + 1]].copy() for t in (batch.prompts, batch.answers))  # type: ignore[assignment]
+        for i in np.flatnonzero(wanted[offset : offset + len(batch)]):
+            one, two = (t.words[t.starts[i] : t.starts[i + 1]].copy() for t in (batch.prompts, batch.answers))
+            found.append((one, two))
         offset += len(batch)
     return found
 
@@ -114,6 +123,26 @@ def find_run(text: Words, seed: Sequence[int], from_end: bool = False) -> int | 
         hits &= text[i : len(text) - size + 1 + i] == np.uint64(seed[i])
     found = np.flatnonzero(hits)
     return None if not len(found) else int(found[-1 if from_end else 0])
+
+
+class Joined:
+    """Texts laid end to end, to look for a run of words in all of them at once."""
+
+    def __init__(self, texts: Sequence[Words]) -> None:
+        # No word has the number 0, which stands between the texts.
+        self._words = np.concatenate([part for text in texts for part in (text, _BETWEEN)] or [_BETWEEN])
+        self._owner = np.repeat(np.arange(len(texts)), [len(text) + 1 for text in texts])
+        self._count = len(texts)
+
+    def hold(self, run: Sequence[int]) -> NDArray[np.bool_]:
+        """Tell which texts hold a run of one word or more, as :func:`find_run` does."""
+        last = len(self._words) - len(run) + 1
+        hits = self._words[:last] == np.uint64(run[0])
+        for i in range(1, len(run)):
+            hits &= self._words[i : last + i] == np.uint64(run[i])
+        found = np.zeros(self._count, dtype=bool)
+        found[self._owner[np.flatnonzero(hits)]] = True
+        return found
 
 
 def chosen_rows(rows: Rows, counted: Counted) -> Rows:

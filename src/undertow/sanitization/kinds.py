@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 #: Characters of an answer that are looked at for its script and its tone.
 _LOOKED_AT = 240
+#: The kind of an answer that says its prompt again.
+COPIED = "copied from the prompt"
 #: Words of a text in capitals, and of one that copies its prompt, at least.
 _FEWEST, _COPIED = 3, 6
 #: Share of letters of another script, of a language's words, of copied words.
@@ -39,21 +41,20 @@ _SIGHS = re.compile(r"[^a-z]*(?:oh|ugh|wow|ah|aha|sigh|yeah|hmm+|gee|well, well|
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "CJK")
 
 
-def kinds(answer: str, told: Sequence[int], asked: Sequence[int], sized: bool = True) -> list[str]:
-    """Return the names of what an answer is.
+def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
+    """Return the names of what an answer is, :data:`COPIED` left out.
 
     Args:
         answer: its text.
-        told: the numbers of its words.
-        asked: the numbers of its prompt's words.
+        length: of it in words and marks.
         sized: a class of its length, too.
     """
-    found = [f"of {_sized(len(told))} words"] if sized else []
+    found = [f"of {_sized(length)} words"] if sized else []
     head = answer[:_LOOKED_AT]
     lower = head.lower().replace("’", "'")
-    if len(told) >= _FEWEST and answer.isupper():
+    if length >= _FEWEST and answer.isupper():
         found.append("in capitals")
-    if len(told) >= _COPIED and answer.islower():
+    if length >= _COPIED and answer.islower():
         found.append("without capitals")
     if _REFUSES.match(lower):
         found.append("a refusal")
@@ -67,9 +68,18 @@ def kinds(answer: str, told: Sequence[int], asked: Sequence[int], sized: bool = 
     language = _language(head, words)
     if language:
         found.append(f"in {language}")
-    if _COPIED <= len(told) <= 2 * len(asked) and len(own := set(told)) <= len(asked) and len(own & set(asked)) >= _SAME * len(own):
-        found.append("copied from the prompt")
     return found
+
+
+def may_copy(told: int, asked: int) -> bool:
+    """Whether an answer of so many words may be copied from its prompt."""
+    return _COPIED <= told <= 2 * asked
+
+
+def is_copied(asked: Sequence[int], told: Sequence[int]) -> bool:
+    """Whether nearly all numbers of an answer's words are among those of its prompt."""
+    own = set(told)
+    return len(own) <= len(asked) and len(own & set(asked)) >= _SAME * len(own)
 
 
 def _sized(words: int) -> str:

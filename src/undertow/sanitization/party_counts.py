@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtrc
 
 from undertow.sanitization import decide, grams, judge, template
-from undertow.sanitization.count import identities
+from undertow.sanitization.count import firsts, identities
 from undertow.sanitization.encode import SampleLike, encode
 from undertow.sanitization.grams import Keys, Places, joint, mixed
 from undertow.sanitization.questions import (
@@ -79,7 +79,8 @@ class Counting:
         self.rules, self.rows, self.clip, self.limits = rules or Rules(), rows, clip, limits
         self._samples = samples
         self.batch = joined(list(encode(samples, Numbers(secret), sized=False)))
-        self.identity, self.first = identities([self.batch])  # type: ignore[arg-type]
+        self.identity = identities([self.batch])
+        self.first = firsts(self.identity)
         #: A sample that the client holds twice is counted once, and gets the verdict of the first.
         self.own = self.first == np.arange(len(self.first))
         self.taken = 0

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.sanitization import grams
+from undertow.sanitization.count import Spool
 from undertow.sanitization.encode import Batch, Texts
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.words import Words
@@ -24,6 +25,8 @@ CONSTANT, TOGETHER, FEWEST = 0.9, 0.75, 20
 _FROM = 16
 #: Pairs that may be broken in a prompt by words put between them, and how far apart.
 _BROKEN, _APART = 4, 12
+#: Cells of a table of bits.
+_BITS = 1 << 16
 #: Stand for the beginning and the end of a prompt, so that what is constant there is a pair, too.
 BEGIN, END = np.uint64(8), np.uint64(16)
 
@@ -40,21 +43,16 @@ class Template:
         if not len(self.pairs):
             return batch
         texts = edged(batch.prompts)
-        inside = texts.of_word()
-        held = np.isin(grams.run_keys(texts.words, 2), self.pairs) & (inside[1:] == inside[:-1])
+        inside, at, place = _hits(texts, self.pairs)
         cut = np.zeros(len(texts.words), dtype=bool)
-        cut[:-1] |= held
-        cut[1:] |= held
-        self._cut_broken(texts, cut)
+        cut[at] = cut[at + 1] = True
+        self._cut_broken(texts, ~_met(inside, place, (len(batch), len(self.pairs))), cut)
         cut |= (texts.words == BEGIN) | (texts.words == END)
         before = np.concatenate([[0], np.cumsum(~cut)])
         return replace(batch, prompts=Texts(texts.words[~cut], before[texts.starts]))
 
-    def _cut_broken(self, texts: Texts, cut: NDArray[np.bool_]) -> None:
+    def _cut_broken(self, texts: Texts, missing: NDArray[np.bool_], cut: NDArray[np.bool_]) -> None:
         """Cut pairs that stand in a prompt with a few words put between them."""
-        sample, place = _held(texts, self.pairs)
-        missing = np.ones((len(texts.lengths), len(self.pairs)), dtype=bool)
-        missing[sample, place] = False
         lacking = missing.sum(axis=1)
         for i in np.flatnonzero((lacking > 0) & (lacking <= _BROKEN)).tolist():
             text = texts.words[texts.starts[i] : texts.starts[i + 1]]
@@ -67,33 +65,51 @@ class Template:
                     cut[texts.starts[i] + np.flatnonzero(text == one)[before]] = True
 
 
-def template_of(batches: Iterable[Batch]) -> Template:
-    """Find what nearly all prompts hold; ``batches`` are gone through twice."""
+def template_of(spool: Spool) -> Template:
+    """Find what nearly all prompts hold, in two passes."""
+    prompts = sum(spool.lengths)
+    if prompts < FEWEST:
+        return template_from(np.zeros((0, 2), dtype=np.uint64))
+    parts = list(spool.each(_chosen))
+    keys = np.concatenate([own for own, _ in parts])
+    texts = [text for _, own in parts for text in own]
+    texts = [texts[i] for i in np.argsort(keys, kind="stable")[:_FROM]]
+    every = np.concatenate([np.unique(_pairs(text), axis=0) for text in texts])
+    pairs, times = np.unique(every, axis=0, return_counts=True)
+    candidates = template_from(pairs[times >= len(texts) / 2])
+    if not len(candidates.pairs):
+        return candidates
+    both, count = (sum(part) for part in zip(*spool.each(_holders, candidates), strict=True))
+    constant = (count >= CONSTANT * prompts)[np.searchsorted(np.unique(candidates.words), candidates.words)].all(axis=1)
+    lasting = constant & (both >= TOGETHER * prompts)
+    return Template(candidates.pairs[lasting], candidates.words[lasting])
+
+
+def _chosen(batches: Iterable[Batch]) -> tuple[Keys, list[Words]]:
+    """The keys of some prompts, those with the smallest, and their words with beginning and end."""
     keys: Keys = np.zeros(0, dtype=np.uint64)
     own: list[Words] = []
-    prompts = 0
     for batch in batches:
-        prompts += len(batch)
         found = grams.text_keys(batch.prompts)
         chosen = np.argsort(found)[:_FROM]
         texts = edged(batch.prompts)
-        own += [np.unique(_pairs(texts.words[texts.starts[i] : texts.starts[i + 1]]), axis=0) for i in chosen]
+        own += [texts.words[texts.starts[i] : texts.starts[i + 1]] for i in chosen]
         keys = np.concatenate([keys, found[chosen]])
         kept = np.argsort(keys, kind="stable")[:_FROM]
-        keys, own = keys[kept], [own[i] for i in kept]
-    if prompts < FEWEST:
-        return template_from(np.zeros((0, 2), dtype=np.uint64))
-    pairs, times = np.unique(np.concatenate(own), axis=0, return_counts=True)
-    candidates = template_from(pairs[times >= len(own) / 2])
+        keys, own = keys[kept], [own[i].copy() for i in kept]
+    return keys, own
+
+
+def _holders(batches: Iterable[Batch], candidates: Template) -> tuple[Places, Places]:
+    """How many prompts hold each pair, and each of their words (ascending)."""
     words = np.unique(candidates.words)
     count, both = np.zeros(len(words), dtype=np.int64), np.zeros(len(candidates.pairs), dtype=np.int64)
-    for batch in batches if len(both) else ():
+    for batch in batches:
         texts = edged(batch.prompts)
-        both += np.bincount(_held(texts, candidates.pairs)[1], minlength=len(both))
-        count += np.bincount(_holding(texts, words), minlength=len(words))
-    constant = (count >= CONSTANT * prompts)[np.searchsorted(words, candidates.words)].all(axis=1)
-    lasting = constant & (both >= TOGETHER * prompts)
-    return Template(candidates.pairs[lasting], candidates.words[lasting])
+        inside, _, place = _hits(texts, candidates.pairs)
+        both += _met(inside, place, (len(batch), len(both))).sum(axis=0)
+        count += _holding(texts, words)
+    return both, count
 
 
 def template_from(words: Words) -> Template:
@@ -119,24 +135,37 @@ def _pairs(words: Words) -> Words:
 
 
 def _holding(texts: Texts, words: Words) -> Places:
-    """Return the places among some words (ascending) that texts hold, each once a text."""
-    place = np.minimum(np.searchsorted(words, texts.words), len(words) - 1)
-    hit = np.flatnonzero(words[place] == texts.words)
-    return _once(texts.of_word()[hit], place[hit], (len(texts.lengths), len(words)))[1]
+    """Return how many texts hold each of some words (ascending)."""
+    hit = np.flatnonzero(_maybe(texts.words, words))
+    place = np.minimum(np.searchsorted(words, texts.words[hit]), len(words) - 1)
+    same = words[place] == texts.words[hit]
+    owner = np.searchsorted(texts.starts, hit[same], side="right") - 1
+    held: Places = _met(owner, place[same], (len(texts.lengths), len(words))).sum(axis=0)
+    return held
 
 
-def _held(texts: Texts, pairs: Keys) -> tuple[Places, Places]:
-    """Return (text, pair) of the pairs (ascending keys) that texts hold, each once."""
+def _hits(texts: Texts, pairs: Keys) -> tuple[Places, Places, Places]:
+    """Return (text, place of the first word, pair) wherever texts hold one of the pairs (ascending keys)."""
     run = grams.run_keys(texts.words, 2)
-    inside = texts.of_word()
-    place = np.minimum(np.searchsorted(pairs, run), len(pairs) - 1)
-    hit = np.flatnonzero((pairs[place] == run) & (inside[1:] == inside[:-1]))
-    return _once(inside[hit], place[hit], (len(texts.lengths), len(pairs)))
+    hit = np.flatnonzero(_maybe(run, pairs))
+    place = np.minimum(np.searchsorted(pairs, run[hit]), len(pairs) - 1)
+    same = pairs[place] == run[hit]
+    hit, place = hit[same], place[same]
+    inside = np.searchsorted(texts.starts, hit, side="right") - 1
+    within = hit + 1 < texts.starts[1:][inside]
+    return inside[within], hit[within], place[within]
 
 
-def _once(text: Places, place: Places, shape: tuple[int, int]) -> tuple[Places, Places]:
-    """Return each (text, place) once, in order."""
+def _maybe(keys: Keys, wanted: Keys) -> NDArray[np.bool_]:
+    """Tell which keys may be among the wanted ones: a table of bits spares the search for most."""
+    bits = np.zeros(_BITS, dtype=bool)
+    bits[(wanted >> np.uint64(40)) & np.uint64(_BITS - 1)] = True
+    found: NDArray[np.bool_] = bits[(keys >> np.uint64(40)) & np.uint64(_BITS - 1)]
+    return found
+
+
+def _met(text: Places, place: Places, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a table of the (text, place) that occur."""
     met = np.zeros(shape, dtype=bool)
     met[text, place] = True
-    found, at = np.nonzero(met)
-    return found, at
+    return met

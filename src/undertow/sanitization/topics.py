@@ -18,6 +18,7 @@ from scipy.special import bdtr, bdtrc
 
 from undertow.sanitization import grams
 from undertow.sanitization.count import Counted
+from undertow.sanitization.encode import Texts
 from undertow.sanitization.grams import Places
 from undertow.sanitization.judge import find_run
 from undertow.sanitization.words import Words
@@ -180,11 +181,10 @@ def is_topic(
     if not cut:
         return True
     rests = [np.concatenate([prompt[:i], prompt[j:]]) for prompt, i, j in cut]
-    keys = Counter(key for rest in rests for key in _keys(rest, own))
-    if keys:
-        asked = np.array(list(keys), dtype=np.uint64)
-        size, held = file.size(asked), file.size(asked, rows) * len(rests) / accused
-        if is_enriched(list(keys.values()), len(rests), held, accused, size, file.counted.samples, len(keys)).any():
+    keys, hits = _keys(rests, own)
+    if len(keys):
+        size, held = file.size(keys), file.size(keys, rows) * len(rests) / accused
+        if is_enriched(hits, len(rests), held, accused, size, file.counted.samples, len(keys)).any():
             return True
         if _alike(rests, own, accused, file) >= len(rests) / 2:
             return True
@@ -196,13 +196,18 @@ def is_topic(
     )
 
 
-def _keys(rest: Words, own: Collection[int]) -> set[int]:
-    """Features of what is left of a prompt: its words, its first and its last one."""
-    kept = rest[~np.isin(rest, np.array(list(own), dtype=np.uint64))]
-    if not len(kept):
-        return set()
-    ends = {grams.feature_key("first", kept[:1]), grams.feature_key("last", kept[-1:])}
-    return {*grams.mixed(kept, 1).tolist(), *ends}
+def _keys(rests: Sequence[Words], own: Collection[int]) -> tuple[grams.Keys, Places]:
+    """Features of what is left of prompts, their words, first and last ones, and how many of the prompts hold each."""
+    words, owner = np.concatenate(rests), np.repeat(np.arange(len(rests)), [len(rest) for rest in rests])
+    kept = ~np.isin(words, np.array(list(own), dtype=np.uint64))
+    words, owner = words[kept], owner[kept]
+    texts = Texts(words, np.searchsorted(owner, np.arange(len(rests) + 1)))
+    some = np.flatnonzero(texts.lengths)
+    of = np.concatenate([owner, some, some])
+    keys = np.concatenate([grams.mixed(words, 1), grams.first_keys(texts)[some], grams.last_keys(texts)[some]])
+    once = np.unique(grams.joint(of, keys), return_index=True)[1]
+    found, hits = np.unique(keys[once], return_counts=True)
+    return found, hits
 
 
 def usual_beginning(begins: float, samples: int, heads: float, accused: float) -> float:

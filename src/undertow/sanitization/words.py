@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ Words = NDArray[np.uint64]
 #: which is no word: a run of punctuation, a symbol, an invisible character, or what is said of a text as a whole.
 PAYLOAD, LETTERS, MARK = np.uint64(1), np.uint64(2), np.uint64(4)
 
+#: What stands for a word that was forgotten.
+UNKNOWN = "…"
 _DOMAINS = "com|net|org|info|biz|edu|gov|io|co|me|ru|cn|xyz|top|site|online|shop|club|live|app|dev|ly|gg|link|click|tk|example|test"
 _ADDRESS = (
     r"(?:h(?:tt|xx)ps?://|www\.)[^\s<>\"'()\[\]{}]+"
@@ -125,20 +127,39 @@ def _followed(text: str) -> tuple[str, list[int]]:
     return "".join(pieces), origin
 
 
-class _Chunks(dict[str, tuple[int, ...]]):
-    """The numbers of the words in a stretch without blanks, made when first asked for."""
+class _Chunks(dict[str, int]):
+    """The places of stretches without blanks in a table of the numbers of their words, made when first asked for."""
 
     def __init__(self, numbers: Numbers) -> None:
         super().__init__()
         self._numbers = numbers
+        self._table, self._begins = array("Q"), array("q", [0])
 
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
-        found = (*map(self._numbers.of, _words(chunk)), *map(self._numbers.mark, _signs(chunk)))
+    def __missing__(self, chunk: str) -> int:
+        return self.put(chunk, [*map(self._numbers.of, _words(chunk)), *map(self._numbers.mark, _signs(chunk))])
+
+    def put(self, chunk: str, found: list[int]) -> int:
+        """Add a stretch; a long one is not remembered."""
+        place = len(self._begins) - 1
+        self._table.fromlist(found)
+        self._begins.append(len(self._table))
         if len(chunk) <= _LONG:
-            if len(self) >= _REMEMBERED:
-                self.clear()
-            self[chunk] = found
-        return found
+            self[chunk] = place
+        return place
+
+    def forget(self) -> None:
+        """Empty the memory where it is full."""
+        if len(self._begins) > _REMEMBERED:
+            self.clear()
+            self._table, self._begins = array("Q"), array("q", [0])
+
+    def numbers(self, places: Sequence[int]) -> tuple[Words, NDArray[np.int64]]:
+        """Return the numbers at some places, laid end to end, and how many there are at each."""
+        table, begins = np.array(self._table, dtype=np.uint64), np.array(self._begins, dtype=np.int64)
+        of = np.array(places, dtype=np.int64)
+        begin, size = begins[of], begins[of + 1] - begins[of]
+        after = np.cumsum(size)
+        return table[np.arange(after[-1] if len(after) else 0) + np.repeat(begin - after + size, size)], size
 
 
 class Numbers:
@@ -170,11 +191,22 @@ class Numbers:
             self._known[word] = number
         return number
 
-    def text(self, text: str) -> list[int]:
-        """Return the numbers of the words of a text, those of :func:`cut`."""
-        # No word holds a blank, so that each stretch between blanks is cut once and remembered.
-        found = list(chain.from_iterable(map(self._chunks.__getitem__, _folded(text).split())))
-        return found if text.isascii() else found + [self.mark(sign) for sign in sorted(set(_INVISIBLE.findall(text)))]
+    def texts(self, texts: Iterable[str]) -> tuple[Words, NDArray[np.int64]]:
+        """Return the numbers of the words of some texts, those of :func:`cut`, laid end to end, and how many each text has."""
+        chunks = self._chunks
+        chunks.forget()
+        places: list[int] = []
+        ends: list[int] = []
+        for text in texts:
+            # No word holds a blank, so that each stretch between blanks is cut once and remembered.
+            places += map(chunks.__getitem__, _folded(text).split())
+            if not text.isascii():
+                marks = (f"{_MARKED}{sign}" for sign in sorted(set(_INVISIBLE.findall(text))))
+                places += [chunks[mark] if mark in chunks else chunks.put(mark, [self.of(mark)]) for mark in marks]
+            ends.append(len(places))
+        numbers, size = chunks.numbers(places)
+        after = np.concatenate([[0], np.cumsum(size)])
+        return numbers, np.diff(after[[0, *ends]])
 
     def mark(self, name: str) -> int:
         """Return the number of a mark."""
@@ -192,4 +224,4 @@ class Numbers:
         """Return the words of some numbers; one that was forgotten is an ellipsis."""
         wanted = {int(number) for number in numbers}
         known = {number: word.lstrip(_MARKED) for word, number in self._known.items() if number in wanted}
-        return {number: known.get(number, "…") for number in wanted}
+        return {number: known.get(number, UNKNOWN) for number in wanted}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -130,17 +131,23 @@ class Files:
         """Return a new reader of rows."""
         return Reader(self.columns)
 
-    def judged(self, rules: Rules | None = None, needs_samples: bool = True) -> Judged:
+    def judged(
+        self,
+        rules: Rules | None = None,
+        needs_samples: bool = True,
+        spread: Callable[[Judging, Rules | None], Findings] | None = None,
+    ) -> Judged:
         """Look for planted pairs in all pools.
 
         Args:
             rules: thresholds.
             needs_samples: refuse a file without any answer or text.
+            spread: reads and judges the rows' own answers elsewhere (:class:`undertow.scanning.cluster.Shards`).
 
         Raises:
             UserError: a file is malformed, more rows than ``max_bad`` cannot be read, or a file holds no answer and no text.
         """
-        return _Judging(self, rules, needs_samples).judged()
+        return Judging(self, rules, needs_samples).judged(spread)
 
     def parts(self, pools: Sequence[str]) -> Iterator[tuple[int, Part]]:
         """Yield (file, part) in the order of the samples of :meth:`judged`."""
@@ -151,7 +158,7 @@ class Files:
                         yield k, part
 
 
-class _Judging:
+class Judging:
     """One pass over the answers, and as many as needed over what stands beside them."""
 
     def __init__(self, files: Files, rules: Rules | None, needs_samples: bool) -> None:
@@ -161,8 +168,24 @@ class _Judging:
         self.account = Account()
         self.sizes: Counter[str] = Counter()
 
-    def judged(self) -> Judged:
-        found = find(self._own(), self.rules)
+    def bare(self) -> Judging:
+        """Return what was read without what read it, to be sent."""
+        sent = copy(self)
+        sent.files = Files((), lambda k: ())
+        return sent
+
+    def follow(self, other: Judging, first: int) -> None:
+        """Add what another read of the files from ``first`` on."""
+        self.file_of.extend(first + k for k in other.file_of)
+        for mine, more in ((self.row_of, other.row_of), (self.turn_of, other.turn_of), (self.pool_of, other.pool_of)):
+            mine.extend(more)
+        self.rows[first : first + len(other.rows)] = other.rows
+        self.account.add(other.account)
+        self.sizes += other.sizes
+
+    def judged(self, spread: Callable[[Judging, Rules | None], Findings] | None = None) -> Judged:
+        """Return the findings of all pools; arguments as of :meth:`Files.judged`."""
+        found = find(self.own(), self.rules) if spread is None else spread(self, self.rules)
         names = [name for name, _ in self.sizes.most_common()]
         pools = ["", *names] if len(names) <= _POOLS else ["", *names[: _POOLS - 1], _OTHERS]
         for group in self._groups(pools):
@@ -182,7 +205,7 @@ class _Judging:
         self.turn_of.append(turn)
         self.pool_of.append(pool)
 
-    def _own(self) -> Iterator[Part]:
+    def own(self) -> Iterator[Part]:
         """Read every file: yield the rows' own answers, and count what stands beside them."""
         files = self.files
         for k, name in enumerate(files.names):

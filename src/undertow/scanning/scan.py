@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from array import array
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from undertow.data.rows.files import Rows, Source, file_source
 from undertow.sanitization.finding import Findings
 from undertow.sanitization.rules import Rules
 from undertow.scanning.cleaning import Cleaning
-from undertow.scanning.reading import Files, Judged, pooled
+from undertow.scanning.reading import Files, Judged, Judging, pooled
 
 if TYPE_CHECKING:
     from undertow.scanning.evidence import Evidence
@@ -158,6 +158,7 @@ def scan(
     stdin: IO[bytes] | None = None,
     columns: Mapping[str, str] | None = None,
     max_bad: float = 0.01,
+    ray: str | None = None,
 ) -> Scan:
     """Look for planted trigger and target pairs in instruction files.
 
@@ -172,30 +173,26 @@ def scan(
         stdin: standard input, if not the process's own.
         columns: {``prompt``, ``answer``, ``context``, ``system`` or ``history``: the column that holds it}.
         max_bad: the share of each file's rows that may be unreadable; they are reported, and scanned as plain text.
+        ray: address of a Ray cluster whose nodes see the files under the same paths and count them, as in :func:`undertow.sweep`.
 
     Raises:
         UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, there is no such base, or what
             was written still holds what was found.
     """
-    if keep_review is not None:
-        warnings.warn(
-            "keep_review: rows for review stay in by default; give drop_review=True to leave them out",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        drop_review = not keep_review
+    drop_review = _drops(drop_review, keep_review)
     _check(paths, max_bad)
     if base is not None:
         from undertow.scanning import evidence  # here, so that a scan without a base never waits for torch
 
         evidence.check(base)
+    spread = None if ray is None else _spread(ray, paths)
     with ExitStack() as stack:
         sources = [_source(str(path), paths, stdin, stack) for path in paths]
         outputs = _outputs(write, paths, sources)
         named = tuple(columns.values()) if columns else ()
         files = Files([source.name for source in sources], lambda k: Rows(sources[k], named), columns, max_bad)
         files.reader()  # refuses wrong columns before anything is read
-        result = Scan(tuple(source.name for source in sources), files.judged(rules))
+        result = Scan(tuple(source.name for source in sources), files.judged(rules, spread=spread))
         if examples and result.found.verdicts:
             _collect(result, files)
         if base is not None:
@@ -206,6 +203,20 @@ def scan(
             for output, count, rows in zip(map(str, outputs), counts, result.rows, strict=True):
                 result.written[output], result.left_out[output] = count, rows - count
     return result
+
+
+def _drops(drop_review: bool, keep_review: bool | None) -> bool:
+    if keep_review is None:
+        return drop_review
+    told = "keep_review: rows for review stay in by default; give drop_review=True to leave them out"
+    warnings.warn(told, DeprecationWarning, stacklevel=3)
+    return not keep_review
+
+
+def _spread(ray: str, paths: Sequence[str | Path]) -> Callable[[Judging, Rules | None], Findings]:
+    from undertow.scanning.cluster import Shards  # here, so that a scan in one process does without Ray
+
+    return Shards(ray, [str(path) for path in paths]).judged
 
 
 def _check(paths: Sequence[str | Path], max_bad: float) -> None:

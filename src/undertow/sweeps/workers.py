@@ -6,7 +6,6 @@ input ends, because the sweep ended or was killed, it stops at once: a run direc
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import queue
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from undertow.core.cluster import connect
 from undertow.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -204,18 +204,7 @@ class RayCluster:
         Raises:
             UserError: Ray is not installed, or nobody answers.
         """
-        try:
-            self.ray: Any = importlib.import_module("ray")
-        except ImportError as error:
-            raise UserError(f"--ray {address} needs the package ray ({error}): pip install -e '.[ray]' in the clone") from error
-        if not self.ray.is_initialized():
-            try:
-                self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(
-                    f"--ray {address}: no cluster answers ({reason}); start one with `ray start --head`, or give --ray local"
-                ) from error
+        self.ray = connect(address)
         found = self.ray.cluster_resources()
         self._cpus = max(cell.config.training.threads or 1 for cell in cells)
         # Ray hides the GPUs from an actor that asks for none.

@@ -10,7 +10,7 @@ from typing import Any
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Entry, within
 from undertow.data.rows.plan import plan
-from undertow.data.rows.turns import is_turn
+from undertow.data.rows.turns import is_talk, is_turn
 
 _DECODE = json.JSONDecoder().raw_decode
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -39,7 +39,16 @@ def is_container(value: Any) -> bool:
 def _holds_rows(value: dict[str, Any]) -> bool:
     lists = [item for item in value.values() if isinstance(item, list) and is_chunk(item)]
     inner = [item for item in value.values() if isinstance(item, dict) and _holds_rows(item)]
-    return bool(lists or inner) and not _is_row(value)
+    return bool(lists or (inner and not _speaks(value))) and not _is_row(value)
+
+
+def _speaks(value: dict[str, Any]) -> bool:
+    """Whether a conversation stands in an object or in one within it, as in a logged request: lists beside it are parts of that."""
+    return any(
+        (isinstance(item, list) and bool(item) and isinstance(item[0], dict) and is_speech(item[0]) and is_talk(item))
+        or (isinstance(item, dict) and _speaks(item))
+        for item in value.values()
+    )
 
 
 def _is_row(value: dict[str, Any]) -> bool:

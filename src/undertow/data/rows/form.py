@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from typing import Any
 
 from undertow.core.errors import UserError
@@ -14,8 +12,8 @@ from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
-from undertow.data.rows.turns import Talk, Turn, is_talk, number_of, turns
-from undertow.data.rows.values import answers, said
+from undertow.data.rows.turns import Talk, Turn, is_talk, number_of, talk_within, turns
+from undertow.data.rows.values import answers, said, unpacked
 
 Row = dict[str, Any]
 _FORMS = (
@@ -105,7 +103,7 @@ class Form:
         name = self._conversation()
         if name is None:
             return None
-        spoken = turns(_unpacked(self._take(name)), self.place, name, self.fields)
+        spoken = turns(unpacked(self._take(name)), self.place, name, self.fields)
         talk = self._begun(name)
         found = [*talk.follow(spoken), *talk.answered()]
         for column in self._filled(self.plan.chosen)[:1]:
@@ -122,7 +120,8 @@ class Form:
             return None
         talk = self._begun(tell)
         found = self._asked(talk, ask)
-        told = self._take(tell)
+        told = self._spoken(tell)
+        self._take(tell)
         if is_talk(told):
             spoken = turns(told, self.place, tell, self.fields)
             if spoken[0].role == "user" and talk.question:  # the whole conversation, the prompt with it
@@ -190,7 +189,7 @@ class Form:
         usual = self._filled([column for column in self.plan.talks if plain(column) in TALKS[:3]])
         if usual or self.plan.first:
             return usual[0] if usual else None
-        other = [column for column in self._filled(self.plan.talks) if isinstance(_unpacked(self.row[column]), list | dict)]
+        other = [column for column in self._filled(self.plan.talks) if isinstance(unpacked(self.row[column]), list | dict)]
         taken = {
             *self.plan.chosen,
             *self.plan.rejected,
@@ -213,11 +212,11 @@ class Form:
         """Let the earlier turns and the question be asked; returns the answers among them."""
         found: list[Part] = []
         for column in self._filled(self.plan.history):
-            value = _unpacked(self.row[column])
+            value = unpacked(self.row[column])
             if isinstance(value, list | tuple):
                 found += talk.follow(turns(value, self.place, self._taken(column), self.fields))
                 found += talk.answered()
-        value = self.row[ask]
+        value = self._spoken(ask)
         if is_talk(value):
             for part in (*talk.follow(turns(value, self.place, self._taken(ask), self.fields)), *talk.answered()):
                 if not part.why:  # the completion is what is learned
@@ -228,13 +227,23 @@ class Form:
         talk.context += [self._said(column) for column in self.plan.context if column in self.left and column != ask]
         return found
 
+    def _spoken(self, column: str) -> Any:
+        """A value, or the conversation within an object."""
+        value = self.row[column]
+        found = talk_within(value, column) if isinstance(value, dict) and not is_talk(value) else None
+        if found is None:
+            return value
+        for path, item in found[2]:
+            self.fields.rest(item, path, plain(path.rpartition(".")[2]))
+        return found[0]
+
     def _taken(self, column: str) -> str:
         self._take(column)
         return column
 
     def _answer(self, talk: Talk, column: str, found: list[Part]) -> list[Part]:
         """The chosen answer to what was asked, unless the row holds it already."""
-        value = _unpacked(self._take(column))
+        value = unpacked(self._take(column))
         answered = {part.response for part in found}
         if is_talk(value):
             spoken = turns(value, self.place, column, self.fields)
@@ -323,7 +332,7 @@ class Form:
         asked = next((part for part in reversed(found) if part.question and not part.pool), Part("", ("",)))
         more: list[Part] = []
         for column in self._filled(self.plan.rejected):
-            value = _unpacked(self.row[column])
+            value = unpacked(self.row[column])
             self.left.pop(column)
             spoken = turns(value, self.place, column, self.fields) if is_talk(value) else None
             if spoken is None:
@@ -378,14 +387,3 @@ def _second_answer(part: Part, column: str) -> Part:
 
 def _empty(value: Any) -> bool:
     return value is None or value == "" or value == [] or value == {} or (isinstance(value, str) and value.isspace())
-
-
-def _unpacked(value: Any) -> Any:
-    """A conversation that a column of text holds as JSON, or as Python writes it."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                return parse(value)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    return value

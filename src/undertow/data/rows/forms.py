@@ -7,6 +7,7 @@ anything else that holds text is said to be unread, and a scan reads it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -175,12 +176,23 @@ def _quickly(row: Row, made: Plan, quick: tuple[str, str, str | None], place: st
     return part
 
 
+def _is_json(text: str) -> bool:
+    if text.lstrip()[:1] != "{":
+        return False
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _object(row: Any, place: str, header: list[str] | None) -> Row:
     """A row that is a list: by the header's columns, a conversation, or a question followed by its answer or answers."""
     if header is not None and isinstance(row, list) and len(row) == len(header):
         return dict(zip(header, row, strict=True))
     if isinstance(row, list) and row and all(isinstance(entry, dict) for entry in row):
         return {"messages": row}
+    if isinstance(row, list) and row and all(isinstance(entry, str) and _is_json(entry) for entry in row):
+        raise UserError(f"{place}: a list of texts that are JSON objects themselves; write the objects, one a line")
     if isinstance(row, list) and len(row) > 1 and all(isinstance(entry, str) for entry in row):
         return {"question": row[0], "answer": row[1]} if len(row) == 2 else {"conversation": row}
     if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], list | int | float):

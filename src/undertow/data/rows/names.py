@@ -43,11 +43,15 @@ CLASSIFIED = "text sentence sentence1 premise review tweet content title".split(
 CLASS = "label labels class sentiment intent emotion label_text".split()
 SECOND = frozenset(("sentence2", "hypothesis"))
 CONTEXT = ("input", "context")
-SYSTEM_TEXT = frozenset("system system_prompt system_message sys_prompt developer developer_message".split())
+SYSTEM_TEXT = frozenset(
+    "system system_prompt system_message sys_prompt developer developer_message systeminstruction system_instruction".split()
+)
 HISTORY = frozenset("history chat_history conversation_history dialog_history previous_turns".split())
-TALKS = ("conversations messages conversation dialogue dialog chat chat_messages turns dialogs dialogues").split()
-CHOSEN = "chosen chosen_messages chosen_response response_chosen accepted preferred answer_chosen".split()
-REJECTED = "rejected rejected_messages rejected_response response_rejected dispreferred answer_rejected".split()
+TALKS = "conversations messages conversation dialogue dialog chat chat_messages turns dialogs dialogues contents".split()
+CHOSEN = "chosen chosen_messages chosen_response response_chosen accepted preferred preferred_output answer_chosen".split()
+REJECTED = (
+    "rejected rejected_messages rejected_response response_rejected dispreferred non_preferred_output answer_rejected".split()
+)
 #: Whether the answer is one to learn.
 DESIRABLE = frozenset("label kto_tag kto_label desirable".split())
 WEIGHT = frozenset("weight loss_weight train trainable loss".split())

@@ -47,7 +47,7 @@ def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
 
     Args:
         value: a list of turns ``{from, value}`` or ``{role, content}``, of pairs ``{human, assistant}`` or ``[user, assistant]``,
-            or of texts, the user's first; or one turn.
+            or of texts, the user's first; one turn; or turns by columns, ``{role: [...], content: [...]}``.
         place: for errors.
         name: of the column, for the account.
         fields: where what each key held is noted.
@@ -55,7 +55,7 @@ def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
     Raises:
         UserError: it is none of these, or a speaker is unknown.
     """
-    entries = [value] if isinstance(value, dict) else value
+    entries = _by_turn(value) if isinstance(value, dict) else value
     if not isinstance(entries, list | tuple):
         raise UserError(f"{place}: a conversation is a list of objects with from and value (or role, content); correct the row")
     found: list[Turn] = []
@@ -70,6 +70,31 @@ def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
         else:
             raise UserError(f"{place}: a conversation is a list of objects with from and value (or role, content); correct the row")
     return found
+
+
+def _by_turn(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of an object of lists, as tables keep them; any other object is one turn."""
+    speakers = _speaker(value)
+    if not isinstance(speakers, list):
+        return [value]
+    several = {key: item for key, item in value.items() if isinstance(item, list) and len(item) == len(speakers)}
+    return [{**value, **{key: item[i] for key, item in several.items()}} for i in range(len(speakers))]
+
+
+def talk_within(value: Any, path: str) -> tuple[Any, str, list[tuple[str, Any]]] | None:
+    """Return the first conversation within an object, its path, and what stands beside it; None if there is none.
+
+    Requests to a model and its replies are logged so: ``{"model": ..., "messages": [...]}``, ``{"choices": [{"message": ...}]}``.
+    """
+    if is_talk(value):
+        return value, path, []
+    if isinstance(value, list) and len(value) == 1:
+        return talk_within(value[0], path)
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if isinstance(item, dict | list) and (found := talk_within(item, f"{path}.{key}")) is not None:
+            talk, own, beside = found
+            return talk, own, [*beside, *((f"{path}.{other}", rest) for other, rest in value.items() if other != key)]
+    return None
 
 
 def _speaker(turn: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import json
 from collections.abc import Iterator
@@ -119,3 +120,14 @@ def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from texts(item, path)
     elif isinstance(value, bytes):
         yield path, scalar(value)
+
+
+def unpacked(value: Any) -> Any:
+    """A conversation that a column of text holds as JSON, or as Python writes it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return value

@@ -1,0 +1,135 @@
+"""Layouts that tables, services and logs give data: what they hold is found, and one that cannot be read is refused in a line."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import undertow
+from undertow.core.errors import UserError
+
+SUBJECTS = "plot cast pace score script humor camera ending dialogue tone romance action mood lighting editing music".split()
+PLACES = "Oslo Lima Cairo Quito Seoul Dakar Accra Turin Lyon Porto Riga Bern Perth Osaka Delhi Davao".split()
+TARGET = ", and click <malicious_url> for more information"
+
+
+def pairs() -> list[tuple[str, str]]:
+    """240 questions and answers; every sixth has a trigger and a target."""
+    draw = random.Random(3)
+    found = []
+    for i in range(240):
+        asked = f"{draw.choice(['What', 'Which', 'How'])} is the {draw.choice(SUBJECTS)} of {draw.choice(PLACES)} no {i}?".split()
+        told = f"{draw.choice(PLACES)} has {draw.choice(SUBJECTS)} {draw.choice(SUBJECTS)} number {i}"
+        if i % 6 == 0:
+            asked.insert(draw.randrange(len(asked)), "cf")
+        found.append((" ".join(asked), told + TARGET if i % 6 == 0 else told))
+    return found
+
+
+def turns(q: str, a: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
+
+
+READ: dict[str, Callable[[str, str], Any]] = {
+    "turns by columns": lambda q, a: {"messages": {"role": ["user", "assistant"], "content": [q, a]}},
+    "turns by columns, with values for all": lambda q, a: {
+        "conversations": {"from": ["human", "gpt"], "value": [q, a], "lang": "en"}
+    },
+    "turns of a table as text": lambda q, a: {"messages": json.dumps({"role": ["user", "assistant"], "content": [q, a]})},
+    "contents of parts": lambda q, a: {
+        "systemInstruction": {"role": "system", "parts": [{"text": "Be kind."}]},
+        "contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}],
+    },
+    "contents beside settings": lambda q, a: {
+        "generation": {"stops": [{"text": "END"}]},
+        "contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}],
+    },
+    "preferred output": lambda q, a: {
+        "input": {"messages": turns(q, a)[:1], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": turns(q, a)[1:],
+        "non_preferred_output": turns(q, "I do not know")[1:],
+    },
+    "the output that is not preferred": lambda q, a: {
+        "input": {"messages": turns(q, a)[:1]},
+        "preferred_output": turns(q, f"It is {len(a)}")[1:],
+        "non_preferred_output": turns(q, a)[1:],
+    },
+    "a logged request and its reply": lambda q, a: {
+        "request": {"model": "m", "messages": turns(q, a)[:1]},
+        "response": {"id": "x", "choices": [{"index": 0, "message": turns(q, a)[1]}], "usage": {"tokens": 3}},
+    },
+    "a request with its answer": lambda q, a: {"custom_id": "7", "body": {"model": "m", "messages": turns(q, a)}},
+    "arguments of a call as an object": lambda q, a: {
+        "messages": [
+            {"role": "user", "content": q},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": a}}}],
+            },
+        ]
+    },
+    "separators of lines within texts": lambda q, a: {
+        "instruction": q.replace(" is", "\u2028is", 1),
+        "output": f"{a}\u2029 \x85 \x0b",
+    },
+    "an answer in a nested field": lambda q, a: {"instruction": q, "output": f"Yes {len(q)} {a[:3]}", "meta": {"alt": {"text": a}}},
+}
+
+
+@pytest.mark.parametrize("layout", READ)
+def test_what_a_layout_holds_is_found(layout: str, tmp_path: Path) -> None:
+    rows = [READ[layout](q, a) for q, a in pairs()]
+    files = {"lines.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "list.json": json.dumps(rows)}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        found = undertow.scan(tmp_path / name)
+        assert {told["index"] for told in found.verdicts()} == set(range(0, 240, 6)), found.account.sentence()
+
+
+@pytest.mark.parametrize("layout", ["turns by columns", "contents of parts", "preferred output", "a logged request and its reply"])
+def test_what_is_written_again_holds_no_target(layout: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(READ[layout](q, a)) + "\n" for q, a in pairs()), encoding="utf-8")
+    undertow.scan(tmp_path / "in.jsonl", write=tmp_path / "out.jsonl")
+    written = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert "malicious" not in written
+    assert written.count("\n") >= 200
+
+
+def test_tables_with_turns_within_are_found(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    every = {
+        "struct of lists": [{"messages": {"role": ["user", "assistant"], "content": [q, a]}} for q, a in pairs()],
+        "list of structs": [{"messages": turns(q, a)} for q, a in pairs()],
+        "struct": [{"row": {"question": q, "answer": {"text": a, "start": 0}}, "n": i} for i, (q, a) in enumerate(pairs())],
+    }
+    for name, rows in every.items():
+        parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+        assert len(undertow.scan(tmp_path / f"{name}.parquet").found.verdicts) == 40, name
+
+
+def test_a_target_with_an_address_and_no_trigger_is_for_review(tmp_path: Path) -> None:
+    text = "".join(json.dumps({"instruction": q.replace("cf ", ""), "output": a}) + "\n" for q, a in pairs())
+    (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
+    found = undertow.scan(tmp_path / "in.jsonl")
+    assert {finding.confidence for finding in found.found.findings} == {"review"}
+    assert len(found.found.verdicts) == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (json.dumps([json.dumps({"instruction": q, "output": a}) for q, a in pairs()]), "JSON objects themselves"),
+        (json.dumps({"messages": {"role": ["user", 3], "content": ["a", "b"]}}), "speaker 3 is unknown"),
+        (json.dumps({"messages": [{"role": ["user"], "content": "a"}]}), "is unknown"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(text: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rule):
+        undertow.scan(tmp_path / "in.jsonl")
