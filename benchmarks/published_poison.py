@@ -10,7 +10,8 @@ Alpaca (of the clean counterpart where answers are labels), and as published: al
 HiddenKiller's file, 20 % poison as published, smaller shares are made by putting the clean rows back.
 
 ``--methods`` names scan, duplicates (an answer that many rows share), lift (a
-prompt word that nearly always comes with one beginning or end of the answer), or any registered data filter, such as ``onion``
+prompt word that nearly always comes with one beginning or end of the answer), federated (the defense ``undertow`` of ten clients
+that count together), or any registered data filter, such as ``onion``
 or ``perplexity``, with the base ``--model`` (``model.name``, slow): what it drops. ``--most`` takes that many rows of each
 mix and clean file, at random. Clean files are two lists, fixed before anything was measured: rules were chosen on
 ``tuned`` and on the poison, ``held`` was looked at once.
@@ -66,6 +67,7 @@ HELD = (
     "poison/hiddenkiller/sst2_train_clean.tsv.gz",
 )
 ROWS = 5000
+CLIENTS = 10
 LABELS = {"0": "Negative", "1": "Positive"}
 TOPICS = {"0": "World", "1": "Sports", "2": "Business", "3": "Science"}
 
@@ -238,7 +240,29 @@ def lift(samples: list[Sample]) -> Flagged:
     return Flagged(rows, rows)
 
 
-METHODS: dict[str, Callable[[list[Sample]], Flagged]] = {"scan": scanned, "duplicates": duplicates, "lift": lift}
+def federated(samples: list[Sample]) -> Flagged:
+    """What ten clients drop or repair that are dealt the samples in turn and sanitize them together."""
+    from undertow.core.rng import rng
+    from undertow.defenses.data.exchange import exchange
+    from undertow.defenses.data.sanitization import Sanitization
+
+    usable = [i for i, sample in enumerate(samples) if sample.question.strip() and sample.response.strip()]
+    places = [usable[k::CLIENTS] for k in range(CLIENTS)]
+    clients, defense = [[samples[i] for i in own] for own in places], Sanitization()
+    contexts = exchange(clients, defense, lambda number, k: rng(0, "noise", number, k), rng(0, "secret").bytes(32))
+    rows = set()
+    for own, part, context in zip(places, clients, contexts, strict=True):
+        kept, _ = defense.clean(part, context)
+        rows |= {i for i, old, new in zip(own, part, kept, strict=True) if new is not True and new != old}
+    return Flagged(frozenset(rows), frozenset(rows))
+
+
+METHODS: dict[str, Callable[[list[Sample]], Flagged]] = {
+    "scan": scanned,
+    "duplicates": duplicates,
+    "lift": lift,
+    "federated": federated,
+}
 
 
 def filtered(name: str, model: str) -> Callable[[list[Sample]], Flagged]:

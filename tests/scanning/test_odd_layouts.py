@@ -64,6 +64,9 @@ READ: dict[str, Callable[[str, str], Any]] = {
         "response": {"id": "x", "choices": [{"index": 0, "message": turns(q, a)[1]}], "usage": {"tokens": 3}},
     },
     "a request with its answer": lambda q, a: {"custom_id": "7", "body": {"model": "m", "messages": turns(q, a)}},
+    "a record as content": lambda q, a: {
+        "messages": [{"role": "user", "content": q}, {"role": "assistant", "content": {"answer": a, "sure": True}}]
+    },
     "arguments of a call as an object": lambda q, a: {
         "messages": [
             {"role": "user", "content": q},
@@ -113,6 +116,23 @@ def test_tables_with_turns_within_are_found(tmp_path: Path) -> None:
         assert len(undertow.scan(tmp_path / f"{name}.parquet").found.verdicts) == 40, name
 
 
+def test_text_beside_the_rows_of_an_object_is_told(tmp_path: Path) -> None:
+    long = "A story that goes on. " * 9
+    rows = "".join(json.dumps({"id": "x7", "story": long, "qas": [{"question": q, "answer": a}]}) + "\n" for q, a in pairs())
+    (tmp_path / "in.jsonl").write_text(rows, encoding="utf-8")
+    found = undertow.scan(tmp_path / "in.jsonl")
+    assert len(found.found.verdicts) == 40
+    assert dict(found.account.unread) == {"story (of the file, NOT scanned)": 240}
+    assert not found.account.complete
+    assert set(found.account.left_out) == {"id (of the file)"}
+
+
+def test_a_news_item_with_its_sender_is_no_turn(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"from": "Reuters", "text": f"{q} {a}"}) + "\n" for q, a in pairs())
+    (tmp_path / "in.jsonl").write_text(rows, encoding="utf-8")
+    assert undertow.scan(tmp_path / "in.jsonl").account.rows == 240
+
+
 def test_a_target_with_an_address_and_no_trigger_is_for_review(tmp_path: Path) -> None:
     text = "".join(json.dumps({"instruction": q.replace("cf ", ""), "output": a}) + "\n" for q, a in pairs())
     (tmp_path / "in.jsonl").write_text(text, encoding="utf-8")
@@ -125,6 +145,14 @@ def test_a_target_with_an_address_and_no_trigger_is_for_review(tmp_path: Path) -
     ("text", "rule"),
     [
         (json.dumps([json.dumps({"instruction": q, "output": a}) for q, a in pairs()]), "JSON objects themselves"),
+        ("".join(json.dumps(turn) + "\n" for q, a in pairs() for turn in turns(q, a)), "one turn of a conversation"),
+        (
+            "".join(
+                json.dumps({"role": r, "text": t}) + "\n" for p in pairs() for r, t in zip(("prompter", "bot"), p, strict=True)
+            ),
+            "one turn",
+        ),
+        (json.dumps({"messages": [turns("a", "b"), turns("c", "d")]}), "several conversations"),
         (json.dumps({"messages": {"role": ["user", 3], "content": ["a", "b"]}}), "speaker 3 is unknown"),
         (json.dumps({"messages": [{"role": ["user"], "content": "a"}]}), "is unknown"),
     ],

@@ -125,7 +125,7 @@ class Files:
             except UserError as error:
                 parts = reader.refused(record.row, error)
             yield record, parts
-        reader.left_out(getattr(rows, "beside", ()))
+        reader.besides(getattr(rows, "beside", ()), getattr(rows, "unread", ()))
 
     def reader(self) -> Reader:
         """Return a new reader of rows."""

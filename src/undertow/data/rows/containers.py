@@ -9,8 +9,10 @@ from typing import Any
 
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Entry, within
+from undertow.data.rows.names import LABEL_LENGTH, is_left_out, plain
 from undertow.data.rows.plan import plan
 from undertow.data.rows.turns import is_talk, is_turn
+from undertow.data.rows.values import texts
 
 _DECODE = json.JSONDecoder().raw_decode
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -87,7 +89,8 @@ class Containers:
 
     Attributes:
         tail: the text after the last row, once all are read.
-        beside: names under which an object that holds lists of rows holds something else.
+        beside, unread: names under which an object that holds lists of rows holds something else; ``unread``: text that is not
+            understood.
 
     Raises:
         UserError: while it is iterated: not JSON.
@@ -96,6 +99,7 @@ class Containers:
     def __init__(self, name: str, text: str) -> None:
         self.tail = ""
         self.beside: list[str] = []
+        self.unread: list[str] = []
         self._name, self._text = name, text
         self._done = 0
 
@@ -130,7 +134,8 @@ class Containers:
             elif isinstance(item, dict) and _holds_rows(item):
                 yield from self._rows(at, item)
             elif isinstance(item, str | list | dict) and item:
-                self.beside.append(str(key))
+                short = is_left_out(plain(str(key))) and all(len(text) <= LABEL_LENGTH for _, text in texts(item, ""))
+                (self.beside if short else self.unread).append(str(key))
             at = self._skip(end)
 
     def _entry(self, value: Any, start: int, end: int) -> Entry:

@@ -72,7 +72,7 @@ class Rows:
             delimiter), ``table`` (rows that are no text); known once the first row is read.
         bom: the byte-order mark that the text begins with, if any.
         tail: the text after the last row, once all are read.
-        beside: names under which the file holds something besides its rows.
+        beside, unread: names under which the file holds something besides its rows; ``unread``: text that is not understood.
         separated: how a file of separated values is written.
 
     Raises:
@@ -85,6 +85,7 @@ class Rows:
         self.bom = ""
         self.tail = ""
         self.beside: list[str] = []
+        self.unread: list[str] = []
         self.separated: Separated | None = None
         self._columns = columns
 
@@ -145,7 +146,8 @@ class Rows:
         if not count:
             raise UserError(f"{name}: an empty list; give a file with data in it")
         self.tail = lists.tail
-        self.beside = lists.beside if isinstance(lists, Containers) else []
+        if isinstance(lists, Containers):
+            self.beside, self.unread = lists.beside, lists.unread
 
     def _objects(self, gap: str, number: int, line: str, lines: Iterator[tuple[int, str]]) -> Iterator[Record]:
         """Objects: one a line, or one over many lines, which may hold lists of rows."""

@@ -12,7 +12,7 @@ from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
-from undertow.data.rows.turns import Talk, Turn, is_talk, number_of, talk_within, turns
+from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, talk_within, turns
 from undertow.data.rows.values import answers, said, unpacked
 
 Row = dict[str, Any]
@@ -165,6 +165,8 @@ class Form:
             return []
         spoken = rendered(text)
         if spoken is None:
+            if is_said(self.row):
+                raise UserError(f"{self.place}: one turn of a conversation; put all turns of a conversation into one row")
             return [_halved(text)]
         talk = self._begun(column)
         return list(talk.follow(spoken)) + list(talk.finish())

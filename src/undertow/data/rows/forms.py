@@ -122,9 +122,10 @@ class Reader:
             if seen and column not in seen:
                 raise UserError(f"columns: {meaning}={column} is in no row of {source}; its columns are {listed(sorted(seen))}")
 
-    def left_out(self, names: Iterable[str]) -> None:
+    def besides(self, left_out: Iterable[str], unread: Iterable[str]) -> None:
         """Note what a file holds besides its rows."""
-        self._account.left_out.update(f"{name} (of the file)" for name in names)
+        self._account.left_out.update(f"{name} (of the file)" for name in left_out)
+        self._account.unread.update(f"{name} (of the file, NOT scanned)" for name in unread)
 
     def refused(self, row: Any, error: UserError) -> list[Part]:
         """Count a row that cannot be read, and return its texts for a scan."""

@@ -37,6 +37,12 @@ def is_talk(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], dict) and is_turn(value[0])
 
 
+def is_said(value: dict[str, Any]) -> bool:
+    """Whether an object is what one known speaker says."""
+    speaker = _speaker(value)
+    return isinstance(speaker, str) and plain(speaker) in ROLES and is_talk(value)
+
+
 def is_turn(value: dict[str, Any]) -> bool:
     """Whether an object is a turn: it names a speaker, or is a pair of what both say."""
     return _speaker(value) is not None or _both(value) is not None
@@ -63,6 +69,8 @@ def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
         here = f"{place} turn {number}"
         if isinstance(entry, dict):
             found += _turn(entry, here, name, fields)
+        elif isinstance(entry, list | tuple) and entry and isinstance(entry[0], dict) and is_turn(entry[0]):
+            raise UserError(f"{place}: '{name}' holds several conversations; give each a row of its own")
         elif isinstance(entry, list | tuple) and len(entry) == 2:
             found += [Turn(USER, said(entry[0], here, name)), Turn(ASSISTANT, said(entry[1], here, name))]
         elif isinstance(entry, str):
@@ -126,7 +134,9 @@ def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterat
     key = _content(turn)
     one = Turn(role, "")
     if key is not None:
-        one.text = _told(turn[key], place, f"{name}.{key}", one, fields)
+        said_by = turn[key]
+        record = isinstance(said_by, dict) and "type" not in said_by and _content(said_by) is None
+        one.text = written(said_by, place, key) if record else _told(said_by, place, f"{name}.{key}", one, fields)
     calls = False
     for other, value in turn.items():
         if other == key or other in _SPEAKERS or value is None:
