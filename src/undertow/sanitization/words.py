@@ -155,7 +155,9 @@ class _Chunks(dict[str, int]):
 
     def numbers(self, places: Sequence[int]) -> tuple[Words, NDArray[np.int64]]:
         """Return the numbers at some places, laid end to end, and how many there are at each."""
-        table, begins = np.array(self._table, dtype=np.uint64), np.array(self._begins, dtype=np.int64)
+        # Views without a copy; they are gone before the arrays grow again.
+        begins = np.frombuffer(self._begins, dtype=np.int64)
+        table = np.frombuffer(self._table, dtype=np.uint64) if self._table else np.zeros(0, dtype=np.uint64)
         of = np.array(places, dtype=np.int64)
         begin, size = begins[of], begins[of + 1] - begins[of]
         after = np.cumsum(size)
