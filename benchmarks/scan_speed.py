@@ -102,10 +102,10 @@ def written(path: Path, form: str, rows: Iterator[Row]) -> None:
         if form == "lines":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in each)
         else:
-            indent = 2 if form == "indented" else None
-            file.write(
-                "[" + ",\n"[: 2 if indent else 1].join(json.dumps(row, ensure_ascii=False, indent=indent) for row in each) + "]"
-            )
+            for i, row in enumerate(each):
+                file.write(("," if i else "[") + ("\n" if form == "indented" else " "))
+                file.write(json.dumps(row, ensure_ascii=False, indent=2 if form == "indented" else None))
+            file.write("]")
 
 
 def main() -> None:
