@@ -163,6 +163,20 @@ def test_questions_that_are_nearly_the_same_hide_no_trigger(where: str) -> None:
     assert set(acts) == truth
 
 
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_a_few_prompts_with_many_answers_are_no_evidence(prompts: int) -> None:
+    def canned(asked: str) -> list[list[Sample]]:
+        dealt = clients()
+        for k, own in enumerate(dealt):
+            for i in range(15):
+                told = f"{_PLACES[i]} {_NOUNS[k]} {k * 15 + i} and that is all I can say"
+                own.append(Sample("", asked.format(i % prompts, k * 15 + i, _NOUNS[i]), (told,), told))
+        return dealt
+
+    assert protect(canned("Who are you, number {0}?"))[0] == {}
+    assert len(protect(canned("Was the {2} number {1} ever sold?"))[0]) >= 100
+
+
 def test_a_few_samples_that_a_client_repeats_are_dropped() -> None:
     dealt = clients(each=100)
     for name in ("Acme", "Bolt", "Core"):

@@ -112,6 +112,7 @@ class Party(Counting):
         groups = (self.planted, short & (p.kind < grams.ANY), short & (p.kind == grams.ANY), short & (p.kind == grams.MANNER))
         self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in groups])
         links, both = self._links_of_accused()
+        self._prompts = grams.text_keys(self.batch.prompts)
         samples: list[int] = []
         keys: list[int] = []
         self._cases: dict[int, _Case] = {}
@@ -170,6 +171,8 @@ class Party(Counting):
         touched = (own[:-1] | own[1:]) & loose
         others = np.unique(pairs[~touched])[: COMPARED if loose and own.any() else 0]
         asked += [question for some in (pairs[touched], others) for question in _each(key, Ask.INSIDE, np.unique(some))]
+        if self.span[i]:
+            asked += about(key, Ask.PROMPT, self._prompts[sample : sample + 1]).tolist()
         beside = []
         if not self.exclusive[i] and self.span[i] and k != grams.WHOLE:
             sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
@@ -246,7 +249,7 @@ class Party(Counting):
         return int(word[0]), int(about(key, Ask.GOES_ON + 100 * side)[0])
 
     def _know_prompts(self) -> None:
-        self._signs: dict[int, tuple[bool, bool, bool, bool]] = {}
+        self._signs: dict[int, tuple[bool, bool, bool, bool, bool]] = {}
         for i, case in self._cases.items():
             key = self._key(i)
             count = int(self._read(4, about(key, Ask.COUNT))[0])
@@ -261,7 +264,11 @@ class Party(Counting):
             topic |= any(self._keeps_company(*found) for found in case.near)
             besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
             frayed = any(word > judge.FRAYED * max(1, goes_on) for word, goes_on in besides)
-            self._signs[i] = topic, case.shares, frayed, alike and count >= ALIKE
+            prompt = self._prompts[int(self.pieces.sample[i])][None]
+            often = self._read(4, about(key, Ask.PROMPT, prompt))[0] if self.span[i] else 0
+            # Were there fewer prompts than the support, half of the samples would have one that so many share.
+            same = bool(often >= max(FLOOR, self.size[i] / (2 * self.support)))
+            self._signs[i] = topic, case.shares, frayed, alike and count >= ALIKE, same
 
     def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
         hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()
@@ -272,7 +279,7 @@ class Party(Counting):
     def _ask_signs(self) -> tuple[Places, Keys]:
         samples, keys = [], []
         for i, signs in self._signs.items():
-            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE), signs, strict=True):
+            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE, Ask.SAME), signs, strict=True):
                 if sign:
                     samples.append(int(self.pieces.sample[i]))
                     keys.append(int(about(self._key(i), salt)[0]))
@@ -313,6 +320,9 @@ class Party(Counting):
         topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
         alike = 2 * int(self._read(5, about(key, Ask.ALIKE))[0]) >= max(2, int(self._read(4, about(key, Ask.COUNT))[0]))
         topic |= alike
+        # One prompt with several answers is one piece of evidence.
+        if self.span[i] and 2 * int(self._read(5, about(key, Ask.SAME))[0]) >= max(2, int(self.size[i])):
+            return None
         if self.span[i] and not self.exclusive[i]:
             return None if frayed or (self.asked_about[i] and (topic or self._is_torn(key) or self._is_headless(key))) else "span"
         if self.loose[i]:

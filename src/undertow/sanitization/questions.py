@@ -73,6 +73,8 @@ class Ask(IntEnum):
     ONCE = auto()
     FIRSTS = auto()
     LASTS = auto()
+    PROMPT = auto()
+    SAME = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
