@@ -64,5 +64,5 @@ def test_standard_input_is_on_this_machine_alone(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="give files that every node"):
         undertow.scan(["-"], ray="local")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'undertow\[ray\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[ray\]'"):
         undertow.scan([__file__], ray="auto")
