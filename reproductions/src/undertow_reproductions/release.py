@@ -78,7 +78,7 @@ PAGES = (
             Part("repeated", "--only repeated --seeds 1"),
         ),
     ),
-    Page("counts", "counts", "counts", (Part(arguments="--seeds 2"),)),
+    Page("counts", "counts", "counts", (Part(arguments="--seeds 1"),)),
     Page("fmfl", "defended-text-asr", "defended", (Part(arguments="--seeds 1"),)),
 )
 
