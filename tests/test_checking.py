@@ -131,6 +131,16 @@ def test_shipped_defenses_pass(name: str) -> None:
     assert len(list(check_method(name, "defense"))) > 1
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("def f(:\n", "SyntaxError"), ("import sys\nsys.exit(3)\n", "SystemExit: 3"), ("Mine = 3\n", "has no function 'Mine'")],
+)
+def test_a_file_that_is_no_method_is_told(source: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError, match=rf"method '.*mine\.py:Mine': .*{told}"):
+        list(check_method(f"{tmp_path / 'mine.py'}:Mine"))
+
+
 def test_a_function_in_the_place_of_a_defense_is_told_what_to_derive(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def Mine(updates, context): return updates.mean(0), {}\n")
     with pytest.raises(UserError, match=r"mine\.py:Mine' is a function of updates; a defense is a class: derive one"):

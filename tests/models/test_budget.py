@@ -47,7 +47,8 @@ def test_as_many_steps_as_fit(machine: Callable[[float], None], tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "minutes", "told"), [(2.0, 1.0, "give 1.7 or more"), (0.1, 0.0, "above 0"), (0.1, -3, "above")]
+    ("seconds", "minutes", "told"),
+    [(2.0, 1.0, "give 1.7 or more"), (0.1, 0.0, "above 0"), (0.1, -3, "above"), (0.1, float("nan"), "above")],
 )
 def test_too_short_a_time_is_refused(
     machine: Callable[[float], None], tmp_path: Path, seconds: float, minutes: float, told: str

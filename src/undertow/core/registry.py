@@ -159,7 +159,7 @@ def _user_function(kind: str, spec: str) -> Callable[..., Any]:
     sys.modules[loader.name] = module  # a dataclass in it looks its own module up there
     try:
         loader.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; the user needs its name and the reason
+    except (Exception, SystemExit) as error:  # a user's file may raise anything; the user needs its name and the reason
         raise UserError(f"{kind} '{spec}': {file} cannot be imported: {type(error).__name__}: {error}") from error
     found: Callable[..., Any] | None = getattr(module, function, None)
     if not callable(found):

@@ -47,6 +47,9 @@ KINDS: dict[str, Registry] = {
     registry.kind: registry for registry in (DEFENSES, TRIGGERS, TARGETS, DATASETS, GENERATORS, TEMPLATES)
 }
 
+#: Of whatever kind: only ``file.py:name`` is looked up in it.
+_ANY = Registry("method", "undertow.core.registry")
+
 _QUESTIONS = (
     "Who built the bridge of Basel?",
     "why",
@@ -88,7 +91,7 @@ def kind_of(spec: str) -> str:
     name = short_form(spec)["name"]
     if ".py:" not in name:
         raise UserError(f"'{spec}' is no file.py:name; give one, or say what it is with --kind {'|'.join(KINDS)}")
-    made = DEFENSES.get(name)
+    made = _ANY.get(name)
     bases = {"defense": Defense, "trigger": Trigger, "target": Target, "generator": Generator}
     if inspect.isclass(made):
         found = next((kind for kind, base in bases.items() if issubclass(made, base)), None)

@@ -28,8 +28,8 @@ def steps_within(corpus: Corpus, out: Path, recipe: Recipe, minutes: float, devi
     Raises:
         UserError: ``minutes`` is not above 0, or too little for :data:`FEWEST` steps.
     """
-    if minutes <= 0:
-        raise UserError(f"--minutes {minutes:g} must be above 0")
+    if not 0 < minutes < 1e6:  # NaN too
+        raise UserError(f"--minutes {minutes:g} must be above 0 and below a million")
     kept = _kept(out, recipe)
     if kept is not None:
         return kept, f"{kept.steps:,} steps, as the build in {out} began with"
