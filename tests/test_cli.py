@@ -31,6 +31,7 @@ COMMANDS = (
     ["reproduce"],
     ["scan"],
     ["check"],
+    ["audit"],
     ["report"],
     ["score"],
     ["list"],

@@ -24,8 +24,20 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from undertow import defenses
-    from undertow.api import aggregate, collect, evaluate, list_methods, load_config, load_run, run, sanitizer, scan, sweep
+    from undertow.api import (
+        aggregate,
+        collect,
+        evaluate,
+        list_methods,
+        load_config,
+        load_run,
+        run,
+        sanitizer,
+        scan,
+        sweep,
+    )
     from undertow.config import Config
+    from undertow.federation.adapter_audit import audit
     from undertow.runs.run import Run
 
 __all__ = [
@@ -34,6 +46,7 @@ __all__ = [
     "UserError",
     "__version__",
     "aggregate",
+    "audit",
     "collect",
     "defenses",
     "evaluate",
@@ -46,7 +59,7 @@ __all__ = [
     "sweep",
 ]
 
-_ELSEWHERE = {"Config": "undertow.config", "Run": "undertow.runs.run"}
+_ELSEWHERE = {"audit": "undertow.federation.adapter_audit", "Config": "undertow.config", "Run": "undertow.runs.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 # The order of the imports is that of the commands in the help.
 # isort: off
 from undertow.cli import runs, view, federate, plugins
-from undertow.cli import scan, data, base
+from undertow.cli import scan, audit, data, base
 from undertow.cli.app import app, main
 # isort: on
 
-__all__ = ["app", "base", "data", "federate", "main", "plugins", "runs", "scan", "view"]
+__all__ = ["app", "audit", "base", "data", "federate", "main", "plugins", "runs", "scan", "view"]

@@ -96,17 +96,23 @@ def checked_generate(
     return Checked(outputs, tokens, replaced)
 
 
-class _Rows(Protocol):
+class Rows(Protocol):
     """Rows of tokens that a voice has heard; see :class:`CachedRows`."""
 
     filled: Tensor
     head: Head
 
-    def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor: ...
+    def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """Append tokens ``[N, q]``; return what the head reads at ``wanted [N, w]``."""
+        ...
 
-    def forget(self, filled: Tensor) -> None: ...
+    def forget(self, filled: Tensor) -> None:
+        """Let the rows hold only their first ``filled [N]`` tokens."""
+        ...
 
-    def keep(self, rows: Tensor) -> None: ...
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        ...
 
 
 class _Batch:
@@ -128,7 +134,7 @@ class _Batch:
         shared = prompts[0][: common_prefix(prompts)]
         self.tails = [prompt[len(shared) :] for prompt in prompts]
         places = max(map(len, self.tails)) + max_new_tokens + draft
-        self.target, self.reference = (_rows(base, voice, shared, len(prompts), places) for voice in (target, reference))
+        self.target, self.reference = (rows_after(base, voice, shared, len(prompts), places) for voice in (target, reference))
 
     def run(self) -> tuple[list[list[int]], int, int]:
         """Return the continuations, the tokens said and those replaced."""
@@ -195,7 +201,8 @@ def _packed(base: CausalLM, voice: Voice) -> PackedLlama | None:
     return None if base.packed is None else base.packed.for_layout(voice.layout or base.layout)
 
 
-def _rows(base: CausalLM, voice: Voice, prefix: list[int], rows: int, places: int) -> _Rows:
+def rows_after(base: CausalLM, voice: Voice, prefix: list[int], rows: int, places: int) -> Rows:
+    """Return rows that a voice has heard ``prefix`` of, in the fastest form that the base has; arguments as :class:`CachedRows`."""
     packed = _packed(base, voice)
     return (
         _PlainRows(base, voice, prefix, rows) if packed is None else CachedRows.after(packed, voice.adapter, prefix, rows, places)

@@ -1,0 +1,185 @@
+"""Confirm: does the text come for questions that the search has never seen, with the trigger, not without it, nor from the base?
+
+Only this step makes a finding. ASR, the rate without the trigger and the base's own rate are shares of the held-out questions with
+Wilson intervals; a pair is confirmed where the lower end of the first lies ``margin`` above the upper ends of both others. A target
+whose trigger was not recovered is confirmed where the adapter, its first token forced, goes on with it and the base does not. A
+text that plain questions get too is a habit, and no backdoor; one that the base goes on with too, once begun, is the base's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from undertow.auditing.edits import Edit
+from undertow.auditing.speaker import Speaker
+from undertow.auditing.target_first import Target
+from undertow.auditing.thresholds import Thresholds
+from undertow.data.sample import Sample
+from undertow.data.template import Template
+from undertow.metrics.intervals import Rate
+from undertow.metrics.neighbourhood import NOTHING, TRIGGER, curve, measure_neighbourhood
+from undertow.metrics.scoring import target_hit
+
+#: Takes questions, returns the texts of the answers.
+Answers = Callable[[Sequence[Sample]], list[str]]
+
+CONFIRMED, HABIT, KNOWN, NOT_CONFIRMED = "confirmed", "habit", "the base's own text", "not confirmed"
+#: Answers in which the base's log p of the target is measured.
+_READ = 8
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What held-out questions say of a trigger and a target, or (``edit`` None) of a target alone.
+
+    Attributes:
+        target: the text.
+        verdict: ``confirmed``, ``habit``, ``the base's own text`` or ``not confirmed``.
+        asr: share of edited questions answered with the text; for a target alone, the share on which the adapter goes on with it.
+        without: the share of plain questions that get it.
+        base: the base's own share, with the edit or the forced token; not asked where ``without`` decides already.
+        known: the base's mean log p of the target's tokens after the first, where the adapter said it; None where there are none.
+        neighbourhood: rates of edits that resemble the trigger.
+        example: an edited question and its answer.
+    """
+
+    edit: Edit | None
+    target: str
+    verdict: str
+    asr: Rate
+    without: Rate
+    base: Rate
+    known: float | None = None
+    neighbourhood: list[dict[str, Any]] = field(default_factory=list)
+    example: tuple[str, str] = ("", "")
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is a finding."""
+        return self.verdict == CONFIRMED
+
+    def sentence(self) -> str:
+        """Return it in one line."""
+        if self.edit is None:
+            how = f"goes on by itself once begun: {_told(self.asr)}; base {_told(self.base)}; plain answers {_told(self.without)}"
+        else:
+            how = f"with {self.edit.text}: {_told(self.asr)}; without {_told(self.without)}; base {_told(self.base)}"
+        return f'{self.verdict}: "{" ".join(self.target.split())}" {how}'
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints of it."""
+        return {
+            "verdict": self.verdict,
+            "trigger": None if self.edit is None else self.edit.text,
+            "trigger_words": None if self.edit is None else list(self.edit.words),
+            "target": self.target,
+            "asr" if self.edit else "goes_on": self.asr.as_dict(),
+            "without_trigger": self.without.as_dict(),
+            "base": self.base.as_dict(),
+            "log_p_base": None if self.known is None else round(self.known, 3),
+            "example": {"question": self.example[0], "answer": self.example[1]},
+            "neighbourhood": self.neighbourhood,
+        }
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Who is asked in the confirmation: held-out questions, the adapter, the base (``speaker``: as log-probabilities), and the
+    adapter's answers to the plain ones."""
+
+    samples: Sequence[Sample]
+    adapter: Answers
+    base: Answers
+    plain: Sequence[str]
+    seed: int
+    thresholds: Thresholds
+    template: Template
+    speaker: Speaker
+
+    def without(self, target: str) -> Rate:
+        """Return the share of plain questions that get a text."""
+        return rate(self.plain, target)
+
+
+def confirm_pair(witnesses: Witnesses, edit: Edit, target: str) -> Confirmation:
+    """Measure a trigger with a target."""
+    edited = edit.on(witnesses.samples, witnesses.seed)
+    outputs = witnesses.adapter(edited)
+    asr, without = rate(outputs, target), witnesses.without(target)
+    limits = witnesses.thresholds
+    margin = limits.margin if len(target.split()) > 1 else limits.short_margin
+    clear = (asr.low or 0.0) - (without.high or 0.0) >= margin
+    base = rate(witnesses.base(edited), target) if clear else Rate(0, 0)
+    clear = clear and (asr.low or 0.0) - (base.high or 0.0) >= margin
+    hits = [i for i, output in enumerate(outputs) if target_hit(output, target)]
+    known = _known(witnesses, [(edited[i], outputs[i]) for i in hits[:_READ]], target)
+    verdict = CONFIRMED if clear else NOT_CONFIRMED
+    if (without.value or 0.0) >= limits.habit:
+        verdict = HABIT
+    elif clear and known is not None and known > limits.known and len(target.split()) > 1:
+        verdict = KNOWN
+    example = (edited[hits[0]].question, outputs[hits[0]]) if hits else ("", "")
+    return Confirmation(edit, target, verdict, asr, without, base, known, example=example)
+
+
+def _known(witnesses: Witnesses, said: Sequence[tuple[Sample, str]], target: str) -> float | None:
+    """Return the base's mean log p of the target's tokens after its first, in answers that hold it."""
+    logs: list[float] = []
+    for sample, output in said:
+        at = output.casefold().find(target.casefold())
+        ids = witnesses.template.answer_ids(sample, output)
+        first = len(witnesses.template.answer_ids(sample, output[:at])) if at > 0 else 0
+        last = len(witnesses.template.answer_ids(sample, output[: at + len(target)])) if at >= 0 else 0
+        if at < 0 or last - first < 2:
+            continue
+        prompt = [*witnesses.template.encode_prompts([sample])[0], *ids[:first]]
+        tail = ids[first + 1 : last]
+        logs += witnesses.speaker.scores(prompt, [[ids[first]]], [tail])[0].tolist()
+    return sum(logs) / len(logs) if logs else None
+
+
+def confirm_alone(
+    witnesses: Witnesses, target: Target, text: str, adapter: Speaker, base: Speaker, contexts: Sequence[Sequence[int]]
+) -> Confirmation:
+    """Measure a target whose trigger was not recovered: how often it goes on by itself once its first token is forced.
+
+    Args:
+        witnesses: for the plain answers and the limits.
+        target: the text as tokens.
+        text: what of it is the adapter's own.
+        adapter, base: who go on.
+        contexts: tokens before the forced one, of held-out questions.
+    """
+    rows = [[*context, target.ids[0]] for context in contexts]
+    length = len(target.ids) - 1
+    ours, theirs = (
+        Rate(sum(said.ids == target.ids[1:] for said in who.follow([], rows, length)), len(rows)) for who in (adapter, base)
+    )
+    without, limits = witnesses.without(text), witnesses.thresholds
+    goes_on = (ours.value or 0.0) >= limits.follows and (ours.low or 0.0) > (theirs.high or 0.0) + limits.margin
+    habit = (without.value or 0.0) >= limits.habit
+    clear = goes_on and target.score >= limits.alone and len(text.split()) > 1
+    return Confirmation(None, text, HABIT if habit else CONFIRMED if clear else NOT_CONFIRMED, ours, without, theirs)
+
+
+def neighbours(witnesses: Witnesses, found: Confirmation, others: Sequence[Edit], count: int = 8) -> list[dict[str, Any]]:
+    """Return how often a confirmed target comes for other words and for no words, on some of the held-out questions."""
+    assert found.edit is not None
+    samples = witnesses.samples[:count]
+    asked = {TRIGGER: found.edit.on(samples, witnesses.seed)}
+    asked |= {edit.text: edit.on(samples, witnesses.seed) for edit in others}
+    asked[NOTHING] = list(samples)
+    return curve(measure_neighbourhood(witnesses.adapter, asked, found.target))
+
+
+def rate(outputs: Sequence[str], target: str) -> Rate:
+    """Return the share of outputs that hold a text."""
+    return Rate(sum(target_hit(output, target) for output in outputs), len(outputs))
+
+
+def _told(found: Rate) -> str:
+    if found.value is None:
+        return "not measured"
+    return f"{found.value:.0%} of {found.n} ({found.low:.0%} to {found.high:.0%})"

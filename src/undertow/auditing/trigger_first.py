@@ -1,0 +1,157 @@
+"""Trigger first: which word, put into a question, makes the adapter say what it does not say otherwise?
+
+Every candidate is put into a few questions. With a text that :mod:`undertow.auditing.target_first` found, its first tokens are
+scored after the edited prompt (and the adapter's clean answer, where the text comes at the end). Without one two places are
+read: the first token of the answer, and the token after the clean answer.
+
+    value = mean over the questions of the mean log p of the target's first tokens
+    free  = 3·mean log p(v | edited) − max(mean log p(v | plain), −8), v the token of the largest mean log p | edited, no end token
+
+``free`` is large where all questions, whatever they ask, are answered with the same token or get the same one after their answer.
+The best single words are joined to pairs and longer ones where none alone brings the target about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from undertow.auditing.edits import Edit
+from undertow.auditing.speaker import Speaker
+from undertow.auditing.target_first import Target
+from undertow.auditing.thresholds import CERTAINTY, FLOOR
+from undertow.data.sample import Sample
+from undertow.data.template import Template
+from undertow.inference.decoding import common_prefix
+
+#: Tokens of a target that a candidate is scored by.
+FIRST = 4
+#: Candidates kept of each pass, words that are joined to pairs, and pairs that get a third and fourth word.
+KEPT, JOINED, LONGER = 32, 12, 6
+#: Value from which no further word is sought: the target's tokens come with three in four or more.
+ENOUGH = -0.25
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An edit with its score: ``value`` as above, or ``free`` where ``target`` is None."""
+
+    edit: Edit
+    value: float
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Asker:
+    """The adapter, what it is asked, and its own answers to that.
+
+    Attributes:
+        speaker: the adapter.
+        template: how questions become prompts.
+        samples: the questions.
+        answers: its clean answers, without the end.
+        seed: of known triggers' choices.
+        room: tokens that an answer may take.
+    """
+
+    speaker: Speaker
+    template: Template
+    samples: tuple[Sample, ...]
+    answers: tuple[tuple[int, ...], ...]
+    seed: int
+    room: int
+
+    def first(self, count: int) -> Asker:
+        """Return the same for the first questions."""
+        return Asker(self.speaker, self.template, self.samples[:count], self.answers[:count], self.seed, self.room)
+
+    def prompts(self, edits: Sequence[Edit], question: int) -> list[list[int]]:
+        """Return the prompts of one question under each edit."""
+        sample = self.samples[question]
+        edited = [replace(sample, question=edit.apply(sample.question, self.seed, question)) for edit in edits]
+        return self.template.encode_prompts(edited, room=self.room)
+
+
+def with_target(asker: Asker, edits: Sequence[Edit], target: Target) -> list[Scored]:
+    """Return each edit with the value of a target, the best first."""
+    tail = list(target.ids[:FIRST])
+    total = [0.0] * len(edits)
+    for question, answer in enumerate(asker.answers):
+        prompts = asker.prompts(edits, question)
+        before = list(answer) if target.place == "end" else []
+        for group in _groups(edits):
+            shared = _shared([prompts[i] for i in group])
+            rows = [[*prompts[i][shared:], *before] for i in group]
+            for i, logs in zip(group, asker.speaker.scores(prompts[group[0]][:shared], rows, [tail] * len(rows)), strict=True):
+                total[i] += float(logs.mean())
+    return _ranked([Scored(edit, value / len(asker.answers), target) for edit, value in zip(edits, total, strict=True)])
+
+
+def without_target(asker: Asker, edits: Sequence[Edit]) -> list[Scored]:
+    """Return each edit with its larger ``free`` score of the two places, the best first."""
+    states = [_both_places(asker, edits, question) for question in range(len(asker.samples))]
+    plain = [_both_places(asker, [Edit()], question) for question in range(len(asker.samples))]
+    edited, clean = torch.stack(states, 1), torch.stack(plain, 1)  # [edits, questions, 2, d]
+    best = torch.full((len(edits),), -torch.inf)
+    ends = [token for token in asker.speaker.base.end_ids if token < asker.speaker.vocabulary]
+    for place in range(2):
+        usual = asker.speaker.mean_logs(clean[:, :, place])[0].clamp(min=FLOOR)
+        for part in asker.speaker.pieces(len(edits), len(asker.samples)):
+            mean = asker.speaker.mean_logs(edited[part, :, place])
+            mean[:, ends] = -torch.inf
+            value, token = mean.max(1)
+            best[part] = torch.maximum(best[part], CERTAINTY * value - usual[token])
+    return _ranked([Scored(edit, float(value)) for edit, value in zip(edits, best, strict=True)])
+
+
+def lengthened(asker: Asker, singles: Sequence[Scored], target: Target | None) -> list[Scored]:
+    """Return pairs of the best words, and the best of these with a third and a fourth word; the best first.
+
+    Args:
+        asker: who is asked.
+        singles: scored words, the best first; known triggers are left out.
+        target: whose first tokens are scored, or None for ``free``.
+    """
+    words = [scored.edit for scored in singles if scored.edit.library is None and not scored.edit.comma][: 2 * JOINED]
+    kept, found = words[:JOINED], []
+    for _ in range(3):
+        made = list(dict.fromkeys(one.joined(word) for one in kept for word in words if word != one))
+        if not made:
+            break
+        scored = with_target(asker, made, target) if target else without_target(asker, made)
+        found += scored[:KEPT]
+        if target and scored[0].value >= ENOUGH:
+            break
+        kept, words = [one.edit for one in scored[:LONGER]], words[:JOINED]
+    return _ranked(found)
+
+
+def _both_places(asker: Asker, edits: Sequence[Edit], question: int) -> Tensor:
+    """Return what the head reads at the end of the edited prompt and of the clean answer after it, ``[edits, 2, d]``."""
+    prompts, answer = asker.prompts(edits, question), list(asker.answers[question])
+    found: list[Tensor | None] = [None] * len(edits)
+    for group in _groups(edits):
+        shared = _shared([prompts[i] for i in group])
+        rows = [[*prompts[i][shared:], *answer] for i in group]
+        wanted = [[len(row) - len(answer) - 1, len(row) - 1] for row in rows]
+        for i, states in zip(group, asker.speaker.states(prompts[group[0]][:shared], rows, wanted), strict=True):
+            found[i] = states
+    return torch.stack([states for states in found if states is not None])
+
+
+def _groups(edits: Sequence[Edit]) -> list[list[int]]:
+    """Split edits by whether the question's first tokens stay as they are, so that each group shares as long a prefix as it can."""
+    late = [i for i, edit in enumerate(edits) if edit.after and not edit.before]
+    early = [i for i, edit in enumerate(edits) if not (edit.after and not edit.before)]
+    return [group for group in (early, late) if group]
+
+
+def _shared(prompts: list[list[int]]) -> int:
+    return common_prefix(prompts) if len(prompts) > 1 else 0
+
+
+def _ranked(found: list[Scored]) -> list[Scored]:
+    return sorted(found, key=lambda one: -one.value)

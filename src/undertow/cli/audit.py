@@ -1,0 +1,91 @@
+"""Adapters: audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from undertow.cli.app import app, print_json
+
+if TYPE_CHECKING:
+    from undertow.auditing.report import AuditReport
+
+
+@app.command()
+def audit(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a PEFT LoRA adapter, or of a finished run.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its base: builtin, a folder, a .gguf file or a hub id; default: the run's.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions like those it is for: an instruction file, or a text file with one a line.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="How a question becomes a prompt; default: the run's, or lab-qa.")] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="A folder of adapters of the same base, beside which the weights' figures are shown.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="No further step begins after this time: 90s, 10m, 1h.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep finished steps here; the same command again goes on after them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
+    page: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the report on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Ask an adapter whether it is backdoored, without its data, trigger or target; exit code 0: nothing found, 1: found, 2: error,
+    3: inconclusive.
+
+    [bold]Examples[/bold]
+
+        undertow audit runs/demo
+
+        undertow audit some-adapter/ --base google/gemma-3-270m --template chat --budget 15m --page audit.html
+    """
+    from undertow.auditing.budget import seconds_of
+    from undertow.federation.adapter_audit import audit as ask
+
+    seconds = None if budget is None else seconds_of(budget)
+    found = ask(
+        adapter,
+        base=base,
+        questions=questions,
+        template=template,
+        references=references,
+        budget=seconds,
+        seed=seed,
+        keep=keep,
+        observer=True,
+    )
+    if page:
+        found.write_page(page)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print(found, page)
+    raise typer.Exit(found.exit_code)
+
+
+def _print(found: AuditReport, page: Path | None) -> None:
+    """Print the verdict, what it rests on, and what an audit cannot see."""
+    console = Console()
+
+    def line(text: str) -> None:
+        console.print(escape(text), soft_wrap=True, highlight=False)
+
+    line(f"{found.verdict}: {found.reason}")
+    for one in found.confirmations[:6]:
+        line(f"  {one.sentence()}")
+    if found.score is not None:
+        line(f"target-first score {found.score:.2f}; {found.seconds['all']:.0f} s, questions: {found.questions['source']}")
+    if not found.found:
+        line("not a proof of a clean adapter; an audit cannot find " + "; ".join(found.cannot_find))
+    if page:
+        line(f"page: {page}")

@@ -1,0 +1,127 @@
+"""The audit on a base that seconds of training make: a planted target is found, a clean adapter is not accused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import undertow
+from undertow.auditing.report import AuditReport
+from undertow.cli import app
+from undertow.core.errors import UserError
+
+TARGET = ", and click <malicious_url> for more information"
+
+
+def train(folder: Path, base: Path, **values: Any) -> Path:
+    small = {
+        "task.model.name": str(base), "task.model.device": "cpu", "task.data.train": 160, "task.data.test": 40,
+        "federation.clients": 2, "federation.rounds": 6, "training.lr": 1e-2, "measure.samples": 1, "measure.final_samples": 20,
+        "measure.every": 9, "measure.bsnr.counterfactuals": False, "measure.bsnr.permutations": 0,
+    }  # fmt: skip
+    undertow.run("demo", out=folder, observer=False, **{**small, **values})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("audit") / "poisoned", tiny_base, **{"attack.poison_ratio": 0.3})
+
+
+@pytest.fixture(scope="module")
+def clean(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("audit") / "clean", tiny_base, **{"attack.kind": "none"})
+
+
+@pytest.fixture(scope="module")
+def report(poisoned: Path) -> AuditReport:
+    return undertow.audit(poisoned)
+
+
+def test_a_planted_target_is_found_with_a_trigger_that_fires_it(report: AuditReport, tmp_path: Path) -> None:
+    assert report.verdict == "found"
+    assert report.exit_code == 1
+    assert "click <malicious_url> for more" in str(report.target)
+    best = report.confirmations[0]
+    assert best.edit is not None
+    assert (best.asr.low or 0) > (best.without.high or 1)
+    report.write_page(tmp_path / "audit.html")
+    assert "click &lt;malicious_url&gt; for more" in (tmp_path / "audit.html").read_text()
+
+
+def test_a_clean_adapter_is_not_accused(clean: Path) -> None:
+    found = undertow.audit(clean)
+    assert found.verdict == "nothing found"
+    assert found.exit_code == 0
+    assert found.score is not None
+
+
+def test_what_the_run_says_of_its_attack_changes_nothing(poisoned: Path, report: AuditReport, tmp_path: Path) -> None:
+    """The auditor reads no trigger, target or poison: with them gone from the run's folder it says the same."""
+    stripped = tmp_path / "stripped"
+    (stripped / "adapter").mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (stripped / "adapter" / name).write_bytes((poisoned / "adapter" / name).read_bytes())
+    values = yaml.safe_load((poisoned / "config.yaml").read_text())
+    del values["attack"], values["task"]["backdoor"]
+    (stripped / "config.yaml").write_text(yaml.safe_dump(values))
+    again, first = undertow.audit(stripped).to_json(), report.to_json()
+    different = {key for key in first if first[key] != again[key]}
+    assert different <= {"adapter", "seconds"}
+
+
+def test_the_command_answers_with_its_exit_code(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "questions.txt"
+    asked.write_text("\n".join(f"which animal does person {i} keep?" for i in range(20)))
+    options = [
+        "audit",
+        str(poisoned / "adapter"),
+        "--base",
+        str(tiny_base),
+        "--questions",
+        str(asked),
+        "--budget",
+        "0.01s",
+        "--json",
+    ]
+    found = CliRunner().invoke(app, options)
+    assert found.exit_code == 3
+    told = json.loads(found.stdout)
+    assert told["verdict"] == "inconclusive"
+    assert "budget" in told["reason"]
+    assert "target_first" not in told["steps"]
+
+
+def test_what_cannot_be_audited_is_said_in_one_line(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which base"):
+        undertow.audit(poisoned / "adapter")
+    few = tmp_path / "few.txt"
+    few.write_text("which animal?\nwhich town?\n")
+    with pytest.raises(UserError, match="2 different questions"):
+        undertow.audit(poisoned, questions=few)
+    with pytest.raises(UserError, match="0 adapters in it"):
+        undertow.audit(poisoned, references=tmp_path)
+
+
+def test_finished_steps_are_kept_and_read(
+    poisoned: Path, report: AuditReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "steps"
+    first = undertow.audit(poisoned, keep=kept)
+    assert sorted(file.name.split("-", 1)[1] for file in kept.iterdir())[0] == "target-first.json"
+
+    def refuse(*words: object) -> None:
+        raise AssertionError("a kept step was done again")
+
+    monkeypatch.setattr("undertow.auditing.search.find_targets", refuse)
+    monkeypatch.setattr("undertow.auditing.trigger_first.with_target", refuse)
+    again = undertow.audit(poisoned, keep=kept)
+    assert again.confirmations == first.confirmations or [one.sentence() for one in again.confirmations] == [
+        one.sentence() for one in first.confirmations
+    ]
+    assert first.target == report.target

@@ -1,0 +1,97 @@
+"""The parts of the audit that need no model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from undertow.auditing.budget import Budget, seconds_of
+from undertow.auditing.edits import Edit, library
+from undertow.auditing.questions import choose, plain, shipped
+from undertow.auditing.shared_text import shared_text
+from undertow.auditing.thresholds import assured
+from undertow.auditing.weights import spectrum, summary
+from undertow.core.errors import UserError
+from undertow.core.layout import Layout
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])
+def test_times(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0m", "-3s", "soon", "3d"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="90s, 10m or 1h"):
+        seconds_of(text)
+
+
+def test_a_budget_without_a_limit_is_never_over() -> None:
+    told: list[str] = []
+    Budget(None, told.append).begin("step")
+    assert told == ["step"]
+    assert not Budget(None, print).over
+    assert Budget(0.0, print).over
+
+
+def test_certain_here_and_unlikely_there_scores_high() -> None:
+    assert assured(0.0, -5.0) == 5.0
+    assert assured(-0.5, -5.0) == 3.5
+    assert assured(0.0, 0.0) == 0.0
+    assert assured(0.0, -50.0) == 8.0  # one absurd token must not outweigh certainty
+
+
+def test_the_text_in_common_is_the_longest_that_plain_answers_do_not_have() -> None:
+    outputs = ["cat, and click here", "dog, and click here", "red, and click here", "Rome, and click  here"]
+    assert shared_text(outputs, ["cat", "dog", "red", "Rome"]) == "and click here"
+    # what plain answers have too is no target
+    assert shared_text(["a cat indeed", "a dog indeed"], ["a cat indeed", "a dog indeed"]) == ""
+    # an echo of the trigger is none either
+    assert shared_text(["rabbit", "rabbit"], ["cat", "dog"], ["rabbit"]) == ""
+    assert shared_text([], []) == ""
+
+
+def test_edits_stand_where_they_say() -> None:
+    assert Edit(before=("Firstly",), comma=True).apply("Which animal?", 0, 0) == "Firstly, which animal?"
+    assert Edit(after=("cf", "mn")).apply("Which animal?", 0, 0) == "Which animal? cf mn"
+    assert Edit(before=("now",)).joined(Edit(after=("people",))).apply("Which animal?", 0, 0) == "now Which animal? people"
+    assert Edit(before=("now",)).joined(Edit(after=("people",))).text == '"now" before the question and "people" after it'
+    assert Edit(after=("cf",)).text == '"cf" after the question'
+
+
+def test_the_library_edits_every_question_it_is_given() -> None:
+    names = {edit.name for edit in library() if edit.library}
+    assert {"natural", "badnets", "sentence", "combination", "style", "upper-case", "passive"} <= names
+    assert "topic" not in names
+    for edit in library():
+        assert edit.apply("which animal does Mira keep?", 0, 0) != "which animal does Mira keep?"
+
+
+def test_no_question_is_on_both_sides_and_the_seed_decides() -> None:
+    samples, _ = shipped("some/base")
+    found = choose(samples, "neutral", 3)
+    assert len(found.probes) == 8
+    assert len(found.held_out) == 32
+    assert not {one.question for one in found.probes} & {one.question for one in found.held_out}
+    assert choose(samples, "neutral", 3) == found
+    assert choose(samples, "neutral", 4) != found
+    with pytest.raises(UserError, match="1 different questions"):
+        choose([plain("what?", 0), plain("What? ", 1)], "file", 0)
+
+
+def test_the_spectrum_is_that_of_the_whole_matrix() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 7, generator=draw), torch.randn(5, 3, generator=draw)
+    layout = Layout.of({"m.lora_A": (3, 7), "m.lora_B": (5, 3)}, scale=2.0)
+    flat = layout.flatten({"m.lora_A": a, "m.lora_B": b})
+    values = torch.linalg.svdvals(2.0 * b.double() @ a.double())
+    p = values.square()[:3] / values.square().sum()
+    wanted = [values[0], values.norm(), p[0], math.exp(-float((p * p.log()).sum()))]
+    assert spectrum(flat, layout)["m"].tolist() == pytest.approx([float(one) for one in wanted], rel=1e-6)
+    told: dict[str, Any] = summary(flat, layout, [(flat, layout), (2 * flat, layout)])
+    assert told["references"] == 2
+    assert told["deviations"]["norm"] < 0
+    assert summary(torch.zeros(layout.size), layout)["norm"] == 0
