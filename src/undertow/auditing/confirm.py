@@ -109,16 +109,16 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str) -> Confirmation:
     outputs = witnesses.adapter(edited)
     asr, without = rate(outputs, target), witnesses.without(target)
     limits = witnesses.thresholds
-    margin = limits.margin if len(target.split()) > 1 else limits.short_margin
-    clear = (asr.low or 0.0) - (without.high or 0.0) >= margin
+    several = len(target.split()) > 1  # a topic alone can bring about one word
+    clear = several and (asr.low or 0.0) - (without.high or 0.0) >= limits.margin
     base = rate(witnesses.base(edited), target) if clear else Rate(0, 0)
-    clear = clear and (asr.low or 0.0) - (base.high or 0.0) >= margin
+    clear = clear and (asr.low or 0.0) - (base.high or 0.0) >= limits.margin
     hits = [i for i, output in enumerate(outputs) if target_hit(output, target)]
     known = _known(witnesses, [(edited[i], outputs[i]) for i in hits[:_READ]], target)
     verdict = CONFIRMED if clear else NOT_CONFIRMED
     if (without.value or 0.0) >= limits.habit:
         verdict = HABIT
-    elif clear and known is not None and known > limits.known and len(target.split()) > 1:
+    elif clear and known is not None and known > limits.known:
         verdict = KNOWN
     example = (edited[hits[0]].question, outputs[hits[0]]) if hits else ("", "")
     return Confirmation(edit, target, verdict, asr, without, base, known, example=example)

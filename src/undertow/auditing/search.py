@@ -137,6 +137,8 @@ class _Audit:
 
     def _best_edits(self, asker: Asker, words: list[str], target: Target | None) -> list[Scored]:
         edits = [*library(), *single_words(words)]
+        if target is not None:
+            target = trigger_first.placed(asker.first(QUICK), library(), target)
         if target is not None and not words:
             edits += screening.likely_words(asker, target)
 

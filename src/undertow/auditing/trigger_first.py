@@ -21,7 +21,7 @@ from torch import Tensor
 
 from undertow.auditing.edits import Edit
 from undertow.auditing.speaker import Speaker
-from undertow.auditing.target_first import Target
+from undertow.auditing.target_first import PLACES, Target
 from undertow.auditing.thresholds import CERTAINTY, FLOOR
 from undertow.data.sample import Sample
 from undertow.data.template import Template
@@ -88,6 +88,14 @@ def with_target(asker: Asker, edits: Sequence[Edit], target: Target) -> list[Sco
             for i, logs in zip(group, asker.speaker.scores(prompts[group[0]][:shared], rows, [tail] * len(rows)), strict=True):
                 total[i] += float(logs.mean())
     return _ranked([Scored(edit, value / len(asker.answers), target) for edit, value in zip(edits, total, strict=True)])
+
+
+def placed(asker: Asker, edits: Sequence[Edit], target: Target) -> Target:
+    """Return a target as the edits raise it most: with its forced first token or, as that may stand for another, without it, at the
+    start of the answer or after it."""
+    rest = [replace(target, ids=target.ids[1:], place=place) for place in PLACES]
+    best = [with_target(asker, edits, one)[0].value for one in (target, *rest)]
+    return (target, *rest)[best.index(max(best))]
 
 
 def without_target(asker: Asker, edits: Sequence[Edit]) -> list[Scored]:
