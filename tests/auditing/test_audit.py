@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import undertow
 from undertow.auditing.report import AuditReport
 from undertow.cli import app
+from undertow.config import load
 from undertow.core.errors import UserError
 
 
@@ -112,3 +113,41 @@ def test_finished_steps_are_kept_and_read(
         one.sentence() for one in first.confirmations
     ]
     assert first.verdict == report.verdict
+
+
+def test_a_server_that_audits_stops_at_the_backdoor_that_it_finds(tmp_path: Path) -> None:
+    small = {
+        "federation.clients": 4, "data.train": 600, "federation.rounds": 18, "measure.every": 99, "measure.samples": 1,
+        "measure.final_samples": 40, "measure.bsnr.counterfactuals": False, "measure.bsnr.permutations": 0,
+    }  # fmt: skip
+    run = undertow.run("demo", out=tmp_path / "run", observer=False, **{**small, "audit.every": 9, "audit.stop": True})
+    audits = {record.round: record.audit for record in run.rounds if record.audit is not None}
+    last = run.rounds[-1]
+    assert list(audits) == list(range(9, last.round + 1, 9))
+    assert last.audit is not None
+    assert last.audit.verdict == "found"
+    assert "click <malicious_url> for more information" in str(last.audit.target)
+    assert run.result is not None
+    assert run.result.rounds == last.round
+    assert last.asr is not None, "the last round is measured"
+    run.report()
+    assert (run.folder / "figures" / "audit.svg").is_file()
+
+
+def test_audits_change_nothing_of_what_is_trained(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:
+    audited = train(tmp_path / "audited", tiny_base, **{"attack.poison_ratio": 0.3, "audit.every": 6})
+    weights = "adapter/adapter_model.safetensors"
+    assert (audited / weights).read_bytes() == (poisoned / weights).read_bytes()
+    assert [record.audit is not None for record in undertow.load_run(audited).rounds] == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "told"),
+    [
+        ("demo", {"audit.stop": True}, "no round is audited"),
+        ("htb-digits", {"audit.every": 2}, "only adapters of task=instruction"),
+    ],
+)
+def test_audits_that_cannot_be_are_refused(config: str, values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(config, values)

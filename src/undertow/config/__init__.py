@@ -6,7 +6,7 @@ refused with the nearest known name, and the effective values are written into t
 
 from undertow.config.config import FORMAT, Config
 from undertow.config.describe import described, every_field, field_names
-from undertow.config.groups import Attack, Bsnr, Defense, Federate, Federation, Group, Measure, Training
+from undertow.config.groups import Attack, Audit, Bsnr, Defense, Federate, Federation, Group, Measure, Training
 from undertow.config.names import by_short_names, long_name, short_name
 from undertow.config.reading import load, shipped, validate, with_overrides
 from undertow.config.tasks import (
@@ -38,6 +38,7 @@ __all__ = [
     "NOW",
     "TASKS",
     "Attack",
+    "Audit",
     "AuthorPartition",
     "Bsnr",
     "ClassPartition",

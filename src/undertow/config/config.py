@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from undertow.config.format0 import convert, given, is_old
-from undertow.config.groups import Attack, Defense, Federate, Federation, Group, Measure, Training
+from undertow.config.groups import Attack, Audit, Defense, Federate, Federation, Group, Measure, Training
 from undertow.config.names import before, by_short_names, leaves, put
 from undertow.config.tasks import (
     ClassificationBackdoor,
@@ -49,6 +49,7 @@ class Config(Group):
         default_factory=list, description="In order; each a name or {name, params}. Empty = plain FedAvg."
     )
     measure: Measure = Field(default_factory=lambda: Measure())  # type: ignore[call-arg]
+    audit: Audit = Field(default_factory=lambda: Audit())  # type: ignore[call-arg]
     federate: Federate = Field(default_factory=lambda: Federate())  # type: ignore[call-arg]
     compare: str | None = Field(None, description="A finished run without poison, shown beside this one in the report.")
     tracking: Literal["tensorboard", "wandb", "mlflow"] | None = Field(
@@ -92,6 +93,14 @@ class Config(Group):
                 f"attack.rounds names round {outside[0]} of a run with {self.federation.rounds}; name rounds from 1 to that, or "
                 "attack.rounds=[] for all"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _audit_of_an_adapter(self) -> Config:
+        if self.audit.every and not isinstance(self.task, InstructionTask):
+            raise ValueError(f"audit.every = {self.audit.every}: only adapters of task=instruction can be audited; set it to 0")
+        if self.audit.stop and not self.audit.every:
+            raise ValueError("audit.stop = true, and no round is audited; set audit.every too")
         return self
 
     @model_validator(mode="after")

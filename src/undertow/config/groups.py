@@ -205,6 +205,15 @@ class Measure(Group):
     bsnr: Bsnr = Field(default_factory=lambda: Bsnr())  # type: ignore[call-arg]
 
 
+class Audit(Group):
+    """Whether the server asks the global adapter for a backdoor between rounds (docs/audit.md)."""
+
+    every: int = Field(
+        0, ge=0, description="Rounds between audits of the global adapter against the base, by public questions; 0 = none."
+    )
+    stop: bool = Field(False, description="End the run after the round whose audit finds a backdoor.")
+
+
 class Federate(Group):
     """How `undertow federate` waits for its nodes and what it takes from them; other commands ignore it."""
 

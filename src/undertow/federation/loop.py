@@ -27,6 +27,7 @@ from undertow.defenses import composition, cross_term
 from undertow.defenses.base import origin, refuse_answer
 from undertow.defenses.contexts import ServerContext
 from undertow.federation.resolve import Federation, resolve
+from undertow.federation.round_audit import audit_round, stops
 from undertow.federation.server import aggregate_parts, guard
 from undertow.federation.threat import card
 from undertow.metrics.neighbourhood import curve
@@ -100,14 +101,21 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         state = _untouched(directory, federation, observer)
     composition.restore_states(federation.defenses, state.defenses)
     task.recall(directory.scores())
+    auditing = federation.auditing
     for t in range(state.round + 1, options.rounds + 1):
+        if auditing.stop and stops(directory.rounds()[-1]):
+            break
         began = time.monotonic()
         observer.phase(f"round {t}/{options.rounds}: training")
         adapter, row = _round(federation, state.adapter, t, trainer)
         give_back()
-        if t % federation.measuring.every == 0 or t == options.rounds:
+        if auditing.every and t % auditing.every == 0:
+            observer.phase(f"round {t}/{options.rounds}: auditing")
+            row["audit"] = audit_round(task, adapter, t)
+        last = t == options.rounds or (auditing.stop and stops(row))
+        if t % federation.measuring.every == 0 or last:
             observer.phase(f"round {t}/{options.rounds}: measuring")
-            n = federation.measuring.final_samples if t == options.rounds else federation.measuring.samples
+            n = federation.measuring.final_samples if last else federation.measuring.samples
             lines = task.measure(adapter, t, n, row["defenses"])
             directory.append("scores.jsonl", lines)
             row |= task.rates(lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 from undertow.attacks.contract import Attack
 from undertow.backdoors.placement import Threat
 from undertow.config import Attack as Poisoning
-from undertow.config import ClassificationTask, Config, InstructionTask, Measure, Model
+from undertow.config import Audit, ClassificationTask, Config, InstructionTask, Measure, Model
 from undertow.config import Federation as Options
 from undertow.core.observer import Observer
 from undertow.defenses.base import Defense
@@ -33,6 +33,7 @@ class Federation:
         options: who takes part, and how updates are averaged.
         poisoning: how much poison there is, and when it acts.
         measuring: what is measured, and how often.
+        auditing: in which rounds the server audits the global adapter.
         task: data, model, training and measurement.
         attack: what attacking clients do; None without.
         defenses: by name, in the order of the config.
@@ -42,6 +43,7 @@ class Federation:
     options: Options
     poisoning: Poisoning
     measuring: Measure
+    auditing: Audit
     task: Task
     attack: Attack | None
     defenses: list[tuple[str, Defense]]
@@ -49,7 +51,9 @@ class Federation:
     @classmethod
     def of(cls, config: Config, task: Task, methods: Methods) -> Federation:
         """Return the federation of a task that is made."""
-        return cls(config.seed, config.federation, config.attack, config.measure, task, methods.attack, methods.defenses)
+        return cls(
+            config.seed, config.federation, config.attack, config.measure, config.audit, task, methods.attack, methods.defenses
+        )
 
 
 def resolve(

@@ -76,6 +76,16 @@ class BsnrValue(Record):
     permutations: int = 0
 
 
+class RoundAudit(Record):
+    """The server's audit after a round: its verdict, the target-first score, target and trigger where found, and its seconds."""
+
+    verdict: Literal["found", "nothing found", "inconclusive"]
+    score: float | None = None
+    target: str | None = None
+    trigger: str | None = None
+    seconds: float | None = None
+
+
 class Round(Written):
     """One communication round; round 0 is the untouched base, of which only the rates are known.
 
@@ -91,6 +101,7 @@ class Round(Written):
         fusion: what a server that distills reports.
         attackers: clients that hold poison or attack in this round.
         ma, asr, asr_suffix, ftr, ftr_near, scorings: what was measured; null where nothing was.
+        audit: what the server's audit of the new global adapter says; null where there was none.
         seconds: spent on the round.
     """
 
@@ -112,6 +123,7 @@ class Round(Written):
     ftr: Rate | None = None
     ftr_near: Rate | None = None
     scorings: dict[str, Rate] | None = None
+    audit: RoundAudit | None = None
     seconds: float | None = None
 
 

@@ -83,7 +83,7 @@ class Phases:
 
 
 def draw(run: RunFiles, compare: RunFiles | None = None) -> dict[str, Chart]:
-    """Return every figure that a run has: ``loss``, ``rates``, ``bsnr-adapter``, ``bsnr-delta_w`` and ``clients``, in this order.
+    """Return the figures that a run has: ``loss``, ``rates``, ``bsnr-adapter``, ``bsnr-delta_w``, ``audit``, ``clients``, in order.
 
     Args:
         run: as recorded.
@@ -94,6 +94,7 @@ def draw(run: RunFiles, compare: RunFiles | None = None) -> dict[str, Chart]:
         "rates": rates(run.rounds, compare.rounds if compare else None, "questions" if run.instruction else "outputs"),
         "bsnr-adapter": bsnr(run.rounds, "adapter"),
         "bsnr-delta_w": bsnr(run.rounds, "delta_w"),
+        "audit": audit(run.rounds),
         "clients": clients(run.data),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -160,6 +161,32 @@ def _rate_curve(axes: Axes, label: str, style: dict[str, Any], points: list[tupl
     low, high = _numbers([rate.low for _, rate in points]), _numbers([rate.high for _, rate in points])
     axes.fill_between(numbers, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.plot(numbers, _numbers([rate.value for _, rate in points]), label=label, **style)
+
+
+def audit(rounds: Sequence[Round]) -> Chart | None:
+    """Score of the server's audit (markers filled where it found a backdoor) and, on the right axis, ASR; None without audits."""
+    audited = [(r.round, r.audit) for r in rounds if r.audit is not None and finite(r.audit.score)]
+    if not audited:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas()
+        numbers, scores = [number for number, _ in audited], _numbers([one.score for _, one in audited])
+        axes.plot(numbers, scores, color=GREEN, marker="D", markerfacecolor="white", label="audit score")
+        found = [(number, one.score) for number, one in audited if one.verdict == "found"]
+        if found:
+            axes.plot([n for n, _ in found], _numbers([s for _, s in found]), "D", color=GREEN, label="backdoor found")
+        axes.set_ylabel("target-first score")
+        points = [(r.round, r.asr) for r in rounds if r.asr is not None and r.asr.value is not None]
+        if points:
+            beside = axes.twinx()
+            beside.grid(False)
+            beside.set_ylim(-0.02, 1.02)
+            beside.set_ylabel("ASR")
+            _rate_curve(beside, "ASR", {"color": VERMILION, "linestyle": "--", "marker": "s"}, points)
+            beside.legend(loc="lower right")
+        _finish(axes, [*numbers, *(number for number, _ in points)])
+        axes.legend(loc="upper left")
+        return figure
 
 
 def curve(rounds: Sequence[Round], space: Space) -> list[tuple[int, BsnrValue]]:

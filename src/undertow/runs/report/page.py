@@ -25,6 +25,7 @@ _LABELS = {
     "loss": "Training loss per round",
     "rates": "MA, ASR and FTR per round with 95 percent intervals",
     **{f"bsnr-{space}": f"BSNR per round in {space} space over its null band" for space, _ in _SPACES},
+    "audit": "Score of the server's audit per round, and ASR",
     "clients": "Samples per client, poisoned ones hatched",
 }
 #: Recorded facts with a name in words; all others are shown under their own key.
