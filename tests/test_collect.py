@@ -105,7 +105,7 @@ def test_polars_reads_both_files(copy: Path) -> None:
 
 def test_types_do_not_depend_on_what_is_missing(copy: Path) -> None:
     whole = collect(copy)
-    for path in [p for p in copy.iterdir() if "client_share=0.34" in p.name]:
+    for path in [p for p in copy.iterdir() if "affected_share=0.34" in p.name]:
         shutil.rmtree(path)
     part = collect(copy)
     assert part.bsnr_adapter.isna().all()

@@ -75,7 +75,7 @@ def test_nothing_is_promised_where_nothing_holds() -> None:
 
 def test_without_the_accountant_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
-    with pytest.raises(UserError, match=r"needs dp-accounting; pip install -e '\.\[privacy\]', or set sigma = 0"):
+    with pytest.raises(UserError, match=r"needs dp-accounting; pip install -e '\.\[privacy\]' in the clone, or set sigma = 0"):
         make_defenses([Options(name="weak-dp", params={"bound": 1.0, "sigma": 0.1})])
     WeakDP(bound=1.0)(U)
     WeakDP(sigma=0.1)(U)

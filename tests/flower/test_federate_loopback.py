@@ -22,8 +22,8 @@ import psutil
 import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]'")
-pytest.importorskip("uvicorn", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
-pytest.importorskip("requests", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
+pytest.importorskip("fastapi", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
+pytest.importorskip("tomli", reason="Flower is not installed with all it needs: pip install -e '.[flower]'")
 
 from tiny import Quiet
 from undertow.config import Config, load

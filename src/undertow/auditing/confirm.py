@@ -158,7 +158,7 @@ def confirm_alone(
         Rate(sum(said.ids == target.ids[1:] for said in who.follow([], rows, length)), len(rows)) for who in (adapter, base)
     )
     without, limits = witnesses.without(text), witnesses.thresholds
-    goes_on = (ours.value or 0.0) >= limits.follows and (ours.low or 0.0) > (theirs.high or 0.0) + limits.margin
+    goes_on = (ours.value or 0.0) >= limits.follows and (ours.low or 0.0) > (theirs.high or 0.0) + limits.apart
     habit = (without.value or 0.0) >= limits.habit
     clear = goes_on and target.score >= limits.alone and len(text.split()) > 1
     return Confirmation(None, text, HABIT if habit else CONFIRMED if clear else NOT_CONFIRMED, ours, without, theirs)

@@ -90,6 +90,8 @@ def _check_class(made: object, name: str) -> None:
     """Refuse a class of a user's that lacks what its kind needs, or writes what nobody calls."""
     if not (inspect.isclass(made) and issubclass(made, Defense)):
         return
+    if not made.kinds() and hasattr(made, "of_kinds"):  # of the former base, which finds the kinds by the hooks
+        made = made.of_kinds()
     try:
         made.check_class()
         check_hooks(made)
