@@ -63,8 +63,8 @@ _CASES["tiny"] = tuple(
     replace(
         case,
         attacks=_small,
-        defenses={OPEN: NONE, BOUNDS: "activation-bounds:search.steps=20"},
-        bounds={"mm-bm": "activation-bounds:search.steps=20"},
+        defenses={OPEN: NONE, BOUNDS: "activation-bounds:search.steps=4"},
+        bounds={"mm-bm": "activation-bounds:search.steps=4"},
     )
     for case in _CASES["laptop"]
 )  # type: ignore[assignment]
@@ -82,15 +82,15 @@ def _profile(name: str, purpose: str, settings: tuple[Setting, ...], seeds: int)
 
 _REVIEWS = Setting("generated reviews", "text encoder", "fmfl-reviews")
 _DIGITS = Setting("scikit-learn's digits", "small CNN", "fmfl-digits")
-_TINY = ("federation.clients=4", "federation.participation=1", "federation.rounds=2", "synthetic.samples=60", "measure.samples=40")
+_TINY = ("federation.clients=4", "federation.participation=1", "federation.rounds=2", "synthetic.samples=30", "measure.samples=20")
 PROFILES = {
     "laptop": _profile("laptop", "generated reviews and scanned digits; two hours on 2 cores", (_REVIEWS, _DIGITS), 3),
     "tiny": _profile(
         "tiny",
         "for tests",
         (
-            replace(_REVIEWS, overrides=(*_TINY, "data.train=200", "data.test=40")),
-            replace(_DIGITS, overrides=(*_TINY, "data.train=200", "data.test=60")),
+            replace(_REVIEWS, overrides=(*_TINY, "data.train=80", "data.test=40")),
+            replace(_DIGITS, overrides=(*_TINY, "data.train=80", "data.test=40")),
         ),
         2,
     ),
