@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from undertow.auditing import confirm
 from undertow.auditing.budget import Budget, seconds_of
 from undertow.auditing.edits import Edit, library
 from undertow.auditing.questions import choose, plain, shipped
@@ -16,6 +19,7 @@ from undertow.auditing.thresholds import assured
 from undertow.auditing.weights import spectrum, summary
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
+from undertow.data.sample import Sample
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])
@@ -95,3 +99,26 @@ def test_the_spectrum_is_that_of_the_whole_matrix() -> None:
     assert told["references"] == 2
     assert told["deviations"]["norm"] < 0
     assert summary(torch.zeros(layout.size), layout)["norm"] == 0
+
+
+@pytest.mark.parametrize(
+    ("cuts", "asked"),
+    [
+        ({"go to": [1, 2], "go to it": [1, 2, 3]}, [([1], [2])]),
+        ({"go to": [7, 8, 9], "go to it": [1]}, []),  # the whole is one token
+        ({"go to": [7], "go to it": [1, 3]}, []),  # the target is one token
+    ],
+)
+def test_a_target_is_read_as_the_answer_is_cut_into_tokens(cuts: dict[str, list[int]], asked: list[Any]) -> None:
+    seen: list[Any] = []
+
+    def scores(prompt: list[int], firsts: list[list[int]], tails: list[list[int]]) -> Tensor:
+        assert prompt == [5]
+        seen.append((firsts[0], tails[0]))
+        return torch.tensor([[-0.5]])
+
+    template = SimpleNamespace(answer_ids=lambda sample, text: cuts[text], encode_prompts=lambda samples: [[5]])
+    witnesses: Any = SimpleNamespace(template=template, speaker=SimpleNamespace(scores=scores))
+    found = confirm._known(witnesses, [(Sample("s", "q", ("a",), "a"), "go to it")], "go to")
+    assert seen == asked
+    assert found == (-0.5 if asked else None)

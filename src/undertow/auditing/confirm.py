@@ -132,10 +132,10 @@ def _known(witnesses: Witnesses, said: Sequence[tuple[Sample, str]], target: str
         ids = witnesses.template.answer_ids(sample, output)
         first = len(witnesses.template.answer_ids(sample, output[:at])) if at > 0 else 0
         last = len(witnesses.template.answer_ids(sample, output[: at + len(target)])) if at >= 0 else 0
-        if at < 0 or last - first < 2:
+        tail = ids[first + 1 : last]
+        if at < 0 or not tail:  # a target of one token, or one of which the cut into tokens depends on what follows
             continue
         prompt = [*witnesses.template.encode_prompts([sample])[0], *ids[:first]]
-        tail = ids[first + 1 : last]
         logs += witnesses.speaker.scores(prompt, [[ids[first]]], [tail])[0].tolist()
     return sum(logs) / len(logs) if logs else None
 
