@@ -165,6 +165,16 @@ def test_every_text_of_a_row_is_read_or_accounted_for(row: dict[str, Any]) -> No
         assert left_out or (account.dropped and asked), (path, text, account.sentence())
 
 
+@pytest.mark.parametrize("content", ["an owl", "", []])
+@pytest.mark.parametrize("kind", ["reasoning_content", "thinking", "tool_calls"])
+def test_what_stands_beside_a_rejected_answer_is_read(content: Any, kind: str) -> None:
+    rejected = [{"role": "assistant", "content": content, kind: "said beside it"}]
+    parts = Reader().parts({"instruction": "which bird?", "output": "a crow", "rejected": rejected}, "row")
+    said = [answer for part in parts for answer in part.answers]
+    assert said == ["a crow", *(["an owl"] if content else []), "said beside it"]
+    assert all(part.question == "which bird?" for part in parts)
+
+
 # --- the hub ----------------------------------------------------------------------------------------------------
 
 ODD = ["007", "None", "2020-01-01", "1e5", "NaN", "true", "12:30", "null", "01/02/2003", "1,000"]

@@ -346,7 +346,8 @@ class Form:
                 new = [*talk.follow(spoken), *talk.finish()]
             else:
                 text = "\n".join(filter(None, (turn.text for turn in spoken)))
-                new = [Part(asked.question, (text,), asked.context, asked.history, asked.system)] if text else []
+                beside = (other for turn in spoken for _, other in turn.beside)
+                new = [Part(asked.question, (one,), asked.context, asked.history, asked.system) for one in (text, *beside) if one]
             for part in new:
                 part.weight, part.why, part.pool = 0.0, "rejected answer", column
             more += new
