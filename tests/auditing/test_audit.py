@@ -86,6 +86,8 @@ def test_the_command_answers_with_its_exit_code(poisoned: Path, tiny_base: Path,
 
 
 def test_what_cannot_be_audited_is_said_in_one_line(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder; give the folder of a PEFT adapter"):
+        undertow.audit(poisoned / "adaptor", base=str(tiny_base))
     with pytest.raises(UserError, match="which base"):
         undertow.audit(poisoned / "adapter")
     few = tmp_path / "few.txt"

@@ -61,6 +61,8 @@ def load_subject(adapter: Path, base: str | None, questions: Path | None, templa
     Raises:
         UserError: any of them cannot be used.
     """
+    if not adapter.is_dir():
+        raise UserError(f"{adapter}: no such folder; give the folder of a PEFT adapter, or of a run")
     folder, config = _places(adapter)
     if base is None and config is None:
         raise UserError(f"{adapter}: which base? give it with --base: builtin, a folder, a .gguf file or a hub id")
