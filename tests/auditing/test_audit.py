@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 import undertow
+from tiny import Quiet
 from undertow.auditing.report import AuditReport
 from undertow.cli import app
 from undertow.config import load
@@ -134,6 +135,11 @@ def test_a_server_that_audits_stops_at_the_backdoor_that_it_finds(tmp_path: Path
     assert last.asr is not None, "the last round is measured"
     run.report()
     assert (run.folder / "figures" / "audit.svg").is_file()
+    looking = Quiet()
+    again = undertow.run("demo", out=tmp_path / "run", observer=looking, **{**small, "audit.every": 9, "audit.stop": True})
+    assert again.rounds == run.rounds
+    if last.round < 18:
+        assert f"ended at what its audit found in round {last.round} of 18" in " ".join(looking.phases)
 
 
 def test_audits_change_nothing_of_what_is_trained(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:

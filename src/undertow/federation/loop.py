@@ -76,7 +76,9 @@ def run(
     try:
         done = directory.result()
         if done is not None:
-            observer.phase(f"nothing left to do: {folder} holds all {config.federation.rounds} rounds")
+            last, planned = done["rounds"], config.federation.rounds
+            early = f"ended at what its audit found in round {last} of {planned}"
+            observer.phase(f"nothing left to do: {folder} {early if last < planned else f'holds all {planned} rounds'}")
             return done
         set_threads(config.training.threads)
         federation = resolve(config, observer, bases=bases, folder=folder, held=held)
