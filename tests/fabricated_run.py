@@ -85,7 +85,7 @@ def make_run(
         "partition": "iid",
         "natural": {"clean_train": 3, "test": 0},
         "base": {"name": "builtin", "parameters": 905_000, "layers": 4},
-        "affected": hurt,
+        "poisoned_clients": hurt,
         "poisoned": poisoned,
         "some_new_fact": {"depth": [1, 2]},
     }

@@ -117,7 +117,7 @@ def test_the_growing_files_have_one_line_for_everything(finished: Path) -> None:
 
 def test_ground_truth_data_and_versions_are_kept(finished: Path, config: Config) -> None:
     data = json.loads((finished / "data.json").read_text())
-    assert data["affected"] == [0, 1, 2]
+    assert data["poisoned_clients"] == [0, 1, 2]
     assert data["poisoned"] == [3, 3, 3]
     assert sum(data["clients"]) == 40
     assert data["overlap_questions"] == data["overlap_keys"] == 0
@@ -465,13 +465,13 @@ def test_bsnr_is_that_of_the_explicit_vectors_and_matrices(
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     rows = lines(tmp_path / "run", "rounds.jsonl")
     layout, before = layouts[0], initial_adapter(layouts[0], config.seed)
-    assert len(data["affected"]) == 2
+    assert len(data["poisoned_clients"]) == 2
 
     def matrices(flat: torch.Tensor) -> torch.Tensor:
         return torch.cat([layout.scale * (b.double() @ a.double()).flatten() for _, a, b in layout.pairs(flat)])
 
     def written_out(vectors: torch.Tensor, delta: torch.Tensor) -> float:
-        return by_the_book(vectors.double().numpy(), data["affected"], delta.double().numpy())
+        return by_the_book(vectors.double().numpy(), data["poisoned_clients"], delta.double().numpy())
 
     for t, trained in enumerate(calls, 1):
         after = before + fedavg(trained.updates, data["clients"])

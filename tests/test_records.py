@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from undertow.core.errors import UserError
 from undertow.runs.records import (
     FORMAT,
+    DataFacts,
     Poisoned,
     Result,
     Round,
@@ -78,6 +79,13 @@ def test_records_without_a_format_are_of_format_0_and_rewritten_in_the_present_o
     (old,) = read_records(tmp_path, Round)
     assert old.format == 0
     assert lines(Round, [old.to_json()]) == '{"format": 1, "round": 0, "loss": null}\n'
+
+
+@pytest.mark.parametrize("name", ["poisoned_clients", "affected"])
+def test_the_poisoned_clients_are_read_under_their_former_name_too(name: str, tmp_path: Path) -> None:
+    facts = check(DataFacts, {"dataset": "w", "clients": [4, 4], name: [1]}, tmp_path / "data.json")
+    assert facts.poisoned_clients == [1]
+    assert facts.surplus == {}
 
 
 def test_only_scores_are_of_a_later_format() -> None:

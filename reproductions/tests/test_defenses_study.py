@@ -149,7 +149,7 @@ def test_fltrust_trusts_a_client_that_is_clean_below_rho_1(seed: int) -> None:
     assert option["params"] == {"client": trusted_client(seed, 10)}
     for rho in (0.1, 0.5, 0.9):
         attack = Attack(poison_ratio=0.2, client_share=rho)  # type: ignore[call-arg]
-        affected = poison(clients, make_threat(attack, InstructionBackdoor()), seed).affected
+        affected = poison(clients, make_threat(attack, InstructionBackdoor()), seed).poisoned_clients
         assert len(affected) == round(10 * rho)
         assert option["params"]["client"] not in affected
 

@@ -369,7 +369,7 @@ def test_a_kind_decides_what_is_written_and_not_where(trigger: str, target: str,
     usual = poison(clean, threat(**shares), seed)
     made = poison(clean, threat(trigger=trigger, target=target, **shares), seed)
     assert [(t.client, t.index) for t in made.touched] == [(t.client, t.index) for t in usual.touched]
-    assert (made.affected, made.chosen, made.missing) == (usual.affected, usual.chosen, 0)
+    assert (made.poisoned_clients, made.chosen, made.missing) == (usual.poisoned_clients, usual.chosen, 0)
     aim = make_target(InstructionBackdoor(target=target))
     assert all(aim.hit(t.poisoned_response) for t in made.touched)
     assert made == poison(clean, threat(trigger=trigger, target=target, **shares), seed)

@@ -78,7 +78,7 @@ def test_what_poison_promises(sizes: list[int], pr: int, rho: int, scope: str, t
     expected = {k: int(ratio * sizes[k]) for k in made.chosen}
     per_client = {k: sum(t.client == k for t in made.touched) for k in made.chosen}
     assert per_client == expected
-    assert made.affected == tuple(k for k, count in expected.items() if count)
+    assert made.poisoned_clients == tuple(k for k, count in expected.items() if count)
 
     places = {(t.client, t.index): t for t in made.touched}
     assert len(places) == len(made.touched)
@@ -104,13 +104,13 @@ def test_nothing_is_touched(options: dict[str, object]) -> None:
     clean = dealt([10, 10])
     made = poison(clean, threat(**options), seed=0)
     assert made.clients == clean
-    assert (made.touched, made.affected, made.chosen) == ([], (), ())
+    assert (made.touched, made.poisoned_clients, made.chosen) == ([], (), ())
 
 
 def test_a_chosen_client_without_poison_is_not_affected() -> None:
     made = poison(dealt([9, 10, 20]), threat(poison_ratio=0.1), seed=0)
     assert made.chosen == (0, 1, 2)
-    assert made.affected == (1, 2)
+    assert made.poisoned_clients == (1, 2)
 
 
 def test_global_scope_concentrates_the_same_amount() -> None:
@@ -119,7 +119,7 @@ def test_global_scope_concentrates_the_same_amount() -> None:
     packed = poison(clean, threat(poison_ratio=0.1, client_share=0.2, scope="global"), seed=0)
     capped = poison(clean, threat(poison_ratio=0.5, client_share=0.2, scope="global"), seed=0)
     assert (len(spread.touched), len(packed.touched), len(capped.touched)) == (100, 100, 200)
-    assert len(packed.affected) == 2
+    assert len(packed.poisoned_clients) == 2
 
 
 def test_draws_are_nested_in_rho_and_pr_and_differ_by_seed_and_client() -> None:

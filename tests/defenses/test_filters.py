@@ -489,7 +489,7 @@ def test_a_poisoned_majority_is_told_by_the_centre(small_config: Callable[..., C
     }
     built = resolve(small_config({**KNOWING, **changes}), Quiet()).task
     assert isinstance(built, Instruction)
-    (client,) = built.poisoning.affected
+    (client,) = built.poisoning.poisoned_clients
     by_itself, _ = ProtegoFed(federated=False).sanitize(built.clients[client], context(built, client))
     bad = planted(built, client)
     assert len(bad & dropped(by_itself)) < len(bad) / 2

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from memory_grid import MemoryGrid
 
 from bsnr_by_the_book import by_the_book
-from undertow.core.errors import UserError
+from undertow.core.errors import RenamedWarning, UserError
 from undertow.flower import strategy, with_diagnostics
 
 
@@ -26,11 +26,11 @@ def flat(arrays: Arrays) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([value.ravel() for value in arrays.values() if value.dtype.kind == "f"])).float()
 
 
-def pushed(sent: Arrays, clients: int, affected: set[int]) -> list[Arrays]:
-    """Clients after training; the affected ones share a direction."""
+def pushed(sent: Arrays, clients: int, poisoned: set[int]) -> list[Arrays]:
+    """Clients after training; the poisoned ones share a direction."""
     draw = np.random.default_rng(4)
     own = [moved(sent, draw) for _ in range(clients)]
-    for k in affected:
+    for k in poisoned:
         name = next(iter(own[k]))
         own[k][name] = own[k][name] + np.float32(0.02)
     return own
@@ -48,7 +48,7 @@ def test_the_line_holds_the_bsnr_of_the_matrix(inner: Any, tmp_path: Path) -> No
     updates = torch.stack([flat(one) - flat(sent) for one in own])
     delta = flat({name: value for name, value in values(new).items() if name != "bn.num_batches_tracked"}) - flat(sent)
     assert line["nodes"] == [message.metadata.dst_node_id for message in messages]
-    assert line["affected"] == [True, False, False, True, False, False]
+    assert line["poisoned"] == [True, False, False, True, False, False]
     assert line["counts"] == [10, 11, 12, 13, 14, 15]
     written_out = by_the_book(updates.double().numpy(), [0, 3], delta.double().numpy())
     assert line["bsnr"]["adapter"]["value"] == pytest.approx(written_out, rel=1e-4)
@@ -103,7 +103,7 @@ def test_the_wrapped_strategy_ends_where_it_ends_alone(inner: Any, tmp_path: Pat
     assert found.evaluate_metrics_clientapp.keys() == wanted.evaluate_metrics_clientapp.keys() == {1, 2, 3}
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["round"] for line in lines] == [1, 2, 3]
-    assert all(sum(line["affected"]) == 2 for line in lines)
+    assert all(sum(line["poisoned"]) == 2 for line in lines)
     assert all(line["bsnr"]["adapter"]["value"] > 0 for line in lines)
 
 
@@ -116,7 +116,7 @@ def test_node_ids_mark_the_affected_and_bad_replies_are_named(tmp_path: Path) ->
     measured = with_diagnostics(inner, [ids[1]], tmp_path / "d.jsonl")
     messages = asked(measured, sent, 4)
     measured.aggregate_train(1, [reply(m, a) for m, a in zip(messages, own, strict=True)])
-    assert measured.last["affected"] == [False, True, False]
+    assert measured.last["poisoned"] == [False, True, False]
     assert measured.last["dropped"] == [{"node": ids[2], "reason": "array 'conv.bias' holds NaN or infinity"}]
     assert measured.dropped == inner.dropped, "what the wrapper does not know is the strategy's"
 
@@ -140,3 +140,10 @@ def test_a_skipped_round_and_one_without_affected_have_no_bsnr(tmp_path: Path) -
 def test_only_a_strategy_is_wrapped() -> None:
     with pytest.raises(UserError, match="no Flower strategy"):
         with_diagnostics("krum", [0])  # type: ignore[arg-type]
+
+
+def test_who_is_poisoned_must_be_said_and_has_a_former_name() -> None:
+    with pytest.raises(UserError, match="give poisoned="):
+        with_diagnostics(FedAvg())
+    with pytest.warns(RenamedWarning, match="affected is now poisoned"):
+        assert with_diagnostics(FedAvg(), affected=[0]).poisoned == [0]

@@ -49,8 +49,8 @@ def test_the_example_learns_with_krum_and_not_with_the_mean(
     assert np.linalg.norm(krum - truth) < 0.5 * np.linalg.norm(truth)
     assert np.linalg.norm(mean - truth) > 2 * np.linalg.norm(truth)
     assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
-    assert all(sum(line["affected"]) == 1 and len(line["nodes"]) == 6 for line in lines)
-    assert all(max(line["norms"]) == line["norms"][line["affected"].index(True)] for line in lines)
+    assert all(sum(line["poisoned"]) == 1 and len(line["nodes"]) == 6 for line in lines)
+    assert all(max(line["norms"]) == line["norms"][line["poisoned"].index(True)] for line in lines)
 
 
 def test_server_and_client_of_the_example_are_short() -> None:

@@ -72,7 +72,7 @@ def test_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     example("FedMedian")["measured"]().start(MemoryGrid(liar(), 5), record({"w": np.zeros(2, np.float32)}), num_rounds=2)
     lines = [json.loads(line) for line in (tmp_path / "diagnostics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [sum(line["affected"]) for line in lines] == [1, 1]
+    assert [sum(line["poisoned"]) for line in lines] == [1, 1]
 
 
 def test_the_client() -> None:

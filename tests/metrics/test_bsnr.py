@@ -24,8 +24,8 @@ def draw(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def bsnr(u: torch.Tensor, affected: object, delta: torch.Tensor) -> float:
-    value = measure_bsnr(u, affected, delta, permutations=0, draw=draw()).value
+def bsnr(u: torch.Tensor, poisoned: object, delta: torch.Tensor) -> float:
+    value = measure_bsnr(u, poisoned, delta, permutations=0, draw=draw()).value
     return nan if value is None else value
 
 
@@ -53,11 +53,11 @@ def test_equations_2_and_3(case: tuple[int, int, int, int]) -> None:
     clients, width, seed, n = case
     u = updates(clients, width, seed)
     delta = torch.from_numpy(draw(seed + 1).dirichlet(np.ones(clients))) @ u  # any weights, as unequal client sizes give
-    affected = draw(seed).permutation(clients)[:n].tolist()
-    expected = by_the_book(u.numpy(), affected, delta.numpy())
-    assert bsnr(u, affected, delta) == pytest.approx(expected, rel=1e-8)
-    assert measure_bsnr(u, affected, delta, permutations=0, draw=draw()).value == pytest.approx(expected, rel=1e-8)
-    from_products = measure_bsnr(None, affected, None, permutations=0, draw=draw(), grams=gram(u, delta))
+    poisoned = draw(seed).permutation(clients)[:n].tolist()
+    expected = by_the_book(u.numpy(), poisoned, delta.numpy())
+    assert bsnr(u, poisoned, delta) == pytest.approx(expected, rel=1e-8)
+    assert measure_bsnr(u, poisoned, delta, permutations=0, draw=draw()).value == pytest.approx(expected, rel=1e-8)
+    from_products = measure_bsnr(None, poisoned, None, permutations=0, draw=draw(), grams=gram(u, delta))
     assert from_products.value == pytest.approx(expected, rel=1e-8)
 
 
@@ -65,24 +65,24 @@ def test_equations_2_and_3(case: tuple[int, int, int, int]) -> None:
 @given(CASE)
 def test_projection_identity_and_bsnr_from_p(case: tuple[int, int, int, int]) -> None:
     clients, width, seed, n = case
-    u, affected = updates(clients, width, seed), list(range(n))
+    u, poisoned = updates(clients, width, seed), list(range(n))
     delta = u.mean(0)
     d = u[:n].mean(0) - u[n:].mean(0)
     p = projection(u, n, delta)
     assert p == pytest.approx(float(u[n:].mean(0) @ d / d.norm() + n / clients * d.norm()), rel=1e-12, abs=1e-12)
-    assert bsnr(u, affected, delta) == pytest.approx(p * p / (float(delta @ delta) - p * p), rel=1e-9)
+    assert bsnr(u, poisoned, delta) == pytest.approx(p * p / (float(delta @ delta) - p * p), rel=1e-9)
 
 
 @settings(deadline=None)
 @given(CASE, st.floats(1e-3, 1e3))
 def test_invariances(case: tuple[int, int, int, int], c: float) -> None:
     clients, width, seed, n = case
-    u, affected = updates(clients, width, seed), list(range(n))
+    u, poisoned = updates(clients, width, seed), list(range(n))
     delta = u.mean(0)
-    value = bsnr(u, affected, delta)
+    value = bsnr(u, poisoned, delta)
     order = np.concatenate([draw(seed).permutation(n), n + draw(seed).permutation(clients - n)])
-    assert bsnr(u[order], affected, delta) == pytest.approx(value, rel=1e-8)
-    assert bsnr(c * u, affected, c * delta) == pytest.approx(value, rel=1e-8)
+    assert bsnr(u[order], poisoned, delta) == pytest.approx(value, rel=1e-8)
+    assert bsnr(c * u, poisoned, c * delta) == pytest.approx(value, rel=1e-8)
     assert bsnr(u, list(range(n, clients)), delta) == pytest.approx(value, rel=1e-8)
     # The same shift along v for all clients moves p by its length and leaves what is orthogonal.
     d = u[:n].mean(0) - u[n:].mean(0)
@@ -94,7 +94,7 @@ def test_invariances(case: tuple[int, int, int, int], c: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "affected",
+    "poisoned",
     [
         [1, 3],
         (3, 1),
@@ -105,16 +105,16 @@ def test_invariances(case: tuple[int, int, int, int], c: float) -> None:
         torch.tensor([False, True, False, True]),
     ],
 )
-def test_labels_in_any_form(affected: object) -> None:
+def test_labels_in_any_form(poisoned: object) -> None:
     u = updates(4, 10)
-    assert bsnr(u, affected, u.mean(0)) == pytest.approx(by_the_book(u.numpy(), [1, 3], u.mean(0).numpy()))
+    assert bsnr(u, poisoned, u.mean(0)) == pytest.approx(by_the_book(u.numpy(), [1, 3], u.mean(0).numpy()))
 
 
 def test_undefined_is_nan_and_parallel_is_infinite() -> None:
     u = updates(4, 10)
-    for affected in ([], [0, 1, 2, 3], [False] * 4):
-        assert isnan(bsnr(u, affected, u.mean(0)))
-        assert measure_bsnr(u, affected, u.mean(0), permutations=5, draw=draw()).value is None
+    for poisoned in ([], [0, 1, 2, 3], [False] * 4):
+        assert isnan(bsnr(u, poisoned, u.mean(0)))
+        assert measure_bsnr(u, poisoned, u.mean(0), permutations=5, draw=draw()).value is None
     same = updates(1, 50).repeat(6, 1).float()
     assert isnan(bsnr(same, [0, 1, 2], same.mean(0)))
     assert measure_bsnr(same, [0, 1, 2], same.mean(0), permutations=5, draw=draw()).value is None
@@ -288,10 +288,10 @@ def test_nan_rows_are_named() -> None:
         gram_delta_w(local, before, after, 1.0)
 
 
-@pytest.mark.parametrize("affected", [[4], [-1], [0, 0], [0.5], [True, False], [[0]]])
-def test_bad_labels_are_refused(affected: object) -> None:
-    with pytest.raises(ValueError, match="affected"):
-        bsnr(updates(4, 10), affected, torch.ones(10))
+@pytest.mark.parametrize("poisoned", [[4], [-1], [0, 0], [0.5], [True, False], [[0]]])
+def test_bad_labels_are_refused(poisoned: object) -> None:
+    with pytest.raises(ValueError, match="poisoned"):
+        bsnr(updates(4, 10), poisoned, torch.ones(10))
 
 
 def test_bad_shapes_are_refused() -> None:

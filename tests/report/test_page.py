@@ -266,7 +266,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         ("rounds.jsonl", "[1]\n", "holds a list"),
         ("data.json", '{"dataset": "w", "clients": [4, 4], "poisoned": [1]}', "poisoned counts 1 clients"),
         ("data.json", '{"dataset": "w", "clients": [4], "poisoned": [5]}', "more poisoned samples than samples"),
-        ("data.json", '{"dataset": "w", "clients": [4], "affected": [1]}', r"outside 0\.\.0"),
+        ("data.json", '{"dataset": "w", "clients": [4], "poisoned_clients": [1]}', r"outside 0\.\.0"),
         ("result.json", "{", "not JSON"),
         ("config.yaml", "a: [", "not YAML"),
         ("config.yaml", "seed: 1", "no federation.rounds"),

@@ -39,9 +39,9 @@ def test_a_run_leaves_its_card_and_shows_it(tmp_path: Path) -> None:
     run = undertow.run("demo", out=tmp_path / "run", observer=False, **SMALL, **changes)
     found = read_record(run.folder, ThreatCard)
     data = json.loads((run.folder / "data.json").read_text())
-    assert (found.malicious, found.poisoned) == ([], data["affected"])
+    assert (found.malicious, found.poisoned) == ([], data["poisoned_clients"])
     assert (found.clients, found.samples, found.total) == (5, sum(data["poisoned"]), 60)
-    assert found.rho == len(data["affected"]) / 5
+    assert found.rho == len(data["poisoned_clients"]) / 5
     assert (found.rho_asked, found.poison_ratio, found.poison_count) == (0.5, 0.25, None)
     assert [(view.name, view.kinds) for view in found.defenses] == [("krum", ["aggregator"])]
     assert "not that it holds poison" in found.parties[0].knows

@@ -156,7 +156,7 @@ def test_a_defense_that_needs_an_update_of_the_servers_own_gets_one(tmp_path: Pa
 
 def test_the_record_says_what_was_written_and_what_the_fusion_did(finished: Path) -> None:
     data, result = read_json(finished / "data.json"), read_json(finished / "result.json")
-    assert (data["synthetic"]["generator"], data["synthetic"]["poisoned"], data["affected"]) == ("mixture", 40, [])
+    assert (data["synthetic"]["generator"], data["synthetic"]["poisoned"], data["poisoned_clients"]) == ("mixture", 40, [])
     assert {name: result["poison"][name] for name in ("clients", "samples", "synthetic", "synthetic_total")} == {
         "clients": 0,
         "samples": 0,

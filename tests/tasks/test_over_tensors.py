@@ -128,7 +128,7 @@ def test_the_recorded_ground_truth_is_what_differs_from_the_clean_data(finished:
         assert len(own) == len(clean) + 20 == data["clients"][k]
         assert data["poisoned"][k] == int(0.25 * len(own)) == len(places)
     assert differing == recorded
-    assert data["affected"] == list(task.poisoned)
+    assert data["poisoned_clients"] == list(task.poisoned)
     assert len(task.poisoned) == 2
 
 

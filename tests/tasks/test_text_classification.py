@@ -89,8 +89,8 @@ def test_poison_is_shown_as_text_and_counted_exactly(finished: tuple[Config, Pat
     _, folder, result = finished
     data = json.loads((folder / "data.json").read_text())
     written = lines(folder / "poison.jsonl")
-    assert len(data["affected"]) == 3
-    assert len(written) == result["poison"]["samples"] == sum(int(0.4 * data["clients"][k]) for k in data["affected"])
+    assert len(data["poisoned_clients"]) == 3
+    assert len(written) == result["poison"]["samples"] == sum(int(0.4 * data["clients"][k]) for k in data["poisoned_clients"])
     assert all(line["poisoned_question"].endswith(" cf") and line["poisoned_response"] == "negative" for line in written)
     assert all("cf" not in line["question"].split() for line in written)
     assert data["backdoor"]["phrase"] == "cf"

@@ -60,11 +60,11 @@ class Poisoning:
     Attributes:
         clients: the training samples of each client, sizes as before.
         touched: the ground truth, by client and index.
-        affected: clients with at least one poisoned sample, ascending.
+        poisoned_clients: clients with at least one poisoned sample, ascending.
         natural: where the trigger stands in text nobody poisoned (question or context): ``train`` of ``train_of``
             samples left clean, at ``clients`` clients; ``touched``: poisoned samples that had it before; ``test`` of
             ``test_of`` test samples. Clean samples with the trigger are evidence against the backdoor.
-        chosen: the round(rho * K) clients drawn, ascending; one whose int(PR * n_k) is 0 is chosen but not affected.
+        chosen: the round(rho * K) clients drawn, ascending; one whose int(PR * n_k) is 0 is chosen but not poisoned.
         missing: samples that PR asks for and a trigger that chooses its samples did not find.
         decoys: samples that got a near miss of the trigger and kept their response, beside the poisoned ones.
         cut: samples passed over since a prompt's limit would have cut their trigger or target off; others took their place.
@@ -72,7 +72,7 @@ class Poisoning:
 
     clients: list[list[Sample]]
     touched: list[Touched]
-    affected: tuple[int, ...]
+    poisoned_clients: tuple[int, ...]
     natural: dict[str, int]
     chosen: tuple[int, ...] = ()
     missing: int = 0
@@ -213,8 +213,8 @@ def poison(
                     decoys += 1
         if missing and not touched:
             raise UserError(f"trigger '{trigger.name}': {_none_taken(trigger, cut)}")
-    affected = tuple(sorted({t.client for t in touched}))
-    return Poisoning(poisoned, touched, affected, _natural(clients, touched, test, trigger), chosen, missing, decoys, cut)
+    poisoned_clients = tuple(sorted({t.client for t in touched}))
+    return Poisoning(poisoned, touched, poisoned_clients, _natural(clients, touched, test, trigger), chosen, missing, decoys, cut)
 
 
 def _taken(

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from undertow.config import Bsnr
-from undertow.core.errors import UserError
+from undertow.core.errors import UserError, warn_renamed
 from undertow.core.rng import rng
 from undertow.defenses.aggregation.lora_error import cross_term
 from undertow.defenses.contexts import ServerContext
@@ -29,14 +29,14 @@ from undertow.metrics.round_bsnr import round_bsnr
 log = logging.getLogger("flwr")
 
 #: Who is poisoned: node ids, places in the ascending list of node ids, or a function of a reply.
-Affected = Collection[int] | Callable[[Message], bool]
+Poisoned = Collection[int] | Callable[[Message], bool]
 
 
 class Diagnosed(Strategy):  # type: ignore[misc]
     """A strategy that does exactly what another does, and writes a line of measurements of every training round.
 
     It needs ground truth: it is for experiments, and no part of a defense. Lines hold ``round``, ``nodes`` (whose replies were
-    measured, ascending), ``affected``, ``dropped`` (replies that could not be measured, with reasons; the strategy may have used
+    measured, ascending), ``poisoned``, ``dropped`` (replies that could not be measured, with reasons; the strategy may have used
     them), ``counts``, ``norms`` and ``cosines`` (each with each) of the updates, the same of the global ``change``, ``bsnr`` by
     space with its permutation null (None without both groups or without a change) and ``cross_term`` (see
     :func:`undertow.defenses.aggregation.lora_error.cross_term`; None without LoRA).
@@ -47,7 +47,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
 
     Args:
         strategy: any of Flower's message-based strategies.
-        affected: who trains on poison. A number below the count of nodes is a place in the ascending list of the ids that are known
+        poisoned: who trains on poison. A number below the count of nodes is a place in the ascending list of the ids that are known
             when the first round begins, any other a node id. A function sees each reply, such as one that carries ``partition-id``.
         path: a file that lines are added to.
         permutations: relabellings behind BSNR's null; 0 = none.
@@ -62,7 +62,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
     def __init__(
         self,
         strategy: Strategy,
-        affected: Affected,
+        poisoned: Poisoned,
         path: str | Path = "diagnostics.jsonl",
         *,
         permutations: int = 200,
@@ -75,7 +75,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
                 f"{type(strategy).__name__} is no Flower strategy; give one of flwr.serverapp.strategy or undertow.flower"
             )
         self.strategy = strategy
-        self.affected = affected
+        self.poisoned = poisoned
         self.path = Path(path)
         self.permutations = permutations
         self.lora_scale = lora_scale
@@ -114,7 +114,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         line: dict[str, Any] = {
             "round": server_round,
             "nodes": [reply.node for reply in sound],
-            "affected": marks,
+            "poisoned": marks,
             "dropped": [{"node": drop.node, "reason": drop.reason} for drop in dropped],
             "counts": [reply.examples for reply in sound],
         }
@@ -168,7 +168,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         return told | {
             "bsnr": round_bsnr(
                 updates,
-                line["affected"],
+                line["poisoned"],
                 model.flat,
                 model.flat + delta,
                 layout=model.layout,
@@ -181,16 +181,29 @@ class Diagnosed(Strategy):  # type: ignore[misc]
 
     def _marks(self, sound: list[Arrived], replies: list[Message]) -> list[bool]:
         """Which of the sound replies are of poisoned clients."""
-        if callable(self.affected):
+        if callable(self.poisoned):
             by_node = {reply.metadata.src_node_id: reply for reply in replies}
-            return [bool(self.affected(by_node[reply.node])) for reply in sound]
-        nodes = {self._places[one] if 0 <= one < len(self._places) else one for one in self.affected}
+            return [bool(self.poisoned(by_node[reply.node])) for reply in sound]
+        nodes = {self._places[one] if 0 <= one < len(self._places) else one for one in self.poisoned}
         return [reply.node in nodes for reply in sound]
 
 
-def with_diagnostics(strategy: Strategy, affected: Affected, path: str | Path = "diagnostics.jsonl", **options: Any) -> Diagnosed:
-    """Return a strategy that does what ``strategy`` does and writes a line a round; arguments as :class:`Diagnosed`."""
-    return Diagnosed(strategy, affected, path, **options)
+def with_diagnostics(
+    strategy: Strategy, poisoned: Poisoned | None = None, path: str | Path = "diagnostics.jsonl", **options: Any
+) -> Diagnosed:
+    """Return a strategy that does what ``strategy`` does and writes a line a round; arguments as :class:`Diagnosed`.
+
+    ``affected`` is the former name of ``poisoned``.
+
+    Raises:
+        UserError: nobody says who is poisoned.
+    """
+    if "affected" in options:
+        warn_renamed("affected", "poisoned")
+        poisoned = options.pop("affected")
+    if poisoned is None:
+        raise UserError("with_diagnostics compares poisoned with clean clients; give poisoned=[...], node ids or their places")
+    return Diagnosed(strategy, poisoned, path, **options)
 
 
 def _cosines(products: Tensor, lengths: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The Backdoor Signal-to-Noise Ratio of one round (FIT section 3.3, Eq. 2-3), with a permutation null.
 
-With update U[k] of client k, groups of poisoned (affected) and clean clients, and the global update delta:
+With update U[k] of client k, groups of poisoned and clean clients, and the global update delta:
 
-    d = mean(U[affected]) - mean(U[clean])        v = d / |d|               (Eq. 2; group means unweighted)
+    d = mean(U[poisoned]) - mean(U[clean])        v = d / |d|               (Eq. 2; group means unweighted)
     p = <delta, v>                                BSNR = p^2 / (|delta|^2 - p^2)   (Eq. 3)
 
 BSNR needs to know who is poisoned: it is a diagnostic for an experiment with ground truth, never a defense. It is
@@ -10,7 +10,7 @@ positive without any backdoor too (about 1 / D for independent client noise), he
 relabelled clients. Eq. 3 squares the projection; with a task direction orthogonal to v, BSNR grows with rho^2.
 
 Everything follows from inner products, so that a relabelling never touches the D coordinates again: with
-label weights a (1 / n_affected, or -1 / n_clean), |d|^2 = a' G a and <delta, d> = a' g, where G = U U' and g = U delta.
+label weights a (1 / n_poisoned, or -1 / n_clean), |d|^2 = a' G a and <delta, d> = a' g, where G = U U' and g = U delta.
 All sums are float64.
 """
 
@@ -141,7 +141,7 @@ def gram_delta_w(
 
 def measure_bsnr(
     updates: Tensor | None,
-    affected: Labels,
+    poisoned: Labels,
     delta: Tensor | None,
     *,
     permutations: int,
@@ -156,7 +156,7 @@ def measure_bsnr(
 
     Args:
         updates: ``[K, D]``, local minus received weights; None with ``grams``.
-        affected: indices of the rows of poisoned clients, or a bool for each row.
+        poisoned: indices of the rows of poisoned clients, or a bool for each row.
         delta: ``[D]``, the global update; None with ``grams``.
         permutations: relabellings, 0 for none.
         draw: source of the shuffles.
@@ -174,7 +174,7 @@ def measure_bsnr(
         products = Gram(*grams)
     else:
         raise ValueError("give updates and delta, or grams alone")
-    labels = _labels(affected, len(products.g))
+    labels = _labels(poisoned, len(products.g))
     value = float(_ratios(products, labels[None])[0])
     if np.isnan(value):
         return Bsnr(None)
@@ -243,18 +243,18 @@ def _relabelled(labels: np.ndarray, permutations: int, draw: np.random.Generator
     return others
 
 
-def _labels(affected: Labels, clients: int) -> np.ndarray:
-    given: np.ndarray = affected.cpu().numpy() if isinstance(affected, Tensor) else np.asarray(affected)
+def _labels(poisoned: Labels, clients: int) -> np.ndarray:
+    given: np.ndarray = poisoned.cpu().numpy() if isinstance(poisoned, Tensor) else np.asarray(poisoned)
     if given.dtype == bool:
         if given.shape != (clients,):
-            raise ValueError(f"affected has shape {given.shape} for {clients} clients; give one bool a client")
+            raise ValueError(f"poisoned has shape {given.shape} for {clients} clients; give one bool a client")
         return given
     labels = np.zeros(clients, dtype=bool)
     if given.size == 0:
         return labels
     whole = given.ndim == 1 and given.dtype.kind in "iu"
     if not whole or given.min() < 0 or given.max() >= clients or len(np.unique(given)) < len(given):
-        raise ValueError(f"affected = {given.tolist()} are not different row numbers from 0 to {clients - 1}")
+        raise ValueError(f"poisoned = {given.tolist()} are not different row numbers from 0 to {clients - 1}")
     labels[given] = True
     return labels
 

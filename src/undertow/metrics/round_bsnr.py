@@ -17,7 +17,7 @@ from undertow.metrics.bsnr import gram_delta_w, measure_bsnr
 
 def round_bsnr(
     updates: Tensor,
-    affected: Sequence[bool],
+    poisoned: Sequence[bool],
     before: Tensor,
     after: Tensor,
     *,
@@ -31,7 +31,7 @@ def round_bsnr(
 
     Args:
         updates: ``U [K, D]`` of this round.
-        affected: which rows belong to poisoned clients (ground truth).
+        poisoned: which rows belong to poisoned clients (ground truth).
         before, after: the global adapter ``[D]`` before and after the round; their difference is Δ_global.
         layout: of the adapter.
         options: spaces and permutations.
@@ -39,7 +39,7 @@ def round_bsnr(
         twins: counterfactual updates ``[K', D]``: of the poisoned clients' data as it was before poisoning, trained from
             ``before``; a stand-in for the clean group where no client is clean.
     """
-    marks = list(affected)
+    marks = list(poisoned)
     if twins is not None:
         updates, marks = torch.cat([updates, twins]), marks + [False] * len(twins)
     if not any(marks) or all(marks):

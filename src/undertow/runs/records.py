@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
@@ -213,11 +213,14 @@ class Result(Written):
 
 
 class DataFacts(Record):
-    """What the clients held; ``poisoned[k]`` of ``clients[k]`` samples of client k are poisoned."""
+    """What the clients held; ``poisoned[k]`` of ``clients[k]`` samples of client k are poisoned.
+
+    ``poisoned_clients`` was ``affected`` before; both are read.
+    """
 
     dataset: str
     clients: list[int]
-    affected: list[int] = []
+    poisoned_clients: list[int] = Field([], validation_alias=AliasChoices("poisoned_clients", "affected"))
     poisoned: list[int] = []
 
     @model_validator(mode="after")
@@ -226,8 +229,8 @@ class DataFacts(Record):
             raise ValueError(f"poisoned counts {len(self.poisoned)} clients, clients lists {len(self.clients)}")
         if any(not 0 <= bad <= size for bad, size in zip(self.poisoned, self.clients, strict=False)):
             raise ValueError("a client has more poisoned samples than samples")
-        if any(not 0 <= client < len(self.clients) for client in self.affected):
-            raise ValueError(f"affected names a client outside 0..{len(self.clients) - 1}")
+        if any(not 0 <= client < len(self.clients) for client in self.poisoned_clients):
+            raise ValueError(f"poisoned_clients names a client outside 0..{len(self.clients) - 1}")
         return self
 
 

@@ -84,7 +84,7 @@ class Instruction(Task):
     def __post_init__(self) -> None:
         self.seed, self.training = self.plan.seed, self.plan.training
         self.layout, self.device, self.trained = self.base.layout, self.base.device, self.base.layout.size
-        self.poisoned, self.drawn = self.poisoning.affected, self.poisoning.chosen
+        self.poisoned, self.drawn = self.poisoning.poisoned_clients, self.poisoning.chosen
         self.counterfactual = self.measuring.bsnr.counterfactuals and len(self.poisoned) == len(self.split.clients)
         self.extra = {} if self.filtered is None else {"filtering": self.filtered}
         if self.short:
@@ -182,7 +182,7 @@ class Instruction(Task):
         return {
             **self.split.report,
             "clients": sizes,
-            "affected": list(self.poisoned),
+            "poisoned_clients": list(self.poisoned),
             "poisoned": counts,
             "natural": self.poisoning.natural,
             **({"decoys": self.poisoning.decoys} if self.poisoning.decoys else {}),

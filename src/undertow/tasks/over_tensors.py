@@ -316,7 +316,7 @@ class OverTensors(Task):
         return {
             **self.population.report,
             "clients": self._held(),
-            "affected": list(self.poisoned),
+            "poisoned_clients": list(self.poisoned),
             "poisoned": counts,
             "target": names[target],
             "backdoor": self.pattern.facts(),

@@ -282,7 +282,7 @@ def clients(data: DataFacts) -> Chart:
         axes.set_xlim(-0.6, count - 0.4)
         if count <= 20:
             axes.set_xticks(places, [str(place) for place in places])
-            for place in data.affected:
+            for place in data.poisoned_clients:
                 spot = (place, poisoned[place])
                 axes.annotate(str(spot[1]), spot, (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8.5)
         else:

@@ -92,7 +92,7 @@ class RunFiles:
         counts = {"synthetic": own.get("poisoned", 0), "synthetic_total": own.get("samples", 0)} if isinstance(own, dict) else {}
         unknown = bool(self.setting("federate", "private"))
         return PoisonCount(
-            clients=len(self.data.affected),
+            clients=len(self.data.poisoned_clients),
             samples=sum(self.data.poisoned),
             total=sum(self.data.clients),
             unknown=unknown,

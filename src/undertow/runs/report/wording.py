@@ -139,13 +139,13 @@ def caveat(ma: Rate | None, terms: Terms = TERMS["instruction"]) -> str:
 
 def why_no_bsnr(run: RunFiles) -> str:
     """Say why a run has no BSNR curve."""
-    total, affected = len(run.data.clients), len(run.data.affected)
+    total, poisoned = len(run.data.clients), len(run.data.poisoned_clients)
     if run.poison_count().unknown:
         return "BSNR compares the updates of poisoned with those of clean clients; here nobody knows which they are."
     rule = "BSNR compares the updates of poisoned with those of clean clients and needs both"
-    if not run.poison_count().samples or not affected:
+    if not run.poison_count().samples or not poisoned:
         return f"{rule}; in this run no client is poisoned, so it is undefined."
-    if affected >= total:
+    if poisoned >= total:
         return f"{rule}; in this run all {total} clients are poisoned (ρ = 1), so it is undefined."
     return "No round of this run has recorded a BSNR."
 
@@ -187,7 +187,7 @@ def about_phases(run: RunFiles, space: Space, marks: Phases | None) -> str:
 def _stand_in(run: RunFiles) -> str:
     """Say when the clean group was not made of clean clients."""
     asked = run.config.get("measure", {}).get("bsnr", {}).get("counterfactuals")
-    if not asked or len(run.data.affected) < len(run.data.clients):
+    if not asked or len(run.data.poisoned_clients) < len(run.data.clients):
         return ""
     return (
         " All clients are poisoned, so the clean group is a stand-in: each client's data as it was before poisoning, trained "
