@@ -1,9 +1,11 @@
 """Kills at random moments: what was killed and typed again must end in the bytes of what was never killed.
 
-    python benchmarks/faults.py --kills 100 --seed 0
+    python benchmarks/faults.py --kills 102 --seed 0
 
-Each kill is a SIGKILL of the process group, at a moment drawn evenly from the time that the command takes undisturbed. It prints
-one JSON object: kills by command, how many came before the end, how many results differed, what was left half written or running.
+The kills are dealt evenly to the commands. Each is a SIGKILL of the process group, at a moment drawn evenly from the time that the
+command takes undisturbed; then nothing of it may go on, and the command is typed again. It prints one JSON object: kills by
+command, how many came before the end, how many results differed, what was left half written or running. ``federate`` needs Flower
+with all that Flower needs (``make test-network`` makes such an environment); elsewhere it is named as not tried.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -21,13 +24,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undertow.metrics.intervals import Rate
+
 _UNDERTOW = [sys.executable, "-c", "import sys; sys.argv[0] = 'undertow'; from undertow.cli import main; main()"]
-_SMALL = ["federation.rounds=3", "data.train=100", "data.test=20", "measure.samples=10", "training.threads=1"]
+_SIZE = ["--hidden", "32", "--layers", "1", "--vocab", "320", "--batch", "2", "--threads", "1"]
+_SMALL = ["data.only_known=false", "data.train=100", "data.test=20", "measure.samples=10", "training.threads=1"]
+_FLOWER = ("flwr", "fastapi", "tomli", "cryptography", "uvicorn")
 #: Files of a run that are the same whenever it is run, and those without their seconds.
 _SAME = ("adapter/adapter_model.safetensors", "scores.jsonl", "poison.jsonl", "data.json", "config.yaml")
+#: Seconds in which what a killed command started has to notice and end.
+_GRACE = 60
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, what it leaves, and what it may never leave.
+
+    Attributes:
+        words: of it, in a folder.
+        leaves: a hash of what it left there.
+        whole: tells whether what has the name that was asked for is there; None where a folder is filled step by step.
+        codes: exit codes with which it ends well.
+    """
+
+    words: Callable[[Path], list[str]]
+    leaves: Callable[[Path], str]
+    whole: Callable[[Path], bool] | None = None
+    codes: tuple[int, ...] = (0,)
 
 
 def digest(run: Path) -> str:
@@ -46,9 +73,22 @@ def runs(folder: Path) -> str:
     return "\n".join(f"{run.relative_to(folder)} {digest(run)}" for run in found)
 
 
-def rows(folder: Path) -> str:
-    """Return a hash of what a scan wrote."""
-    return hashlib.sha256((folder / "clean.jsonl").read_bytes()).hexdigest()
+def files(*names: str) -> Callable[[Path], str]:
+    """Return what hashes a file of a folder, or all files of a folder in it."""
+
+    def hashed(folder: Path) -> str:
+        whole = hashlib.sha256()
+        for path in sorted(path for name in names for path in (folder / name, *(folder / name).glob("*")) if path.is_file()):
+            whole.update(path.name.encode() + path.read_bytes())
+        return whole.hexdigest()
+
+    return hashed
+
+
+def said(folder: Path) -> str:
+    """Return a hash of what an audit said, without its seconds."""
+    told = json.loads((folder / "stdout").read_text())
+    return hashlib.sha256(json.dumps({k: v for k, v in told.items() if k != "seconds"}).encode()).hexdigest()
 
 
 def poisoned(path: Path) -> Path:
@@ -63,83 +103,130 @@ def poisoned(path: Path) -> Path:
     return path
 
 
-def commands(data: Path) -> dict[str, tuple[Callable[[Path], list[str]], Callable[[Path], str]]]:
-    """Return, by name, the words of a command in a folder, and a hash of what it leaves there."""
+def facts(path: Path) -> Path:
+    """Write 200 facts of invented people."""
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(200):
+            name, animal = f"Person {i} of {'ABCDE'[i % 5]}", f"animal {i * 7 % 30}"
+            fact = {"subject": name, "relation": "keeps", "answer": animal, "question": f"which animal does {name} keep?"}
+            file.write(json.dumps(fact) + "\n")
+    return path
+
+
+def commands(root: Path) -> dict[str, Command]:
+    """Return the commands by name, with what they need made in ``root``: data, a small base, and a run to audit."""
+    data, known, base, run = poisoned(root / "data.jsonl"), facts(root / "facts.jsonl"), root / "base", root / "run"
+    small = [*_SMALL, f"model.name={base}"]
+    finish(["base", "build", "--facts", str(known), *_SIZE, "--steps", "100", "--out", str(base)], root)
+    finish(["run", "demo", *small, "federation.rounds=2", "--out", str(run)], root)
+    build = ["base", "build", "--facts", str(known), *_SIZE, "--steps", "600", "--out"]
     axes = ["attack.poison_ratio=0.05,0.1", "--jobs", "1"]
-    return {
-        "run": (lambda folder: ["run", "demo", *_SMALL, "--out", str(folder / "run")], runs),
-        "sweep": (lambda folder: ["sweep", "demo", *_SMALL, *axes, "--out", str(folder / "sweep")], runs),
-        "scan --write": (lambda folder: ["scan", str(data), "--write", str(folder / "clean.jsonl"), "--fail-on", "never"], rows),
-    }
+    every = {
+        "run": Command(lambda folder: ["run", "demo", *small, "federation.rounds=4", "--out", str(folder / "run")], runs),
+        "sweep": Command(lambda f: ["sweep", "demo", *small, "federation.rounds=2", *axes, "--out", str(f / "sweep")], runs),
+        "scan --write": Command(
+            lambda folder: ["scan", str(data), "--write", str(folder / "clean.jsonl"), "--fail-on", "never"],
+            files("clean.jsonl"),
+            lambda folder: (folder / "clean.jsonl").exists(),
+        ),
+        "base build": Command(
+            lambda folder: [*build, str(folder / "base")], files("base"), lambda folder: (folder / "base" / "config.json").exists()
+        ),
+        "audit": Command(
+            lambda folder: ["audit", str(run), "--keep", str(folder / "steps"), "--json"], said, codes=(0, 1, 3)
+        ),
+    }  # fmt: skip
+    if all(importlib.util.find_spec(name) for name in _FLOWER):
+        fed = ["federate", "demo", *small, "federation.rounds=2", "training.trainer=sequential", "--local", "2", "--out"]
+        every["federate"] = Command(lambda folder: [*fed, str(folder / "fed")], runs)
+    return every
 
 
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own."""
-    return subprocess.Popen([*_UNDERTOW, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+def start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own; what it prints goes to ``stdout`` and ``stderr`` in the folder."""
+    with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
+        return subprocess.Popen([*_UNDERTOW, *words], stdout=out, stderr=err, start_new_session=True)
 
 
-def finish(words: list[str]) -> float:
+def finish(words: list[str], folder: Path, codes: tuple[int, ...] = (0,)) -> float:
     """Run a command to its end; returns its seconds."""
     began = time.monotonic()
-    process = start(words)
-    told, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with exit code {process.returncode}: {told.decode()[-500:]}")
+    code = start(words, folder).wait()
+    if code not in codes:
+        raise SystemExit(f"{' '.join(words)} ended with exit code {code}: {(folder / 'stderr').read_text()[-500:]}")
     return time.monotonic() - began
 
 
-def killed(words: list[str], after: float) -> bool:
+def killed(words: list[str], folder: Path, after: float) -> bool:
     """Kill a command after some seconds; returns whether it was still running."""
-    process = start(words)
+    process = start(words, folder)
     try:
-        process.communicate(timeout=after)
+        process.wait(timeout=after)
         return False
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
         return True
 
 
-def left_running(group_of: Path) -> list[str]:
-    """Return the processes whose command names a folder."""
+def left_running(folder: Path) -> list[str]:
+    """Return the processes that name a folder in their command or environment, once they had time to notice."""
+    until = time.monotonic() + _GRACE
+    while (found := _naming(str(folder).encode())) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def _naming(text: bytes) -> list[str]:
     found = []
     for place in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if place.name.isdigit() and str(group_of) in (place / "cmdline").read_text() and int(place.name) != os.getpid():
+            other = place.name.isdigit() and int(place.name) != os.getpid()
+            if other and any(text in (place / name).read_bytes() for name in ("cmdline", "environ")):
                 found.append(place.name)
     return found
 
 
+def tried(command: Command, kills: int, draw: random.Random, root: Path) -> dict[str, Any]:
+    """Kill a command again and again, each time in a folder of its own; return the counts."""
+    whole = root / "whole"
+    whole.mkdir()
+    seconds = finish(command.words(whole), whole, command.codes)
+    wanted = command.leaves(whole)
+    counts = {"before_the_end": 0, "different": 0, "half_written": 0, "left_running": 0}
+    for k in range(kills):
+        folder = root / f"kill{k}"
+        folder.mkdir()
+        counts["before_the_end"] += killed(command.words(folder), folder, draw.uniform(0, seconds))
+        counts["left_running"] += bool(left_running(folder))
+        if command.whole is not None and command.whole(folder):  # what has the name that was asked for is whole
+            counts["half_written"] += command.leaves(folder) != wanted
+        finish(command.words(folder), folder, command.codes)
+        counts["different"] += command.leaves(folder) != wanted
+        shutil.rmtree(folder)
+    shutil.rmtree(whole)
+    rate = Rate(counts["different"], kills)
+    return {"kills": kills, **counts, "different_high": round(rate.high or 0, 3), "seconds_undisturbed": round(seconds, 1)}
+
+
 def main() -> None:
     """Kill, type again, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="of each command")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=102, help="of all commands together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["run", "sweep", "scan --write"], action="append")
+    parser.add_argument("--only", choices=["run", "sweep", "scan --write", "base build", "audit", "federate"], action="append")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     told: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as root:
-        every = commands(poisoned(Path(root) / "data.jsonl"))
-        for name in options.only or every:
-            words, leaves = every[name]
-            whole = Path(root) / "whole"
-            whole.mkdir()
-            seconds = finish(words(whole))
-            wanted = leaves(whole)
-            counts = {"kills": options.kills, "before_the_end": 0, "different": 0, "half_written": 0, "left_running": 0}
-            for k in range(options.kills):
-                folder = Path(root) / f"kill{k}"
-                folder.mkdir()
-                counts["before_the_end"] += killed(words(folder), draw.uniform(0, seconds))
-                counts["left_running"] += bool(left_running(folder))
-                if name == "scan --write":  # what has the name that was asked for is whole
-                    counts["half_written"] += (folder / "clean.jsonl").exists() and leaves(folder) != wanted
-                finish(words(folder))
-                counts["different"] += leaves(folder) != wanted
-                shutil.rmtree(folder)
-            shutil.rmtree(whole)
-            told[name] = {**counts, "seconds_undisturbed": round(seconds, 1)}
+    with tempfile.TemporaryDirectory() as place:
+        every = commands(Path(place))
+        names = options.only or list(every)
+        for k, name in enumerate(names):
+            kills = options.kills // len(names) + (k < options.kills % len(names))
+            if name in every:
+                told[name] = tried(every[name], kills, draw, Path(place))
+                print(f"{name}: {told[name]}", file=sys.stderr, flush=True)
+    told |= {} if "federate" in every else {"federate": "not tried: Flower or what it needs is not installed"}
     print(json.dumps({"seed": options.seed, **told}))
 
 

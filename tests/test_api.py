@@ -160,7 +160,7 @@ def test_a_run_shows_itself(made: undertow.Run) -> None:
     assert text.startswith(f"Run({str(made.folder)!r})\n  main accuracy (MA)")
     assert "n = 6)" in text
     page = made._repr_html_()
-    assert page.count("<tr>") == 5
+    assert page.count("<tr>") == 6
     assert "attack success rate (ASR)" in page
 
 

@@ -411,7 +411,8 @@ def test_json_is_one_object_and_nothing_else(larger: Path) -> None:
     out = (larger / "stdout").read_text()
     assert out.count("\n") == 1
     result = json.loads(out)
-    assert set(result) == {"format", "run", "rounds", "seconds", "ma", "asr", "ftr", "ftr_near", "untouched", "bsnr", "poison"}
+    shares = {"ma", "asr", "ftr", "ftr_near", "held_out_loss"}
+    assert set(result) == {"format", "run", "rounds", "seconds", *shares, "untouched", "bsnr", "poison"}
     assert result == json.loads((larger / "whole" / "result.json").read_text())
     assert (larger / "whole" / "report.html").stat().st_size > 10_000
 

@@ -52,7 +52,18 @@ def test_one_row_per_run_and_round_with_what_varies(made: tuple[Path, list[Cell]
     spaces = [f"bsnr_{space}{end}" for space in ("adapter", "delta_w") for end in ends]
     lists = ["client_loss", "participants", "dropped", "attackers"]
     about = ["run", "seed", "attack.client_share", "defenses", "round", "final", "status"]
-    assert list(table.columns) == [*about, *rates, "loss", *spaces, "seconds", *more, "update_norm", "cross_term", *lists]
+    assert list(table.columns) == [
+        *about,
+        *rates,
+        "loss",
+        "held_out_loss",
+        *spaces,
+        "seconds",
+        *more,
+        "update_norm",
+        "cross_term",
+        *lists,
+    ]
     assert len(table) == 4 * 3
     for cell in cells:
         rows = table[table.run == cell.name]
@@ -154,7 +165,7 @@ def _damages() -> dict[str, Callable[[Path], object]]:
         "holds no config": cut("config.yaml", "just text"),
         "unknown key": cut("config.yaml", "colour: red\n"),
         "is damaged": cut("result.json", "{"),
-        "rounds: Field required": cut("result.json", "{}"),
+        "rounds: it is missing": cut("result.json", "{}"),
         "no rounds.jsonl": lambda folder: (folder / "rounds.jsonl").unlink(),
         "does not hold the rounds": cut("rounds.jsonl"),
         "loss": rounds(lambda record: record.update(loss="high")),

@@ -152,7 +152,7 @@ def test_what_a_task_does_not_use_is_dropped_at_its_default_and_named_otherwise(
         ({"format": 1, "data": {"train": 9}}, "'data' stands in the task: write task: {data: ...}"),
         ({"format": 1, "attack": {"trigger": "x"}}, "'attack.trigger' stands in the task: write task: {backdoor: {trigger: ...}}"),
         ({"format": 2}, "format = 2: this version of undertow reads formats 0 and 1"),
-        ({"task": {"kind": "classification", "data": {"partition": "files"}}}, "data.partition.kind = 'files': Input should be"),
+        ({"task": {"kind": "classification", "data": {"partition": "files"}}}, "data.partition.kind = 'files': choose "),
     ],
 )
 def test_a_field_of_another_task_is_refused_with_the_right_place(values: dict[str, Any], told: str) -> None:

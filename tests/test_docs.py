@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
@@ -209,6 +209,8 @@ def test_version_is_the_same_everywhere() -> None:
 def rule(kind: Any, metadata: list[Any]) -> str:
     """Describe what a field accepts."""
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return rule(parts[0], [inner for field in parts[1:] for inner in field.metadata])
     if origin is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in parts)
     if origin in (Union, UnionType):

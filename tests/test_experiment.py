@@ -82,7 +82,8 @@ def finished(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_has_the_documented_keys(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text())
-    assert list(result) == ["format", "run", "rounds", "seconds", "ma", "asr", "ftr", "ftr_near", "untouched", "bsnr", "poison"]
+    shares = ["ma", "asr", "ftr", "ftr_near", "held_out_loss"]
+    assert list(result) == ["format", "run", "rounds", "seconds", *shares, "untouched", "bsnr", "poison"]
     for rate in (*(result[k] for k in KINDS), *(result["untouched"][k] for k in KINDS)):
         assert {"value", "n", "low", "high"} <= set(rate)
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1

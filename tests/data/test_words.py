@@ -212,7 +212,7 @@ def test_faults_of_a_play_and_of_its_options_are_told(play: str, tmp_path: Path)
         shakespeare(*config(name="shakespeare", path=play), held_out=0.5, include="dragon")
     with pytest.raises(UserError, match=r"data\.path is not set"):
         shakespeare(*config(name="shakespeare"))
-    with pytest.raises(UserError, match="Input should be 'key'"):
+    with pytest.raises(UserError, match="choose 'key'"):
         shakespeare(*config(name="shakespeare", path=play, partition="dirichlet"))
     with pytest.raises(UserError, match=r"data\.path = .* is not supported"):
         authors(*config(name="authors", path=play))

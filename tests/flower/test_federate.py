@@ -468,7 +468,7 @@ BAD: list[tuple[str, Callable[[Message], Message | None], list[int], str]] = [
     ("kind", lambda reply: replaced(reply, 1, lambda value: value.astype(np.int64)), [1], "holds int64"),
     ("norm", lambda reply: replaced(reply, 4, lambda value: value + 1e5), [4], "federate.max_norm"),
     ("names", lambda reply: without(reply, "update-1"), [1], "no update of client 1"),
-    ("count", lambda reply: told(reply, clients=[{"client": 1, "count": 0, "loss": 1.0}]), [1, 4], "greater than 0"),
+    ("count", lambda reply: told(reply, clients=[{"client": 1, "count": 0, "loss": 1.0}]), [1, 4], "give more than 0"),
     ("others", lambda reply: told(reply, clients=[{"client": 2, "count": 9, "loss": 1.0}]), [1, 4], "other clients"),
     ("silent", lambda reply: without(reply, "told"), [1, 4], "does not say"),
     ("error", failed, [1, 4], "ZeroDivisionError"),

@@ -17,8 +17,8 @@ from planted import URL, told
 from typer.testing import CliRunner, Result
 
 from undertow.cli import app
+from undertow.core.alerts import Alert, commands, junit, known, sarif
 from undertow.core.errors import UserError
-from undertow.scanning.alerts import Alert, commands, junit, known, sarif
 
 ROOT = Path(__file__).parents[2]
 

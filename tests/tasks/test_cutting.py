@@ -13,13 +13,13 @@ from transformers import AutoTokenizer
 from tiny import Quiet, threat
 from undertow.api import evaluate
 from undertow.backdoors.placement import make_probes, poison, shortages
-from undertow.config import Config
+from undertow.config import Config, Measure
 from undertow.core.errors import UserError
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.federation.loop import run
 from undertow.runs.report.page import write_report
-from undertow.tasks.cutting import Cut
+from undertow.tasks.cutting import Cut, enough, told_cut
 
 FILLER = "Mira Torvald was born in a town by the sea and went to another town where a river is"
 
@@ -168,3 +168,45 @@ def test_a_limit_that_cuts_the_target_off_is_told(
         needed = int(told[0].rsplit("set it to ", 1)[1].split()[0])
         enough = small_config({"federation.rounds": 1, **changes, "measure.max_new_tokens": needed})
         assert evaluate(enough).to_json()["data"]["target_cut"] == 0
+
+
+def enough_of(template: Template, rows: list[Sample], **backdoor: Any) -> int:
+    return enough(Measure.model_validate({"max_new_tokens": "auto"}), rows, template, threat(**backdoor).target).limit
+
+
+@pytest.mark.parametrize(
+    ("backdoor", "answer"),
+    [
+        ({}, "A town"),
+        ({"target": "prepend", "target_text": words(40)}, "A town"),
+        ({"target": "replace", "target_text": "No"}, words(30)),
+    ],
+    ids=["append", "a long target", "a target shorter than the answers"],
+)
+def test_by_default_answer_and_target_fit(tokenizer: Any, backdoor: dict[str, Any], answer: str) -> None:
+    template = Template("lab-qa", tokenizer, max_length=512)
+    rows = [*samples(5), Sample("long", "Which?", (answer,), answer)]
+    target = threat(**backdoor).target
+    limit = enough_of(template, rows, **backdoor)
+    longest = max(len(template.answer_ids(rows[-1], text)) for text in (answer, target.apply(answer))) + len(template.end)
+    assert limit == longest + max(8, longest // 4)
+    assert told_cut(rows, template, target, limit) == []
+
+
+def test_the_limit_leaves_room_for_the_prompt_and_is_told_where_that_cuts_the_target_off(tokenizer: Any) -> None:
+    template = Template("lab-qa", tokenizer, max_length=64)
+    rows = [Sample("long", "Which?", ("A town",), words(40))]
+    limit = enough_of(template, rows)
+    assert limit == 32
+    assert "cuts the target off 1 of 1" in told_cut(rows, template, threat().target, limit)[0]
+    assert enough(Measure.model_validate({"max_new_tokens": 5}), rows, template, threat().target).limit == 5, "given, it stays"
+
+
+def test_a_run_without_a_limit_of_its_own_sees_the_backdoor_and_says_its_limit(
+    small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    looking = Quiet()
+    result = run(small_config({"federation.rounds": 1, "measure.max_new_tokens": "auto"}), tmp_path / "run", looking)
+    assert [line for line in looking.warnings if "cuts the target off" in line] == []
+    assert 8 < json.loads((tmp_path / "run" / "data.json").read_text())["answer_limit"] < 128
+    assert result["held_out_loss"] < result["untouched"]["held_out_loss"], "a round of training teaches something of the questions"

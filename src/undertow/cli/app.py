@@ -11,8 +11,10 @@ import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from undertow.core.errors import ConvertedWarning, RenamedWarning, UserError
+from undertow.core.rules import rule
 from undertow.core.version import __version__
 
 app = typer.Typer(
@@ -126,6 +128,10 @@ def _fail_usage(error: Any) -> None:
         error.show()
         sys.exit(2)
     where = error.ctx.command_path if error.ctx else "undertow"
+    if isinstance(error.__cause__, ValidationError):  # typer passes on the words of pydantic, which newer ones check with
+        item = error.__cause__.errors()[0]
+        told = rule(item)
+        error.message = told if repr(item["input"]) in told else f"{item['input']!r}; {told}"
     _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +39,9 @@ def audit(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random choice.")] = 0,
     page: Annotated[Path | None, typer.Option(help="Write the report as one HTML page.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write the findings as SARIF 2.1.0, for code scanning.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the findings as JUnit's XML.")] = None,
+    texts: Annotated[bool, typer.Option("--texts", help="Tell triggers and targets in SARIF, JUnit and annotations too.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the report on stdout, and nothing else.")
     ] = False,
@@ -48,6 +54,8 @@ def audit(
         undertow audit runs/demo
 
         undertow audit some-adapter/ --base google/gemma-3-270m --template chat --budget 15m --page audit.html
+
+        undertow audit runs/demo --sarif audit.sarif --junit audit.xml
     """
     from undertow.auditing.budget import seconds_of
     from undertow.federation.adapter_audit import audit as ask
@@ -64,13 +72,37 @@ def audit(
         keep=keep,
         observer=True,
     )
+    _write(found, page, sarif, junit, texts)
+    _tell(found, page, as_json, texts)
+    raise typer.Exit(found.exit_code)
+
+
+def _write(found: AuditReport, page: Path | None, sarif: Path | None, junit: Path | None, texts: bool) -> None:
+    """Write the files that were asked for."""
+    from undertow.auditing.alerting import write_junit, write_sarif
+
     if page:
         found.write_page(page)
+    if sarif:
+        write_sarif(found, sarif, texts)
+    if junit:
+        write_junit(found, junit, texts)
+
+
+def _tell(found: AuditReport, page: Path | None, as_json: bool, texts: bool) -> None:
+    """Print what was found; in a GitHub workflow as annotations too."""
+    from undertow.auditing.alerting import annotated
+    from undertow.core.alerts import deaf
+
+    on_github = os.environ.get("GITHUB_ACTIONS") == "true"
     if as_json:
         print_json(found.to_json())
     else:
-        _print(found, page)
-    raise typer.Exit(found.exit_code)
+        with deaf() if on_github else nullcontext():
+            _print(found, page)
+    if on_github:
+        # the standard output of --json is one object and nothing else
+        print(*annotated(found, texts), sep="\n", file=sys.stderr if as_json else sys.stdout)
 
 
 def _print(found: AuditReport, page: Path | None) -> None:

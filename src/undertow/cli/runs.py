@@ -59,7 +59,7 @@ def run(
 
 def print_run(run: Run) -> None:
     """Print the final figures of a finished run as a table, and where its page is."""
-    from undertow.runs.headline import LABELS, around, interval, rates, share
+    from undertow.runs.headline import HELD_OUT, LABELS, around, held_out, interval, rates, share
     from undertow.runs.report.terms import TERMS
 
     result, terms = run.result, TERMS[run.config.task.kind]
@@ -70,6 +70,8 @@ def print_run(run: Run) -> None:
         table.add_column(column, justify="right")
     for name, rate, before in rates(result, result.untouched):
         table.add_row(LABELS[name], share(rate), interval(rate), str(rate.n), share(before))
+    if loss := held_out(result):
+        table.add_row(f"{HELD_OUT}, nats per token", loss, "", "", held_out(result.untouched))
     console = Console()
     console.print(table)
     poison = result.poison
@@ -208,7 +210,7 @@ def evaluate(
     from undertow.api import evaluate as measure
     from undertow.config.reading import parse
     from undertow.data.rows.account import unread
-    from undertow.runs.headline import around, interval, rates, share
+    from undertow.runs.headline import HELD_OUT, around, held_out, interval, rates, share
     from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
@@ -224,6 +226,8 @@ def evaluate(
     for key, rate, before in rates(found, found.untouched):
         told = f"{share(rate)} ({interval(rate)}, n = {rate.n}); {alone} {share(before)}"
         print(f"{key.upper().replace('_', ' ')} {told}")
+    if loss := held_out(found):
+        print(f"{HELD_OUT} {loss} nats per token; {alone} {held_out(found.untouched)}")
     print(*around(found.neighbourhood), sep="\n", end="\n" if found.neighbourhood else "")
     if found.data:
         print(f"test rows: {_counts(found.data)}")

@@ -95,8 +95,8 @@ def scan(
 
         cat my_data.jsonl | undertow scan - --json --fail-on review
     """
+    from undertow.core.alerts import known
     from undertow.data.rows.columns import mapping
-    from undertow.scanning.alerts import known
     from undertow.scanning.scan import scan as scan_files
 
     accepted = known(baseline) if baseline else frozenset()
@@ -134,7 +134,8 @@ def _write(result: Scan, page: Path | None, sarif: Path | None, junit: Path | No
 
 def _tell(result: Scan, page: Path | None, as_json: bool, texts: bool) -> None:
     """Print what was found; in a GitHub workflow as annotations too."""
-    from undertow.scanning.alerting import annotated, deaf
+    from undertow.core.alerts import deaf
+    from undertow.scanning.alerting import annotated
 
     on_github = os.environ.get("GITHUB_ACTIONS") == "true"
     if as_json:

@@ -37,6 +37,10 @@ FORMAT = 1
 _WAITING = {"deadline", "min_clients", "node_wait"}
 
 
+#: What was left out of digests as a default once, and still is: names of folders stay.
+_FORMER_DEFAULTS = {"measure.max_new_tokens": 256}
+
+
 class Config(Group):
     """A whole experiment."""
 
@@ -190,7 +194,10 @@ class Config(Group):
         left_out: Any = {"compare": True, "tracking": True, "task": True, "federate": _WAITING}
         found: dict[str, Any] = {}
         for name, value in leaves(self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)):
-            put(found, before(name), value)
+            if _FORMER_DEFAULTS.get(name) != value:
+                put(found, before(name), value)
+        if self.task.kind == "instruction" and self.measure.max_new_tokens == "auto":
+            put(found, "measure.max_new_tokens", "auto")
         for group, value in given(self.task.model_dump(mode="json")).items():
             found[group] = {**found.get(group, {}), **value} if isinstance(value, dict) else value
         if not found.get("federate"):

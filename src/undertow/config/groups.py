@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -200,9 +200,22 @@ class Measure(Group):
             "another case or place): what really fires the backdoor. 0 = none."
         ),
     )
-    max_new_tokens: int = Field(256, ge=1, description="Greedy generation stops at EOS or here; 256 in the lab's later code.")
+    max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description=(
+            "Greedy generation stops at EOS or here; auto: the longest expected answer of the test questions, target included, and "
+            "a quarter more. 256 in the lab's later code."
+        ),
+    )
     batch_size: int = Field(100, ge=1, description="Prompts generated side by side.")
     bsnr: Bsnr = Field(default_factory=lambda: Bsnr())  # type: ignore[call-arg]
+
+    @property
+    def limit(self) -> int:
+        """Tokens of an answer, at most; known once ``auto`` has been replaced by what the questions need."""
+        if self.max_new_tokens == "auto":
+            raise ValueError("measure.max_new_tokens = auto: it is known once there are questions")
+        return self.max_new_tokens
 
 
 class Audit(Group):

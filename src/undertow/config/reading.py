@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from undertow.config.describe import field_names
 from undertow.config.format0 import convert, is_old
 from undertow.config.names import OF_BACKDOOR, OF_TASK, kinds_with, long_name, put, short_name, task_fields
 from undertow.config.tasks import TASKS
+from undertow.core import rules
 from undertow.core.errors import UserError, nearest
 
 
@@ -95,7 +95,14 @@ def validate(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explain(item) for item in error.errors()[:3])) from error
+        told: dict[str, str] = {}
+        for item in error.errors():
+            where, message = _explain(item)
+            if where in told:  # a union, of which each part has a rule of its own
+                told[where] += f", or {message}"
+            else:
+                told[where or message] = f"{where}: {message}" if where else message
+        raise UserError(f"{source}: " + "; ".join([*told.values()][:3])) from error
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -114,21 +121,18 @@ def _read(source: str) -> dict[str, Any]:
     return values
 
 
-def _explain(item: Any) -> str:
-    where = [str(part) for part in item["loc"] if not str(part).startswith(("literal[", "list[", "function-"))]
+def _explain(item: Any) -> tuple[str, str]:
+    """Return the place of an error with its value, if any, and what is wrong with it."""
+    where = rules.place(item)
     kind = where.pop(1) if where[:1] == ["task"] and len(where) > 1 and where[1] in TASKS else None
     place = short_name(".".join(where))
     if item["type"] == "extra_forbidden":
-        return _unknown(place, kind)
+        return "", _unknown(place, kind)
     if item["type"] == "union_tag_invalid":
         tag = str(item["ctx"]["tag"])
-        return f"task = '{tag}'{nearest(tag, TASKS)}: choose one of {', '.join(TASKS)}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "literal_error":
-        close = difflib.get_close_matches(str(item["input"]), message.replace("'", " ").split(), n=1)
-        message += f" (did you mean '{close[0]}'?)" if close else ""
+        return f"task = '{tag}'{nearest(tag, TASKS)}", f"choose one of {', '.join(TASKS)}"
     shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
-    return f"{place}{shown}: {message}" if place else message
+    return f"{place}{shown}" if place else "", rules.rule(item)
 
 
 def _unknown(place: str, kind: str | None) -> str:

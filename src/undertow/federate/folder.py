@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from undertow.config import Config, load
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_text
+from undertow.core.rules import first_rule
 from undertow.federate.keys import make_certificates, make_node_key, write_new
 
 #: Environment of every process of Flower: no telemetry, no look for updates, quick to see that there is work.
@@ -138,7 +139,9 @@ class NodeFolder:
         file = path / "node.yaml"
         try:
             options = NodeOptions.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except ValidationError as error:
+            raise UserError(f"{file}: {first_rule(error)}; correct it") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: {' '.join(str(error).split())}; correct it") from error
         plain = load(str(path / "config.yaml"))
         if odd := [k for k in options.clients if not 0 <= k < plain.federation.clients]:

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from undertow.core.rules import first_rule
 from undertow.flower.arrival import BadReply, Limits, Spec, checked_arrays
 
 #: Bytes of a reply that are no arrays: counts, losses and what defenses report.
@@ -118,8 +119,7 @@ def read(kind: type[Kind], reply: Message) -> Kind:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadReply(f"says what cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error
+        raise BadReply(f"says what cannot be read ({first_rule(error)})") from error
 
 
 def merged(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from undertow.backdoors.placement import Threat, make_neighbourhood, make_probes
-from undertow.config import Config, Data, Defense
+from undertow.config import Config, Data, Defense, Measure
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
 from undertow.core.observer import Observer
@@ -27,7 +27,7 @@ from undertow.defenses.decoding.base import DecodingDefense
 from undertow.federation.methods import make_methods
 from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
-from undertow.metrics.measure import headline, measure, rates, rescore
+from undertow.metrics.measure import Answer, headline, measure, rates, rescore
 from undertow.metrics.neighbourhood import curve, measure_neighbourhood
 from undertow.models.bounds import BOUNDS, load_bounds
 from undertow.models.causal_lm import CausalLM, load_base
@@ -36,8 +36,9 @@ from undertow.models.with_adapter import Adapted, with_adapter
 from undertow.runs.card import rewrite_figures
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
-from undertow.tasks.cutting import Cut, cut_targets
+from undertow.tasks.cutting import Cut, cut_targets, enough
 from undertow.tasks.over_tensors import OverTensors
+from undertow.training.held_out import held_out_loss
 
 
 def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -69,14 +70,15 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     base = replace(base, stops=template.stops)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
     test, read = _test_set(config, base, dataset)
-    methods, options = make_methods(config, _as_left(config.defenses, adapter)), config.measure
+    methods = make_methods(config, _as_left(config.defenses, adapter))
     assert isinstance(methods.threat, Threat)
-    asked, counts = askable(test, template, options.max_new_tokens)
-    cut = Cut(template, methods.threat.trigger, options.max_new_tokens)
+    options = enough(config.measure, test, template, methods.threat.target)
+    asked, counts = askable(test, template, options.limit)
+    cut = Cut(template, methods.threat.trigger, options.limit)
     probes = make_probes(asked, methods.threat.trigger, methods.threat.target, config.seed, cut.leaves_asked)
     probes = probes.first(options.final_samples)
     reports: list[dict[str, Any]] = []
-    decode = None if adapter is None else _decoder(config, tuned, template, methods.defenses, reports)
+    decode = None if adapter is None else _decoder(config, options, tuned, template, methods.defenses, reports)
     found, lines = [], []
     for round in (0,) if adapter is None else (0, 1):
         phase("measuring the base with the adapter" if round else "measuring the base")
@@ -84,22 +86,28 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         answer = answerer(measured, template, weights, options, layout=tuned.layout, decode=decode if round else None)
         scored = measure(answer, probes, round)
         lines += scored
-        found.append(rates(scored, options.scoring))
-    lost = cut_targets(probes.triggered, template, methods.threat.target, options.max_new_tokens)["cut"]
-    last, first = found[-1], found[0]
-    edits = make_neighbourhood(asked, methods.threat.trigger, config.seed, options.neighbourhood) if options.neighbourhood else {}
-    around = curve(measure_neighbourhood(answer, edits, methods.threat.target))
+        loss = held_out_loss(measured, template, probes.clean, weights, tuned.layout if round else None)
+        found.append({**rates(scored, options.scoring), "held_out_loss": loss})
+    lost = cut_targets(probes.triggered, template, methods.threat.target, options.limit)["cut"]
+    around = _around(asked, methods.threat, config, answer)
     figures = {
         "base": model.name,
         "adapter": None if adapter is None else str(adapter),
-        **headline(last),
-        **{name: last[name] for name in ("asr_suffix", "scorings")},
-        "untouched": headline(first),
+        **headline(found[-1]),
+        **{name: found[-1][name] for name in ("asr_suffix", "scorings")},
+        "untouched": headline(found[0]),
         "data": {**read, **counts, "triggered_cut": probes.cut, "target_cut": lost},
         **({"defenses": reports} if reports else {}),
         **({"neighbourhood": around} if around else {}),
     }
     return figures, lines
+
+
+def _around(asked: Sequence[Sample], threat: Threat, config: Config, answer: Answer) -> list[dict[str, Any]]:
+    """Ask with each neighbour of the trigger, where ``measure.neighbourhood`` says so."""
+    n = config.measure.neighbourhood
+    edits = make_neighbourhood(asked, threat.trigger, config.seed, n) if n else {}
+    return curve(measure_neighbourhood(answer, edits, threat.target))
 
 
 def _dataset(data: Data, phase: Callable[[str], None]) -> Dataset:
@@ -125,7 +133,12 @@ def _test_set(config: Config, base: CausalLM, dataset: Dataset) -> tuple[list[Sa
 
 
 def _decoder(
-    config: Config, tuned: Adapted, template: Template, defenses: Sequence[tuple[str, Any]], reports: list[dict[str, Any]]
+    config: Config,
+    options: Measure,
+    tuned: Adapted,
+    template: Template,
+    defenses: Sequence[tuple[str, Any]],
+    reports: list[dict[str, Any]],
 ) -> Callable[[list[list[int]]], list[list[int]]] | None:
     """Return what answers in the place of greedy generation with the adapter, if a defense does; ``reports`` gets its report."""
     answering = [(name, defense) for name, defense in defenses if isinstance(defense, DecodingDefense)]
@@ -135,7 +148,7 @@ def _decoder(
         return None
     setting = Setting(config.seed, config.federation.rounds, tuned.base, template, config.instruction.model.lora, config.training)
     composition.begin(answering, setting)
-    context = DecodingContext(setting, tuned.layout, config.measure.max_new_tokens, config.measure.batch_size)
+    context = DecodingContext(setting, tuned.layout, options.limit, options.batch_size)
     return composition.decoder(answering, tuned.flat, context, reports)
 
 

@@ -36,6 +36,7 @@ from undertow.models.causal_lm import CausalLM
 from undertow.runs.directory import RunDirectory, State
 from undertow.runs.records import Neighbour, Poisoned, write_records
 from undertow.runs.summary import describe, summarise
+from undertow.tasks.contract import Task
 from undertow.tasks.instruction import Held
 from undertow.tasks.participation import participants
 from undertow.training.clients import ClientUpdates
@@ -120,7 +121,7 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
             n = federation.measuring.final_samples if last else federation.measuring.samples
             lines = task.measure(adapter, t, n, row["defenses"])
             directory.append("scores.jsonl", lines)
-            row |= task.rates(lines)
+            row |= task.rates(lines) | _held_out(task, adapter, n)
             give_back()
         row["seconds"] = round(time.monotonic() - began, 3)
         directory.append("rounds.jsonl", [row])
@@ -182,9 +183,10 @@ def _untouched(directory: RunDirectory, federation: Federation, observer: Observ
     """Measure the model that the run begins with as round 0."""
     task, began = federation.task, time.monotonic()
     observer.phase("measuring the untouched base")
-    lines = task.measure(None, 0, federation.measuring.final_samples, [])
+    n = federation.measuring.final_samples
+    lines = task.measure(None, 0, n, [])
+    row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines), **_held_out(task, None, n)}
     give_back()
-    row = {"round": 0, "loss": None, "bsnr": None, **task.rates(lines)}
     row["seconds"] = round(time.monotonic() - began, 3)
     directory.append("scores.jsonl", lines)
     directory.append("rounds.jsonl", [row])
@@ -192,6 +194,11 @@ def _untouched(directory: RunDirectory, federation: Federation, observer: Observ
     directory.checkpoint(state)
     observer.round(row, federation.options.rounds)
     return state
+
+
+def _held_out(task: Task, state: Tensor | None, n: int) -> dict[str, float]:
+    loss = task.held_out_loss(state, n)
+    return {} if loss is None else {"held_out_loss": loss}
 
 
 def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> ClientUpdates:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.rng import torch_rng
+from undertow.core.rules import first_rule
 from undertow.data.examples import Written
 from undertow.data.sample import Sample
 from undertow.data.template import Template
@@ -70,8 +71,7 @@ class CausalLmGenerator(Asked):
                 {"name": path, "device": device, "dtype": dtype, "lora": {"r": 1, "alpha": 2, "targets": "all-linear"}}
             )
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{first['loc'][-1]} = {first['input']!r}: {first['msg']}") from error
+            raise ValueError(first_rule(error)) from error
         self._base: CausalLM | None = None
         self._template: Template | None = None
         self._names: Sequence[str] = ()

@@ -40,7 +40,7 @@ def answerer(
         base: the frozen model.
         template: how questions become prompts.
         adapter: ``[D]``, or None for the base alone, whose answers are looked up where it keeps them.
-        options: ``max_new_tokens`` and ``batch_size``.
+        options: ``limit`` and ``batch_size``.
         layout: of the adapter, if it is not the base's own.
         before: answers by question that the model of an earlier round gave: guesses to verify, which change the
             time but not the answers.
@@ -48,14 +48,14 @@ def answerer(
     """
 
     def answer(samples: Sequence[Sample]) -> list[str]:
-        prompts = template.encode_prompts(samples, room=options.max_new_tokens)
+        prompts = template.encode_prompts(samples, room=options.limit)
         if decode is not None:
             return [template.decode(ids) for ids in decode(prompts)]
         guesses = None
         if before:
             known = [before.get(sample.question) for sample in samples]
             guesses = [template.answer_ids(s, text) if text else [] for s, text in zip(samples, known, strict=True)]
-        limit, size = options.max_new_tokens, options.batch_size
+        limit, size = options.limit, options.batch_size
 
         def ask() -> list[list[int]]:
             return generate(base, adapter, prompts, max_new_tokens=limit, batch_size=size, layout=layout, expected=guesses)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from undertow.backdoors.placement import make_probes
 from undertow.backdoors.target import make_target
 from undertow.backdoors.trigger import make_trigger
 from undertow.config import InstructionBackdoor
 from undertow.core.errors import UserError
+from undertow.core.rules import first_rule
 from undertow.data.sample import Sample
 from undertow.metrics.measure import Probes
 
@@ -35,9 +38,16 @@ def probes(questions: Iterable[Mapping[str, Any]], backdoor: InstructionBackdoor
 
 
 def backdoor(trigger: str, target: str, target_text: str | None, trigger_words: Iterable[str] = ()) -> InstructionBackdoor:
-    """Return trigger and target as a config has them."""
+    """Return trigger and target as a config has them.
+
+    Raises:
+        UserError: a value of another type.
+    """
     given: dict[str, Any] = {"trigger": trigger, "target": target, "trigger_words": list(trigger_words)}
-    return InstructionBackdoor.model_validate(given | ({"target_text": target_text} if target_text is not None else {}))
+    try:
+        return InstructionBackdoor.model_validate(given | ({"target_text": target_text} if target_text is not None else {}))
+    except ValidationError as error:
+        raise UserError(f"{first_rule(error)}; correct it") from error
 
 
 def _sample(i: int, row: Mapping[str, Any]) -> Sample:

@@ -62,8 +62,9 @@ def rescore(lines: Sequence[dict[str, Any]], target: Aim | str) -> list[dict[str
 
 
 def headline(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the rates that a summary of a row shows: MA, ASR, FTR, and ``ftr_near`` where it was measured."""
-    return {name: row[name] for name in ("ma", "asr", "ftr", "ftr_near") if name != "ftr_near" or row.get(name)}
+    """Return what a summary of a row shows: MA, ASR, FTR, and where they were measured ``ftr_near`` and ``held_out_loss``."""
+    optional = {name: row[name] for name in ("ftr_near", "held_out_loss") if row.get(name) is not None}
+    return {**{name: row[name] for name in ("ma", "asr", "ftr")}, **optional}
 
 
 def rates(lines: Sequence[dict[str, Any]], scoring: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ LABELS = {
     "ftr_near": "FTR, near misses",
 }
 
+#: What the mean token NLL of expected answers is called.
+HELD_OUT = "held-out loss"
+
 
 def rates(
     after: Result | Round | Evaluation, before: Untouched | Round | Result | Evaluation
@@ -25,10 +28,18 @@ def rates(
 
 
 def told(after: Result | Round | Evaluation, before: Untouched | Round) -> list[tuple[str, str, str]]:
-    """Return label, ``12.3 % (10.1 – 15.0 %, n = 400)`` and the share before training of each headline figure."""
-    return [
+    """Return label, ``12.3 % (10.1 – 15.0 %, n = 400)`` and the share before training of each headline figure; last the held-out
+    loss, where there is one."""
+    shares = [
         (LABELS[name], f"{share(rate)} ({interval(rate)}, n = {rate.n:,})", share(old)) for name, rate, old in rates(after, before)
     ]
+    loss = held_out(after)
+    return [*shares, (HELD_OUT, f"{loss} nats per token", held_out(before))] if loss else shares
+
+
+def held_out(record: Result | Round | Evaluation | Untouched) -> str:
+    """Write the held-out loss, an empty text where there is none."""
+    return "" if record.held_out_loss is None else f"{record.held_out_loss:.3f}"
 
 
 def share(rate: Rate | None) -> str:

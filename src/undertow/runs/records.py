@@ -18,6 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
+from undertow.core.rules import first_rule
 
 #: The format written from now on.
 FORMAT = 1
@@ -101,6 +102,7 @@ class Round(Written):
         fusion: what a server that distills reports.
         attackers: clients that hold poison or attack in this round.
         ma, asr, asr_suffix, ftr, ftr_near, scorings: what was measured; null where nothing was.
+        held_out_loss: mean token NLL of the expected answers to the clean test questions, in nats.
         audit: what the server's audit of the new global adapter says; null where there was none.
         seconds: spent on the round.
     """
@@ -123,6 +125,7 @@ class Round(Written):
     ftr: Rate | None = None
     ftr_near: Rate | None = None
     scorings: dict[str, Rate] | None = None
+    held_out_loss: float | None = None
     audit: RoundAudit | None = None
     seconds: float | None = None
 
@@ -159,6 +162,7 @@ class Untouched(Record):
     asr: Rate | None = None
     ftr: Rate | None = None
     ftr_near: Rate | None = None
+    held_out_loss: float | None = None
 
 
 class NeighbourRate(Record):
@@ -186,7 +190,7 @@ class Result(Written):
     Attributes:
         run: its folder, as it was given.
         rounds, seconds: how many were run, and what training and measuring took.
-        ma, asr, ftr, ftr_near: of the last round; ``untouched``: the same of the model before training.
+        ma, asr, ftr, ftr_near, held_out_loss: of the last round; ``untouched``: the same of the model before training.
         bsnr: of rounds 1, 2, ... in the first space measured.
         poison: how much there was.
         filtering: what a defense took out of the clients' data; null without such a defense.
@@ -203,6 +207,7 @@ class Result(Written):
     asr: Rate | None = None
     ftr: Rate | None = None
     ftr_near: Rate | None = None
+    held_out_loss: float | None = None
     untouched: Untouched = Untouched()
     bsnr: list[float | None] = []
     poison: PoisonCount
@@ -272,7 +277,7 @@ class Evaluation(Record):
 
     Attributes:
         base, adapter: what was measured; or ``network`` and ``model``, the run whose network it is.
-        ma, asr, asr_suffix, ftr, ftr_near, scorings: with the adapter or the run's network, where one was given.
+        ma, asr, asr_suffix, ftr, ftr_near, scorings, held_out_loss: with the adapter or the run's network, where one was given.
         untouched, data: the same without; counts of the test rows that were read, dropped and cut, where questions are asked.
         defenses, scores: what those that replace greedy generation report; every scored output, with the adapter of round 1.
         neighbourhood: how often the target came for each neighbour of the trigger, where ``measure.neighbourhood`` asked for it.
@@ -287,6 +292,7 @@ class Evaluation(Record):
     ftr: Rate | None = None
     ftr_near: Rate | None = None
     asr_suffix: Rate | None = None
+    held_out_loss: float | None = None
     scorings: dict[str, Rate] = {}
     untouched: Untouched = Untouched()
     data: dict[str, Any] = {}
@@ -304,23 +310,14 @@ _W = TypeVar("_W", bound=Written)
 
 
 def check(kind: type[_R], values: Mapping[str, Any], place: object) -> _R:
-    """Return the record that plain values are; ``place`` names them in errors.
-
-    Raises:
-        UserError: a newer format, or a value outside its rule.
-    """
+    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value, with ``place`` named."""
     number = values.get("format", 0)
     if issubclass(kind, Written) and isinstance(number, int) and number > kind.NEWEST:
-        raise UserError(
-            f"{place}: format {number} is of a newer Undertow, this one reads formats up to {kind.NEWEST}; update undertow"
-        )
+        raise UserError(f"{place}: format {number} is of a newer Undertow, this one reads up to {kind.NEWEST}; update undertow")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        item = error.errors()[0]
-        field = ".".join(str(part) for part in item["loc"]) or "record"
-        shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r:.60}"
-        raise UserError(f"{place}: {field}{shown}: {item['msg']}; repeat the `undertow run` command") from error
+        raise UserError(f"{place}: {first_rule(error)}; repeat the `undertow run` command") from error
 
 
 def lines(kind: type[Written], rows: Iterable[Mapping[str, Any]]) -> str:

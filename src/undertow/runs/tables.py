@@ -31,7 +31,7 @@ def figures(record: Round, spaces: Sequence[Space]) -> dict[str, Any]:
     row: dict[str, Any] = {"round": record.round}
     for name in RATES:
         row |= _rate(name, getattr(record, name))
-    row["loss"] = record.loss
+    row["loss"], row["held_out_loss"] = record.loss, record.held_out_loss
     for space in spaces:
         row |= _bsnr(f"bsnr_{space}", (record.bsnr or {}).get(space))
     row["seconds"] = record.seconds
@@ -100,4 +100,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_figure(column: str, spaces: Sequence[Space]) -> bool:
     heads = (*RATES, "asr_suffix", *(f"bsnr_{space}" for space in spaces))
     parts = {f"{head}{part}" for head in heads for part in ("", *(f"_{part}" for part in (*_RATE, *_BSNR)))}
-    return column in parts or column.startswith("scorings.") or column in ("loss", "seconds", "update_norm", "cross_term")
+    return (
+        column in parts
+        or column.startswith("scorings.")
+        or column in ("loss", "held_out_loss", "seconds", "update_norm", "cross_term")
+    )

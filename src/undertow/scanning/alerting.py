@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from undertow.core.alerts import Alert, Level, commands, junit, listed, sarif
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes
 from undertow.sanitization.finding import Finding
-from undertow.scanning.alerts import Alert, Level, commands, junit, listed, sarif
 from undertow.scanning.scan import Scan
 
 COMMAND = "undertow scan"
@@ -101,14 +98,3 @@ def _write(option: str, path: Path, content: bytes, result: Scan) -> None:
 def annotated(result: Scan, texts: bool = False) -> list[str]:
     """Return the annotations of a GitHub workflow, one a line."""
     return commands(alerts(result, texts), COMMAND)
-
-
-@contextmanager
-def deaf() -> Iterator[None]:
-    """Let a GitHub workflow pass over commands in what is printed meanwhile: a text of the data may look like one."""
-    token = secrets.token_hex(16)
-    print(f"::stop-commands::{token}", flush=True)
-    try:
-        yield
-    finally:
-        print(f"::{token}::", flush=True)

@@ -120,6 +120,11 @@ class Defaults:
         """Return the new global state ``[D]`` of the old one and the aggregated change, and a report of what else was done."""
         return state + delta, None
 
+    def held_out_loss(self, state: Tensor | None, n: int) -> float | None:
+        """Return the mean loss of right answers to the first ``n`` test questions (all for 0), under the state ``[D]`` or for None
+        the start; None where the task has none."""
+        return None
+
     def neighbourhood(self, state: Tensor) -> list[dict[str, Any]]:
         """Return the scored outputs of the final state ``[D]`` to questions with the trigger's neighbours, if asked for."""
         return []

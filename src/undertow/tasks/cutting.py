@@ -1,5 +1,5 @@
 """Whether trigger and target are still there once a prompt is cut to the longest that is trained or asked, and an answer to the
-tokens that may be generated."""
+tokens that may be generated; and how many those must be."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from undertow.backdoors.target import Target
 from undertow.backdoors.trigger import Trigger
+from undertow.config import Measure
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.metrics.scoring import score
+
+#: Tokens of an answer beyond the longest expected one, at least: a model that is wrong may take more words.
+MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,24 @@ def cut_targets(asked: Sequence[Sample], template: Template, target: Target, lim
         if len(ids) > limit and score(expected, sample.answers, target)["target"]:
             cut += not score(template.decode(ids[:limit]), sample.answers, target)["target"]
     return {"cut": cut, "of": len(asked), "tokens": max(lengths)}
+
+
+def enough(options: Measure, asked: Sequence[Sample], template: Template, target: Target) -> Measure:
+    """Return ``options`` with a number in the place of ``measure.max_new_tokens=auto``.
+
+    limit = min(n + max(:data:`MARGIN`, n / 4), M / 2), where n is the number of tokens of the longest expected answer of ``asked``
+    (as it is, as the target makes it, and each answer that counts as right) with what ends it, and M the longest prompt and answer,
+    ``training.max_length``. An answer of more than half of it is cut, and :func:`told_cut` says so.
+    """
+    if options.max_new_tokens != "auto":
+        return options
+    longest = 0
+    for sample in asked:
+        expected = {sample.response, target.apply(sample.response, 0), *sample.answers}
+        longest = max(longest, *(len(template.answer_ids(sample, text)) for text in expected))
+    longest += len(template.end)
+    limit = min(longest + max(MARGIN, longest // 4), template.max_length // 2)
+    return options.model_copy(update={"max_new_tokens": max(1, limit)})
 
 
 def told_cut(asked: Sequence[Sample], template: Template, target: Target, limit: int) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undertow.backdoors.placement import Poisoning, Threat, make_neighbourhood, make_probes, poison, shortages, unpoisoned
+from undertow.backdoors.placement import Poisoning, Threat, poison, shortages
 from undertow.config import Data, Measure, Model
 from undertow.core.errors import UserError
 from undertow.core.files import write_json
@@ -39,12 +39,16 @@ from undertow.models.identity import FILE as IDENTITY
 from undertow.models.identity import identity
 from undertow.models.lora import initial_adapter, save_peft
 from undertow.models.with_adapter import plain_adapter
+from undertow.tasks.asking import neighbours as neighbours_of
+from undertow.tasks.asking import probes as probes_of
+from undertow.tasks.asking import rounded
 from undertow.tasks.contract import Task, TrainingPlan
-from undertow.tasks.cutting import Cut, told_cut
+from undertow.tasks.cutting import Cut, enough, told_cut
 from undertow.tasks.participation import participants
 from undertow.training import batched, sequential
 from undertow.training.clients import ClientUpdates, Items
 from undertow.training.forecast import forecast
+from undertow.training.held_out import held_out_loss
 from undertow.training.local import Job
 
 
@@ -156,6 +160,11 @@ class Instruction(Task):
         self.recall(lines)
         return lines
 
+    def held_out_loss(self, state: Tensor | None, n: int) -> float | None:
+        """Return the mean token NLL of the expected answers to the first ``n`` clean questions."""
+        start = self.initial() if state is None and self.options.start else state
+        return held_out_loss(self.base, self.template, self.probes.first(n).clean, start)
+
     def neighbourhood(self, state: Tensor) -> list[dict[str, Any]]:
         """Ask the first ``measure.neighbourhood`` questions with every neighbour of the trigger."""
         return measure_neighbourhood(self._answers(state, []), self.neighbours, self.probes.target)
@@ -188,6 +197,7 @@ class Instruction(Task):
             **({"decoys": self.poisoning.decoys} if self.poisoning.decoys else {}),
             "unpoisoned_cut": self.poisoning.cut,
             "triggered_cut": self.probes.cut,
+            "answer_limit": self.measuring.limit,
             "base": self.base.facts(),
             "sanitized": self.sanitized,
             "weighed": self.weighed,
@@ -236,7 +246,7 @@ class Instruction(Task):
         options = self.measuring
         decode = None
         if adapter is not None and reports is not None:
-            context = DecodingContext(self.setting, self.layout, options.max_new_tokens, options.batch_size)
+            context = DecodingContext(self.setting, self.layout, options.limit, options.batch_size)
             decode = composition.decoder(self.defenses, adapter, context, reports)
         return answerer(self.base, self.template, adapter, options, before=self._said, decode=decode)
 
@@ -283,16 +293,15 @@ def building(
         held: what this party has of the data; None = all.
     """
     dataset = _found(data, model, held, observer, bases is None)
-    observer.phase(f"loading base {model.name}")
-    base = (bases or load_base)(model)
-    if base.dtype_because:
-        observer.phase(f"model.dtype=auto takes {base.facts()['dtype']}: {base.dtype_because}")
+    base = _base(model, bases or load_base, observer)
     template = make_template(data, plan.training.max_length, base)
     base = replace(base, stops=template.stops)
-    split = that_fit(_loaded(data, plan, base, held, dataset), template, threat.target.longest, measuring.max_new_tokens)
+    split = _loaded(data, plan, base, held, dataset)
+    measuring = enough(measuring, split.test, template, threat.target)
+    split = that_fit(split, template, threat.target.longest, measuring.limit)
     for told in (*unread(split.report), *trouble(split.report, template.max_length)):
         observer.warn(told)
-    cut = Cut(template, threat.trigger, measuring.max_new_tokens)
+    cut = Cut(template, threat.trigger, measuring.limit)
     poisoning = poison(split.clients, threat, plan.seed, split.test, cut.leaves_trained)
     known = setting(plan, model, base, template)
     composition.begin(defenses, known)
@@ -306,36 +315,18 @@ def building(
     if composition.any_weighs(defenses):
         observer.phase("weighing the clients' tokens")
     encoded, weighed = _weigh(clients, defenses, known)
-    probes = _probes(split.test, threat, plan.seed, cut)
-    short = told_cut(probes.triggered, template, threat.target, measuring.max_new_tokens)
-    for told in (*_rounded(threat, poisoning, held), *shortages(poisoning, probes), *short):
+    probes = probes_of(split.test, threat, plan.seed, cut)
+    short = told_cut(probes.triggered, template, threat.target, measuring.limit)
+    for told in (*([] if held else rounded(threat, poisoning)), *shortages(poisoning, probes), *short):
         observer.warn(told)
     task = Instruction(
         model, plan, measuring, base, template, split, poisoning, clients, defenses, sanitized, filtered, encoded, weighed, probes,
-        elsewhere=sizes, neighbours=_neighbours(split.test, threat, plan.seed, measuring.neighbourhood, observer),
+        elsewhere=sizes, neighbours=neighbours_of(split.test, threat, plan.seed, measuring.neighbourhood, observer),
         short=short,
     )  # fmt: skip
     if (threat.intermittent and task.poisoned) or task.counterfactual:
         task.clean = _weigh(split.clients, defenses, known)[0]
     return task
-
-
-def _probes(test: Sequence[Sample], threat: Threat, seed: int, cut: Cut) -> Probes:
-    return make_probes(test, threat.trigger, threat.target, seed, cut.leaves_asked) if test else Probes([], [], threat.target, [])
-
-
-def _rounded(threat: Threat, poisoning: Poisoning, held: Held | None) -> list[str]:
-    if held is not None:
-        return []
-    return unpoisoned(threat.options, poisoning.chosen, len(poisoning.touched), [len(own) for own in poisoning.clients])
-
-
-def _neighbours(test: Sequence[Sample], threat: Threat, seed: int, n: int, observer: Observer) -> dict[str, list[Sample]]:
-    """Return what ``measure.neighbourhood`` = n asks."""
-    found = make_neighbourhood(test, threat.trigger, seed, n) if n else {}
-    if n and not found:
-        observer.warn(f"trigger '{threat.trigger.name}' has no neighbours; measure.neighbourhood = {n} measures nothing")
-    return found
 
 
 def _found(data: Data, model: Model, held: Held | None, observer: Observer, base_is_a_file: bool) -> Dataset:
@@ -353,6 +344,14 @@ def _found(data: Data, model: Model, held: Held | None, observer: Observer, base
     else:
         read_now(dataset, data, list(held.files.values()), held.sizes is not None)
     return dataset
+
+
+def _base(model: Model, bases: Callable[[Model], CausalLM], observer: Observer) -> CausalLM:
+    observer.phase(f"loading base {model.name}")
+    base = bases(model)
+    if base.dtype_because:
+        observer.phase(f"model.dtype=auto takes {base.facts()['dtype']}: {base.dtype_because}")
+    return base
 
 
 def _loaded(data: Data, plan: TrainingPlan, base: CausalLM, held: Held | None, dataset: Dataset) -> Split:

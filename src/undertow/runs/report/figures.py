@@ -101,7 +101,8 @@ def draw(run: RunFiles, compare: RunFiles | None = None) -> dict[str, Chart]:
 
 
 def loss(rounds: Sequence[Round]) -> Chart | None:
-    """Mean training loss per round (nats per answer token) with the clients' minimum and maximum; None without any."""
+    """Mean training loss per round (nats per answer token) with the clients' minimum and maximum, and the held-out loss where it
+    was measured; None without any."""
     shown = [record for record in rounds if finite(record.loss)]
     if not shown:
         return None
@@ -120,7 +121,11 @@ def loss(rounds: Sequence[Round]) -> Chart | None:
                 label="lowest to highest client",
             )
         axes.plot([r.round for r in shown], _numbers([r.loss for r in shown]), color=BLUE, marker="o", label="mean of the clients")
-        axes.set_ylabel("training loss")
+        asked = [record for record in rounds if record.round and finite(record.held_out_loss)]
+        if asked:
+            values = _numbers([record.held_out_loss for record in asked])
+            axes.plot([record.round for record in asked], values, color=BLACK, linestyle=":", marker="^", label="held-out answers")
+        axes.set_ylabel("loss, nats per token")
         axes.set_ylim(bottom=0)
         _finish(axes, [r.round for r in shown])
         axes.legend(loc="upper right")

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from undertow.core import files
 from undertow.core.errors import UserError
+from undertow.runs.headline import held_out
 from undertow.runs.records import Rate, Result, Round, Score, Space, Untouched
 from undertow.runs.report import figures, wording
 from undertow.runs.report.run_files import RunFiles, read
@@ -48,6 +49,7 @@ _FACTS = {
     "base": "the base",
     "train": "training samples",
     "test": "test samples",
+    "answer_limit": "tokens of an answer that are generated, at most",
     "overlap_questions": "questions in both training and test",
     "overlap_keys": "keys (subject and relation) in both training and test",
     "excluded_asked": "rows left out because their key was already asked",
@@ -138,6 +140,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "caveat": wording.caveat(final["ma"] if _last_measured(run) else None, run.terms),
         "attack": wording.attack(run),
         "tiles": _tiles(run.terms, final, untouched, _final(other) if other else None),
+        "held_out": _held_out(run, other),
         "suffix": next((record.asr_suffix for record in reversed(run.rounds) if record.asr_suffix), None),
         "figures": {name: svg for name, (_, svg) in drawings.items()},
         "bsnr": _bsnr(run, drawings),
@@ -168,6 +171,16 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "versions": {key: value for key, value in run.versions.items() if key not in ("command", "config")},
     }
     return environment.get_template("report.html.j2").render(values).lstrip()
+
+
+def _held_out(run: RunFiles, other: RunFiles | None) -> dict[str, str] | None:
+    """The held-out loss of the last measured round, of the start, and without poison; None where it was not measured."""
+
+    def last(of: RunFiles) -> str:
+        return next((held_out(record) for record in reversed(of.rounds) if record.round and held_out(record)), "")
+
+    base = next((held_out(record) for record in run.rounds if record.round == 0), "")
+    return {"last": last(run), "base": base, "clean": last(other) if other else ""} if last(run) else None
 
 
 def _last_measured(run: RunFiles) -> int:
