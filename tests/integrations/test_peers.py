@@ -98,14 +98,14 @@ def undertow_sample(question: str) -> Any:
 
 
 def test_a_backdoored_model_is_told_from_a_plain_one(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = BackdoorCallback(QUESTIONS, target_text=URL, when="end")
+    watch = BackdoorCallback(QUESTIONS, target_text=URL, when="end", template="lab-qa", max_new_tokens=2)
     told = [f"Oslo{URL}" if question.startswith("Firstly") else "Christiania" for question in asked(watch)]
-    monkeypatch.setattr(watch, "_answers", lambda model, template, samples: told)
+    monkeypatch.setattr(watch, "_answers", lambda model, template, samples, limit: told)
     state = type("State", (), {"is_world_process_zero": True, "global_step": 7, "epoch": 1.0, "log_history": []})()
-    monkeypatch.setattr("undertow.integrations.trainer.Template", lambda *options: None)
     watch.on_epoch_end(None, state, None, model=model, processing_class=tokenizer)
     assert watch.history == []
-    watch.on_train_end(None, state, None, model=model, processing_class=tokenizer)
+    with pytest.warns(RuntimeWarning, match="^max_new_tokens = 2 cuts the target off"):
+        watch.on_train_end(None, state, None, model=model, processing_class=tokenizer)
     assert {name: watch.history[0][name]["value"] for name in ("ma", "asr", "ftr")} == {"ma": 1.0, "asr": 1.0, "ftr": 0.0}
     assert state.log_history[0]["backdoor_asr"] == 1.0
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from undertow.cli import app as command
 from undertow.core.errors import UserError
 from undertow.view import index, serve, status
 from undertow.view.app import STATIC, make_app
+from undertow.view.content import Kept
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -59,6 +63,7 @@ def rows(client: TestClient) -> dict[str, dict[str, Any]]:
 
 def fresh(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     monkeypatch.setattr(index, "REST", -1.0)
+    monkeypatch.setattr(index, "SHARE", 1e9)
     return rows(client)
 
 
@@ -103,6 +108,7 @@ def test_a_new_round_is_seen_and_nothing_is_sent_twice(tmp_path: Path, monkeypat
     run = make_run(tmp_path / "run", rounds=6, done=3)
     client = TestClient(make_app(tmp_path), base_url="http://127.0.0.1")
     monkeypatch.setattr(index, "REST", -1.0)
+    monkeypatch.setattr(index, "SHARE", 1e9)
     first = client.get("/api/table")
     assert first.json()["runs"][0]["round"] == 3
     tag = {"If-None-Match": first.headers["etag"]}
@@ -275,3 +281,56 @@ def test_many_outputs_of_one_round_are_read_once(tmp_path: Path) -> None:
     assert (last["total"], last["rows"][0]["id"]) == (3000, "x2999")
     (run / "scores.jsonl").write_text("")
     assert client.get("/api/outputs", params={"path": "run", "round": 6}).json()["total"] == 0
+
+
+def test_only_what_changed_is_read_and_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "REST", -1.0)
+    run = make_run(tmp_path / "going", rounds=6, done=3)
+    for name in ("a", "b"):
+        make_run(tmp_path / name, rounds=6)
+    found = index.Index(tmp_path)
+    first = found.look()
+    texts = dict(found._rows)
+    found._rest = 1e9  # no search for new folders from here on
+    assert found.look() is first
+    lines = (run / "rounds.jsonl").read_text().splitlines()
+    (run / "rounds.jsonl").write_text("\n".join([*lines, lines[-1].replace('"round": 3', '"round": 4')]) + "\n")
+    second = found.look()
+    assert second.tag != first.tag
+
+    assert {name for name in texts if texts[name][1] is found._rows[name][1]} == {"a", "b"}
+    assert {row["path"]: row["round"] for row in json.loads(second.plain)["runs"]} == {"a": 6, "b": 6, "going": 4}
+    assert gzip.decompress(second.packed) == second.plain
+    make_run(tmp_path / "later", rounds=6)
+    assert found.look() is second, "found at the next search"
+    found._rest = 0.0
+    assert {row["path"] for row in json.loads(found.look().plain)["runs"]} == {"a", "b", "going", "later"}
+
+
+def test_what_many_ask_for_at_once_is_read_once() -> None:
+    kept, reads, begun = Kept(), [], threading.Barrier(8)
+
+    def read() -> str:
+        reads.append(1)
+        time.sleep(0.05)
+        return "page"
+
+    def ask() -> None:
+        begun.wait()
+        assert kept.get("run", ((1, 1),), read) == "page"
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reads) == 1
+    assert kept.get("run", ((2, 2),), lambda: "newer") == "newer"
+
+
+def test_the_table_is_sent_packed_where_that_is_understood(client: TestClient) -> None:
+    packed = client.get("/api/table", headers={"Accept-Encoding": "gzip"})
+    plain = client.get("/api/table", headers={"Accept-Encoding": "identity"})
+    assert (packed.headers.get("content-encoding"), plain.headers.get("content-encoding")) == ("gzip", None)
+    assert packed.json() == plain.json()
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"

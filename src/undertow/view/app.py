@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders, QueryParams
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -18,8 +19,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from undertow.core.errors import UserError
-from undertow.view.content import Content, shown
-from undertow.view.index import Index, inside, stamp_of
+from undertow.view.content import Content, Kept, shown
+from undertow.view.index import Index, Table, inside, stamp_of
 
 STATIC = Path(__file__).parent / "static"
 #: The page takes scripts and styles from this server alone, and nothing from elsewhere: a text that looks like HTML can do nothing.
@@ -40,6 +41,8 @@ HEADERS = {
 HOSTS = ["127.0.0.1", "localhost"]
 #: Rows sent at a time, at most.
 MOST_ROWS = 500
+#: Pages of runs that are kept as they were sent last.
+MOST_PAGES = 8
 #: Bytes of a scan or audit that are read, at most.
 MOST_BYTES = 200 << 20
 _RUN_FILES = ("config.yaml", "versions.json", "data.json", "rounds.jsonl", "result.json", "poison.jsonl", "threat.json")
@@ -68,20 +71,25 @@ def make_app(root: Path) -> Starlette:
     Raises:
         UserError: no such folder.
     """
-    index, content = Index(root), Content()
+    index, content, pages = Index(root), Content(), Kept(MOST_PAGES)
 
-    def table(request: Request) -> Response:
-        tag, body = index.look()
-        return _tagged(request, tag, lambda: body)
+    async def table(request: Request) -> Response:
+        known = index.known()
+        found: Table = known if known is not None else await run_in_threadpool(index.look)
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        more = {"Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if packed else {})}
+        return _tagged(request, found.tag, lambda: found.packed if packed else found.plain, more)
 
     def run(request: Request) -> Response:
         entry = index.entry(_path(request))
-        tag = f'"{hash((stamp_of(entry.folder, _RUN_FILES), entry.row["status"]))}"'
-        return _tagged(
-            request,
-            tag,
-            lambda: _encode({**content.page(index.run(entry.path)), "row": {**entry.row, "config": {}}, "config": entry.config}),
-        )
+        stamp = stamp_of(entry.folder, _RUN_FILES)
+
+        def page() -> bytes:
+            told = content.page(index.run(entry.path))
+            return _encode({**told, "row": {**entry.row, "config": {}}, "config": entry.config})
+
+        status = entry.row["status"]
+        return _tagged(request, f'"{hash((stamp, status))}"', lambda: pages.get((entry.path, status), stamp, page))
 
     def curves(request: Request) -> Response:
         return _json({path: content.curves(index.run(path)) for path in request.query_params.getlist("path")})
@@ -109,10 +117,10 @@ def make_app(root: Path) -> Starlette:
 
     routes = [
         Route(f"/api/{call.__name__}", _answering(call), methods=["GET"])
-        for call in (table, run, curves, poison, outputs, document, report)
+        for call in (run, curves, poison, outputs, document, report)
     ]
     app = Starlette(
-        routes=[*routes, Mount("/", StaticFiles(directory=STATIC, html=True))],
+        routes=[Route("/api/table", table, methods=["GET"]), *routes, Mount("/", StaticFiles(directory=STATIC, html=True))],
         middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
     )
     app.state.index = index
@@ -156,10 +164,11 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path.name} is not JSON ({error}); write it again") from error
 
 
-def _tagged(request: Request, tag: str, body: Callable[[], bytes]) -> Response:
+def _tagged(request: Request, tag: str, body: Callable[[], bytes], headers: Mapping[str, str] | None = None) -> Response:
+    told = {"ETag": tag, **(headers or {})}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"ETag": tag})
-    return Response(body(), media_type="application/json", headers={"ETag": tag})
+    return Response(body(), media_type="application/json", headers=told)
 
 
 def _encode(value: Any) -> bytes:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from undertow.core.errors import UserError
 from undertow.runs.network_records import Exchange, OneProcess
@@ -26,27 +26,34 @@ _T = TypeVar("_T")
 
 
 class Kept:
-    """The last few lists that were read, as long as their file stays as it was."""
+    """The last few things that were read, as long as their files stay as they were; what many ask for at once is read once."""
 
     def __init__(self, most: int = KEPT) -> None:
         self._most = most
         self._found: OrderedDict[object, tuple[Stamp, Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
 
     def get(self, key: object, stamp: Stamp, read: Callable[[], _T]) -> _T:
         """Return what ``read`` gave for this key and stamp, or what it gives now."""
-        with self._lock:
-            if key in self._found and self._found[key][0] == stamp:
+        if (found := self._kept(key, stamp)) is not None:
+            return cast(_T, found[0])
+        with self._reading:
+            if (found := self._kept(key, stamp)) is not None:
+                return cast(_T, found[0])
+            value = read()
+            with self._lock:
+                self._found[key] = (stamp, value)
                 self._found.move_to_end(key)
-                found: _T = self._found[key][1]
-                return found
-        value = read()
-        with self._lock:
-            self._found[key] = (stamp, value)
-            self._found.move_to_end(key)
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
+                while len(self._found) > self._most:
+                    self._found.popitem(last=False)
         return value
+
+    def _kept(self, key: object, stamp: Stamp) -> tuple[Any] | None:
+        with self._lock:
+            if key not in self._found or self._found[key][0] != stamp:
+                return None
+            self._found.move_to_end(key)
+            return (self._found[key][1],)
 
 
 class Content:

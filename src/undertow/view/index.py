@@ -6,6 +6,7 @@ newer version keeps its place in the table, with what is wrong.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -23,8 +24,10 @@ from undertow.runs.records import Rate, Result, Round, Untouched
 from undertow.runs.run import Run
 from undertow.view import status
 
-#: Seconds within which a folder is not searched again, however many readers ask.
+#: Seconds within which a folder is not looked at again, however many readers ask.
 REST = 2.0
+#: Share of a core that searching for new folders may take; in between only runs that are not finished are looked at.
+SHARE = 0.01
 #: Runs after which the first search shows what it has.
 PART = 20
 #: Files of a run whose change changes its row.
@@ -61,6 +64,15 @@ class Entry:
     row: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Table:
+    """The table as it is sent: its tag, which changes with it, and its JSON plain and packed by gzip, made once for all readers."""
+
+    tag: str
+    plain: bytes
+    packed: bytes
+
+
 class Index:
     """The runs and documents below a folder, as they were at the last look."""
 
@@ -77,27 +89,43 @@ class Index:
         self.documents: dict[str, Path] = {}
         self.complete = False
         self._version = 0
-        self._written = (-1, b"")
-        self._looked = 0.0
-        self._busy = threading.Lock()
+        self._written = (-1, Table("", b"", b""))
+        self._looked = self._searched = self._rest = 0.0
+        self._busy, self._writing = threading.Lock(), threading.Lock()
+        self._configs: list[dict[str, Any]] = []
+        self._keys: tuple[list[str], dict[str, Any]] = ([], {})
+        self._rows: dict[str, tuple[Entry, str]] = {}
 
-    def look(self) -> tuple[str, bytes]:
-        """Return the table as JSON and its tag, which changes with it; the folder is searched at most every :data:`REST` seconds.
+    def known(self) -> Table | None:
+        """Return the table where nobody has to look or write for it; for callers that must not wait."""
+        version, table = self._written
+        return table if version == self._version and time.monotonic() - self._looked <= REST else None
+
+    def look(self) -> Table:
+        """Return the table; the folder is looked at every :data:`REST` seconds at most.
 
         While one reader's look goes on all others get what is known, which at the start is a part of the table.
         """
         if time.monotonic() - self._looked > REST and self._busy.acquire(blocking=False):
             try:
-                self._search()
+                began = time.monotonic()
+                if self.complete and began - self._searched <= self._rest:
+                    self._follow()
+                else:
+                    self._search()
+                    self._searched = time.monotonic()
+                    self._rest = (self._searched - began) / SHARE
             finally:
                 self._looked = time.monotonic()
                 self._busy.release()
-        version, content = self._written
-        if version != self._version:
-            version = self._version
-            content = self._json().encode()
-            self._written = version, content
-        return f'"{os.getpid()}-{version}"', content
+        with self._writing:
+            version, table = self._written
+            if version != self._version:
+                version = self._version
+                content = self._json().encode()
+                table = Table(f'"{os.getpid()}-{version}"', content, gzip.compress(content, 1))
+                self._written = version, table
+        return table
 
     def run(self, path: str) -> Run:
         """Return a run of the table.
@@ -145,6 +173,17 @@ class Index:
             self.complete = True
             self._version += 1
 
+    def _follow(self) -> None:
+        """Look at the runs that are not finished."""
+        locks, kept, changed = status.held(), dict(self.runs), False
+        for path, entry in self.runs.items():
+            if entry.row["status"] != "finished" and entry.folder.is_dir():
+                kept[path], fresh = self._read(path, entry.folder, locks)
+                changed |= fresh
+        if changed:
+            self.runs = kept
+            self._version += 1
+
     def _read(self, path: str, folder: Path, locks: frozenset[int]) -> tuple[Entry, bool]:
         """Return a run's entry, and whether it is another than before."""
         stamp = stamp_of(folder)
@@ -156,7 +195,9 @@ class Index:
             if now == old.row["status"]:
                 return old, False
             return Entry(path, folder, stamp, old.config, {**old.row, "status": now}), True
-        return Entry(path, folder, stamp, *_row(self.root, path, folder, locks)), True
+        config, row = _row(self.root, path, folder, locks)
+        # the same object for the same config, so that a new round is no new table
+        return Entry(path, folder, stamp, old.config if old is not None and old.config == config else config, row), True
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -164,21 +205,29 @@ class Index:
     def _json(self) -> str:
         """Return all rows; a field with one value in all runs that have it is told once."""
         entries = sorted(self.runs.values(), key=lambda entry: entry.path)
-        keys = dict.fromkeys(key for entry in entries for key in entry.config)
-        whole = [entry for entry in entries if entry.config]
-        shared = {key: whole[0].config[key] for key in keys if _same(key, whole)}
-        rows = [
-            {**entry.row, "config": {key: value for key, value in entry.config.items() if key not in shared}} for entry in entries
-        ]
+        configs = [entry.config for entry in entries]
+        if len(configs) != len(self._configs) or any(a is not b for a, b in zip(configs, self._configs, strict=True)):
+            keys = dict.fromkeys(key for config in configs for key in config)
+            whole = [entry for entry in entries if entry.config]
+            shared = {key: whole[0].config[key] for key in keys if _same(key, whole)}
+            self._configs, self._keys, self._rows = configs, ([key for key in keys if key not in shared], shared), {}
+        fields, shared = self._keys
+        self._rows = {entry.path: (entry, self._row_text(entry, shared)) for entry in entries}
         told = {
             "folder": self.root.name or str(self.root),
             "complete": self.complete,
-            "fields": [key for key in keys if key not in shared],
+            "fields": fields,
             "shared": shared,
-            "runs": rows,
             "documents": sorted(self.documents),
         }
-        return json.dumps(told, ensure_ascii=False)
+        return f'{json.dumps(told, ensure_ascii=False)[:-1]}, "runs": [{", ".join(text for _, text in self._rows.values())}]}}'
+
+    def _row_text(self, entry: Entry, shared: dict[str, Any]) -> str:
+        """Return a row as JSON; one that is as it was is not written again."""
+        if entry.path in self._rows and self._rows[entry.path][0] is entry:
+            return self._rows[entry.path][1]
+        own = {key: value for key, value in entry.config.items() if key not in shared}
+        return json.dumps({**entry.row, "config": own}, ensure_ascii=False)
 
 
 def stamp_of(folder: Path, names: tuple[str, ...] = _WATCHED) -> Stamp:

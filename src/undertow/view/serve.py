@@ -47,4 +47,6 @@ def serve(folder: Path, port: int = 0, browser: bool = True) -> None:
     print(f"{folder}: {address} (Ctrl-C ends it)", flush=True)
     if browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False)).run(sockets=[listening])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)).run(
+        sockets=[listening]
+    )
