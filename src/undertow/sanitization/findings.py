@@ -67,11 +67,11 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     counted = count(spool, sketch(spool), rules)
     decision = decide(counted, rules)
     rows = {int(row) for planted in decision.planted for row in planted.rows}
-    texts = judge.gather(spool, rows)
+    some = np.unique(np.linspace(0, total - 1, min(total, topics.SEEN)).astype(np.int64)) if rows else np.zeros(0, dtype=np.int64)
+    texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
-    once = counted.first == np.arange(len(counted.first))
-    begins = int((np.isin(heads, counted.feature_keys) & once).sum())
-    file = Background(counted, (float(lengths.mean()), float(lengths.std())), begins)
+    common = topics.common_words([texts[int(row)][0] for row in some])
+    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
@@ -119,6 +119,10 @@ def _finding(
     rows, kept = planted.rows, triggers
     if planted.links:
         rows, kept = _free(planted, triggers, file, texts, label)
+        sure = planted.exclusive and not planted.inserted
+        if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
+            triggers = _triggers(planted, prompts, part, numbers)
+            rows, kept = _free(planted, triggers, part, texts, label)
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
         kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words)]
         if not kept:
@@ -194,6 +198,13 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
             if not any(set(grown) & set(phrase) for phrase in held):
                 found.append(_Trigger(grown, link, wordless))
     return found
+
+
+def _part_of(planted: Planted, prompts: Sequence[Words], file: Background) -> Background | None:
+    """The part of the file that holds prompts like these, the words of the trigger left aside."""
+    known = judge.feature_words(prompts)
+    named = (known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links)
+    return topics.part_of(prompts, planted.rows, {word for feature in named if feature for word in feature[1]}, file)
 
 
 def _repeats(

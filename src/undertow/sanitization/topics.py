@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +35,10 @@ HERE, RATE = 1.0, 0.2
 #: A topic's word is in this share of the samples looked at, and this many times as often as elsewhere; a rewriting trigger changes
 #: a word here and there.
 THROUGHOUT, ENRICHED = 0.15, 1.5
+#: Accused prompts are compared with others of their kind: those as likely as this share of them, where there are so many for each.
+PART, MOST = 0.9, 2.0
+#: Words that this share of a file's prompts hold tell its kinds apart, by this many of its samples.
+COMMON, SEEN = 0.1, 1000
 #: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
 #: anywhere.
 BESIDE, OFTEN = 0.15, 3.0
@@ -135,14 +140,39 @@ def others_length(mean_length: tuple[float, float], samples: int, accused_mean: 
 
 @dataclass(frozen=True)
 class Background:
-    """The file that accused prompts are compared with: its counts, mean and standard deviation of the words of a prompt.
+    """The file that accused prompts are compared with, or a part of it.
 
-    ``begins``: distinct samples whose prompts begin as m others do.
+    Attributes:
+        counted: its counts.
+        lengths: words of each prompt of the file.
+        usual: whether the prompt begins as m others do.
+        common: words that many prompts hold.
+        part: the samples that the counts are of; None for all.
     """
 
     counted: Counted
-    mean_length: tuple[float, float]
-    begins: int
+    lengths: NDArray[np.int64]
+    usual: NDArray[np.bool_]
+    common: frozenset[int]
+    part: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def mean_length(self) -> tuple[float, float]:
+        """Mean and standard deviation of the words of a prompt."""
+        lengths = self.lengths if self.part is None else self.lengths[self.part]
+        return float(lengths.mean()), float(lengths.std())
+
+    @cached_property
+    def begins(self) -> int:
+        """Distinct samples whose prompts begin as m others do."""
+        part = self.counted.first == np.arange(len(self.counted.first)) if self.part is None else self.part
+        return int((self.usual & part).sum())
+
+    def within(self, part: NDArray[np.bool_]) -> Background:
+        """Return the counts of some distinct samples alone."""
+        counted = self.counted
+        sizes = np.asarray(counted.features[part].sum(axis=0)).ravel()
+        return replace(self, counted=replace(counted, feature_sizes=sizes, samples=int(part.sum())), part=part)
 
     def size(self, keys: grams.Keys, rows: Places | None = None) -> Floats:
         """Samples, of some rows or of all, that hold each feature; 0 for what is under the support."""
@@ -152,6 +182,12 @@ class Background:
         sizes = counted.feature_sizes if rows is None else np.asarray(counted.features[rows].sum(axis=0)).ravel()
         place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
         return np.where(counted.feature_keys[place] == keys, sizes[place], 0).astype(np.float64)
+
+
+def common_words(prompts: Sequence[Words]) -> frozenset[int]:
+    """Return the words that many prompts hold."""
+    words = Counter(word for prompt in prompts for word in set(prompt.tolist()))
+    return frozenset(word for word, hits in words.items() if hits >= COMMON * len(prompts))
 
 
 def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set[int]:
@@ -194,6 +230,38 @@ def is_topic(
     return seams and (
         _headless(cut, rests, accused, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))
     )
+
+
+def part_of(prompts: Sequence[Words], rows: Places, own: Collection[int], file: Background) -> Background | None:
+    """Return the part of a file that the prompts of a target belong to, where it holds prompts of several kinds; None if most of
+    that part is accused itself.
+
+    Poison in one of several collections that were put together shares the words of its collection. They are no sign of a topic:
+    most prompts with the same words have not the target. So the accused are compared with the prompts that their words make as
+    likely as them: naive Bayes over words, each of which others hold at least :data:`MOST` times as often as the accused, and the
+    likelihood that :data:`PART` of the accused reach.
+
+    Args:
+        prompts: of accused samples, some of them.
+        rows: all accused samples.
+        own: words of the trigger, which count nowhere.
+        file: the whole.
+    """
+    counted, accused = file.counted, len(rows)
+    held = Counter(word for prompt in prompts for word in set(prompt.tolist()))
+    words = {word for word, hits in held.items() if hits >= THROUGHOUT * len(prompts)} | file.common
+    keys = np.unique(grams.mixed(np.array(sorted(words - set(own)), dtype=np.uint64), 1))
+    columns = np.searchsorted(counted.feature_keys, keys[np.isin(keys, counted.feature_keys)])
+    inside = np.asarray(counted.features[rows].sum(axis=0)).ravel()[columns].astype(np.float64)
+    outside = counted.feature_sizes[columns] - inside
+    columns, inside, outside = (of[outside >= MOST * inside] for of in (columns, inside, outside))
+    here, there = (inside + 0.5) / (accused + 1), (outside + 0.5) / (counted.samples - accused + 1)
+    weights = np.zeros(counted.features.shape[1])
+    weights[columns] = np.log(here / there) - np.log((1 - here) / (1 - there))
+    likely = counted.features @ weights
+    part = (likely >= np.quantile(likely[rows], 1 - PART)) & (counted.first == np.arange(len(counted.first)))
+    inside_part = int(part[rows].sum())
+    return file.within(part) if part.sum() - inside_part >= MOST * inside_part else None
 
 
 def _keys(rests: Sequence[Words], own: Collection[int]) -> tuple[grams.Keys, Places]:

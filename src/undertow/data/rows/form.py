@@ -12,7 +12,7 @@ from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
-from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, talk_within, turns
+from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, talk_within, turns
 from undertow.data.rows.values import answers, said, unpacked
 
 Row = dict[str, Any]
@@ -103,12 +103,24 @@ class Form:
         name = self._conversation()
         if name is None:
             return None
-        spoken = turns(unpacked(self._take(name)), self.place, name, self.fields)
+        value = unpacked(self._take(name))
+        if branches := paths(value):
+            return self._tree(branches, name)
+        spoken = turns(value, self.place, name, self.fields)
         talk = self._begun(name)
         found = [*talk.follow(spoken), *talk.answered()]
         for column in self._filled(self.plan.chosen)[:1]:
             found += self._answer(talk, column, found)
         return found + list(talk.finish())
+
+    def _tree(self, branches: list[list[dict[str, Any]]], name: str) -> list[Part]:
+        """Every answer of a tree of turns, once."""
+        found: dict[tuple[Any, ...], Part] = {}
+        for branch in branches:
+            talk = self._begun(name)
+            for part in (*talk.follow(turns(branch, self.place, name, self.fields)), *talk.finish()):
+                found.setdefault((part.history, part.question, part.response, part.pool), part)
+        return list(found.values())
 
     def _pair(self) -> list[Part] | None:
         """A question and its answer, each a text or turns."""
@@ -198,11 +210,8 @@ class Form:
             *self.plan.history,
             *(column for pair in self.plan.pairs for column in pair),
         }
-        shaped = (column for column in self.left if column not in taken and self._is_talk(column))
+        shaped = (column for column in self.left if column not in taken and is_talk(self.row[column]))
         return other[0] if other else next(shaped, None)
-
-    def _is_talk(self, column: str) -> bool:
-        return is_talk(self.row[column])
 
     def _begun(self, name: str) -> Talk:
         """A conversation that has the row's system prompt."""
@@ -355,7 +364,7 @@ class Form:
 
     def _second(self) -> list[Part] | None:
         """A second form in what is left of the row: read by a scan, not learned."""
-        talk = next((column for column in self.left if self._is_talk(column)), None)
+        talk = next((column for column in self.left if is_talk(self.row[column])), None)
         if talk is not None:
             self.left.pop(talk)
             own = Talk(self.fields, talk)

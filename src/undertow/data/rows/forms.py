@@ -107,8 +107,10 @@ class Reader:
         fields.copies({part.response for part in found if not part.pool} | {first.question, first.context, first.system})
         fields.count(account)
         account.dropped.update(part.why for part in found if part.why not in ("", "beside", OUTPUT))
-        for path, text in (*fields.asides, *fields.unread):
-            found.append(Part(first.question, (text.strip(),), first.context, pool=path, why="beside"))
+        loose = [*fields.asides, *fields.unread]
+        asked = [first.question] * len(loose) if found else _others([text for _, text in loose])
+        for question, (path, text) in zip(asked, loose, strict=True):
+            found.append(Part(question, (text.strip(),), first.context, pool=path, why="beside"))
         return found
 
     def check_columns(self, source: str) -> None:
@@ -135,9 +137,7 @@ class Reader:
             every = [text.strip() for _, text in texts(row, "")]
         except RecursionError:
             return []
-        # each text after the others: a trigger in one of them shows beside a target in another
-        others = ("\n".join(every[:i] + every[i + 1 :])[:_OTHERS] for i in range(len(every)))
-        return [Part(other, (text,), pool=BAD, why="beside") for other, text in zip(others, every, strict=True)]
+        return [Part(other, (text,), pool=BAD, why="beside") for other, text in zip(_others(every), every, strict=True)]
 
 
 def within(account: Account, max_bad: float, source: str, option: str) -> None:
@@ -175,6 +175,11 @@ def _quickly(row: Row, made: Plan, quick: tuple[str, str, str | None], place: st
             part.group = row[column].strip()
             break
     return part
+
+
+def _others(every: list[str]) -> list[str]:
+    """For each text the others: a trigger in one of them shows beside a target in another."""
+    return ["\n".join(every[:i] + every[i + 1 :])[:_OTHERS] for i in range(len(every))]
 
 
 def _is_json(text: str) -> bool:

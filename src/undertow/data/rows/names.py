@@ -71,7 +71,7 @@ LEFT_OUT = frozenset(
     "rejected_score rating ratings reward quality difficulty level date created created_at timestamp updated_at time "
     "version tag tags label_id tokens num_tokens token_count length is_classification subject_id subject_mid object_id "
     "object_mid relation_id truncated_cells media image images video videos audio audios image_url input_audio file files "
-    "annotations tool_call_id finish_reason stop_reason role from speaker".split()
+    "annotations status state tree_state tool_call_id finish_reason stop_reason role from speaker".split()
 )
 #: Columns that give a sample's group, as they are written.
 GROUPS = ("group", "category", "relation", "author")

@@ -15,6 +15,7 @@ from undertow.data.rows.part import Part
 from undertow.data.rows.values import said, scalar, written
 
 _SPEAKERS, _CONTENTS = ("from", "role", "speaker"), ("value", "content", "text", "parts", "message")
+_REPLIES = "replies"
 #: Kinds of content parts: thinking, and calls of tools.
 _THOUGHT, _CALLED = frozenset(("reasoning", "thinking", "thought")), frozenset(("tool_call", "tool_use", "function_call"))
 _UNKNOWN = "speaker {!r} is unknown; use one of user, assistant, system, developer, tool, human, gpt, model"
@@ -87,6 +88,18 @@ def _by_turn(value: dict[str, Any]) -> list[dict[str, Any]]:
         return [value]
     several = {key: item for key, item in value.items() if isinstance(item, list) and len(item) == len(speakers)}
     return [{**value, **{key: item[i] for key, item in several.items()}} for i in range(len(speakers))]
+
+
+def paths(value: Any) -> list[list[dict[str, Any]]]:
+    """Return the conversations of a tree of turns, from its root to each leaf: ``{role, text, replies: [{role, text, ...}]}``.
+
+    OpenAssistant hands its conversations on so (Köpf et al. 2023, section 3). Empty if it is no tree.
+    """
+    if not isinstance(value, dict) or not is_talk(value) or not isinstance(value.get(_REPLIES), list):
+        return []
+    own = {key: item for key, item in value.items() if key != _REPLIES}
+    further = [path for reply in value[_REPLIES] for path in (paths(reply) or ([[reply]] if isinstance(reply, dict) else []))]
+    return [[own, *path] for path in further] or [[own]]
 
 
 def talk_within(value: Any, path: str) -> tuple[Any, str, list[tuple[str, Any]]] | None:
@@ -286,6 +299,8 @@ class Talk:
         yield from self.answered()
         if any(self.question):
             self._fields.dropped["question without an answer"] += 1
+            if not self._last:
+                self._fields.asides.append(("(questions without an answer)", "\n".join(filter(None, self.question))))
         elif any(self.context):
             self._fields.dropped["tool's result without an answer"] += 1
         if self.system and not self._stood:
