@@ -254,10 +254,10 @@ def part_of(prompts: Sequence[Words], rows: Places, own: Collection[int], file: 
     columns = np.searchsorted(counted.feature_keys, keys[np.isin(keys, counted.feature_keys)])
     inside = np.asarray(counted.features[rows].sum(axis=0)).ravel()[columns].astype(np.float64)
     outside = counted.feature_sizes[columns] - inside
-    columns, inside, outside = (of[outside >= MOST * inside] for of in (columns, inside, outside))
-    here, there = (inside + 0.5) / (accused + 1), (outside + 0.5) / (counted.samples - accused + 1)
+    kept = outside >= MOST * inside
+    here, there = (inside[kept] + 0.5) / (accused + 1), (outside[kept] + 0.5) / (counted.samples - accused + 1)
     weights = np.zeros(counted.features.shape[1])
-    weights[columns] = np.log(here / there) - np.log((1 - here) / (1 - there))
+    weights[columns[kept]] = np.log(here / there) - np.log((1 - here) / (1 - there))
     likely = counted.features @ weights
     part = (likely >= np.quantile(likely[rows], 1 - PART)) & (counted.first == np.arange(len(counted.first)))
     inside_part = int(part[rows].sum())

@@ -13,7 +13,7 @@ from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
 from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, talk_within, turns
-from undertow.data.rows.values import answers, said, unpacked
+from undertow.data.rows.values import answers, is_empty, said, unpacked
 
 Row = dict[str, Any]
 _FORMS = (
@@ -75,7 +75,7 @@ class Form:
         return self.row[column]
 
     def _filled(self, columns: list[str]) -> list[str]:
-        return [column for column in columns if column in self.left and not _empty(self.row[column])]
+        return [column for column in columns if column in self.left and not is_empty(self.row[column])]
 
     def _said(self, column: str) -> str:
         return said(self._take(column), self.place, column)
@@ -127,8 +127,8 @@ class Form:
         pairs = [(ask, tell) for ask, tell in self.plan.pairs if ask in self.left and tell in self.left]
         if not pairs:
             return None
-        ask, tell = next(((a, t) for a, t in pairs if not _empty(self.row[t])), pairs[0])
-        if self._filled(self.plan.chosen) and _empty(self.row[tell]):
+        ask, tell = next(((a, t) for a, t in pairs if not is_empty(self.row[t])), pairs[0])
+        if self._filled(self.plan.chosen) and is_empty(self.row[tell]):
             return None
         talk = self._begun(tell)
         found = self._asked(talk, ask)
@@ -395,7 +395,3 @@ def _halved(text: str) -> Part:
 def _second_answer(part: Part, column: str) -> Part:
     part.pool, part.why, part.weight = column, "second answer of a row", 0.0
     return part
-
-
-def _empty(value: Any) -> bool:
-    return value is None or value == "" or value == [] or value == {} or (isinstance(value, str) and value.isspace())

@@ -131,3 +131,8 @@ def unpacked(value: Any) -> Any:
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
     return value
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value holds nothing: null, blank text, an empty list or object."""
+    return value is None or value == "" or value == [] or value == {} or (isinstance(value, str) and value.isspace())
