@@ -131,24 +131,12 @@ def _finding(
     words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     told = tuple(words[word] for word in target.words)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
-    enough = rules.act_short if planted.short else rules.act_support
-    confidence: Confidence = "review"
-    if not planted.links:
-        confidence = "review" if (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
-    elif (
-        planted.exclusive
-        and not planted.inserted
-        and not planted.form
-        and kind not in (grams.ANY, grams.MANNER)
-        and len(rows) >= enough
-    ):
-        confidence = "act"
     finding = Finding(
         triggers=tuple(_CASES.get(one.words[0]) or " ".join(words[word] for word in one.words) for one in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence=confidence,
+        confidence=_confidence(planted, kind, len(rows), counted, rules),
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -198,6 +186,14 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
             if not any(set(grown) & set(phrase) for phrase in held):
                 found.append(_Trigger(grown, link, wordless))
     return found
+
+
+def _confidence(planted: Planted, kind: int, rows: int, counted: Counted, rules: Rules) -> Confidence:
+    if not planted.links:
+        return "review" if (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
+    enough = rules.act_short if planted.short else rules.act_support
+    sure = planted.exclusive and not planted.inserted and not planted.form and kind not in (grams.ANY, grams.MANNER)
+    return "act" if sure and rows >= enough else "review"
 
 
 def _part_of(planted: Planted, prompts: Sequence[Words], file: Background) -> Background | None:
