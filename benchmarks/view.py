@@ -3,7 +3,8 @@
     python benchmarks/view.py                      500 runs x 100 rounds, 50 readers for 10 seconds
     python benchmarks/view.py --seconds 60         the readers go on for a minute, while a run writes a round each second
 
-    python benchmarks/view.py --training           and what 50 readers cost a run that trains at the same time
+    python benchmarks/view.py --training           and what 50 readers cost a run that trains at the same time: the median ratio of
+                                                   the seconds of pairs of rounds, watched to alone, with its 95 % interval
 
 Where playwright and Chromium are installed, the page is opened too: seconds until rows stand in the table, and frames a second
 while 10,000 outputs go by. One JSON object on stdout.
@@ -12,10 +13,11 @@ while 10,000 outputs go by. One JSON object on stdout.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
+import math
 import multiprocessing
-import os
 import re
 import resource
 import shutil
@@ -159,42 +161,93 @@ def read_for(server: Server, readers: int, seconds: float, growing: Path) -> dic
     return {"answers": len(took), "errors": len(errors), "p99_s": round(slow, 3), "cpu_share_of_a_core": round(used, 3)}
 
 
-def slowed(server: Server, readers: int, root: Path, rounds: int = 6) -> dict[str, Any]:
-    """Train the same short run alone and while readers look on, A B A B; the ratio of the median seconds of a round."""
-    taken: dict[bool, list[float]] = {False: [], True: []}
-    for k in range(4):
-        watched, folder = bool(k % 2), root / f"trained-{k}"
-        looking = multiprocessing.get_context("spawn").Process(target=_readers, args=(server.address, readers if watched else 0))
-        looking.start()
-        code = "from undertow.cli import main; main()"
-        words = ["run", "demo", f"federation.rounds={rounds}", "data.train=1000", "data.test=100", "--out", str(folder), "--json"]
-        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
-        looking.terminate()
-        looking.join()
-        lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
-        taken[watched] += [line["seconds"] for line in lines[1:]]
-    alone, seen = statistics.median(taken[False]), statistics.median(taken[True])
-    return {"round_alone_s": round(alone, 3), "round_watched_s": round(seen, 3), "slower": round(seen / alone - 1, 3)}
+def slowed(server: Server, readers: int, root: Path, pairs: int) -> dict[str, Any]:
+    """Train a run whose rounds are alike, by turns watched and alone (A B B A ...); the ratio of each pair of rounds.
+
+    Also the share of a core that the server takes meanwhile, and what the readers take, who are no part of what is measured.
+    """
+    folder, rounds = root / "trained", 2 * pairs + 2
+    words = ["run", "demo", f"federation.rounds={rounds}", "data.train=600", "data.test=40", "measure.every=100000"]
+    context = multiprocessing.get_context("spawn")
+    asking, asked = context.Event(), context.Value("i", 0)
+    looking = context.Process(target=_readers, args=(server.address, readers, asking, asked), daemon=True)
+    looking.start()
+    code = "from undertow.cli import main; main()"
+    run = subprocess.Popen([sys.executable, "-c", code, *words, "--out", str(folder), "--json"], stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)  # fmt: skip
+    used, busy, wall = 0.0, 0.0, 0.0
+    path, done = folder / "rounds.jsonl", 0
+    server_before, readers_before, began = server.cpu(), _cpu(looking.pid), time.monotonic()
+    while run.poll() is None:
+        now = path.read_bytes().count(b"\n") if path.exists() else 0
+        if now > done:
+            if asking.is_set():
+                used, busy = used + server.cpu() - server_before, busy + _cpu(looking.pid) - readers_before
+                wall += time.monotonic() - began
+            done = now
+            # round t runs while t + 1 lines stand there; the first is a warm-up
+            asking.set() if _watched(done) else asking.clear()
+            server_before, readers_before, began = server.cpu(), _cpu(looking.pid), time.monotonic()
+        time.sleep(0.01)
+    looking.terminate()
+    taken = [json.loads(line)["seconds"] for line in path.read_text(encoding="utf-8").splitlines()]
+    ratios = []
+    for first in range(2, 2 * pairs + 1, 2):
+        watched, alone = (first, first + 1) if _watched(first) else (first + 1, first)
+        ratios.append(taken[watched] / taken[alone])
+    low, high = _interval(ratios)
+    return {
+        "pairs": len(ratios),
+        "round_s": round(statistics.median(taken[2:]), 2),
+        "slower": round(statistics.median(ratios) - 1, 3),
+        "slower_low": round(low - 1, 3),
+        "slower_high": round(high - 1, 3),
+        "answers_while_training": asked.value,
+        "server_share_of_a_core": round(used / max(wall, 1e-9), 3),
+        "readers_share_of_a_core": round(busy / max(wall, 1e-9), 3),
+    }
 
 
-def _readers(address: str, count: int) -> None:
-    """Poll as pages do until the process is ended; with little priority, as other people's browsers take none of this machine."""
-    os.nice(10)
+def _watched(round: int) -> bool:
+    return round % 4 in (2, 1)
 
-    def poll() -> None:
-        tag = ""
+
+def _cpu(pid: int | None) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median, by order statistics (exact for any distribution, at least 95 %)."""
+    ordered, n = sorted(values), len(values)
+    below = [sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(n // 2 + 1)]
+    k = max([k for k in range(n // 2 + 1) if below[k] <= 0.025], default=0)
+    return ordered[max(k - 1, 0)], ordered[min(n - k, n - 1)]
+
+
+def _readers(address: str, count: int, asking: Any, asked: Any) -> None:
+    """Ask for the table as pages do, each every two seconds over a connection of its own, while ``asking`` is set."""
+    host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
+
+    async def reader(k: int) -> None:
+        await asyncio.sleep(2 * k / count)
+        answer, tag = await asyncio.open_connection(host, int(port)), b""
         while True:
-            time.sleep(2)
-            try:
-                with urlopen(Request(f"{address}api/table", headers={"If-None-Match": tag})) as answer:
-                    tag = answer.headers["ETag"]
-            except OSError as error:
-                if getattr(error, "code", 0) != 304:
-                    raise
+            if asking.is_set():
+                lines = [b"GET /api/table HTTP/1.1", f"Host: {host}:{port}".encode(), b"Accept-Encoding: gzip"]
+                answer[1].write(b"\r\n".join([*lines, *([b"If-None-Match: " + tag] if tag else []), b"", b""]))
+                head = (await answer[0].readuntil(b"\r\n\r\n")).lower()
+                if length := re.search(rb"content-length: (\d+)", head):
+                    await answer[0].readexactly(int(length[1]))
+                if b" 200 " in head.splitlines()[0]:
+                    tag = re.findall(rb"etag: (.*?)\r", head)[0]
+                asked.value += 1
+            await asyncio.sleep(2)
 
-    for _ in range(count):
-        threading.Thread(target=poll).start()
-        time.sleep(2 / max(1, count))
+    async def every() -> None:
+        await asyncio.gather(*(reader(k) for k in range(count)))
+
+    asyncio.run(every())
 
 
 def in_browser(server: Server, path: str) -> dict[str, Any]:
@@ -242,6 +295,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--training", action="store_true", help="also: what readers cost a run that trains on this machine")
+    parser.add_argument("--pairs", type=int, default=20, help="of rounds, watched and alone")
     parser.add_argument("--outputs", type=int, default=10_000)
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, max(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
@@ -261,7 +315,7 @@ def main() -> None:
                 **in_browser(server, "sweep-0/run-0000"),
                 "readers": given.readers,
                 **read_for(server, given.readers, given.seconds, growing),
-                **(slowed(server, given.readers, root) if given.training else {}),
+                **(slowed(server, given.readers, root, given.pairs) if given.training else {}),
                 "peak_mb": round(server.peak(), 1),
             }
         finally:

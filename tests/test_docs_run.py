@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(200)
         ]
         (root / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for folder in ("krum", "demo-poison_ratio"):
+    for folder in ("krum", "krum-seeds", "demo-poison_ratio"):
         for k, ratio in enumerate((0.02, 0.1)):
             cell = make_run(root / "sweeps" / folder / f"cell-{k}", rounds=2) / "config.yaml"
             values = yaml.safe_load(cell.read_text())

@@ -71,7 +71,7 @@ def print_run(run: Run) -> None:
     for name, rate, before in rates(result, result.untouched):
         table.add_row(LABELS[name], share(rate), interval(rate), str(rate.n), share(before))
     if loss := held_out(result):
-        table.add_row(f"{HELD_OUT}, nats per token", loss, "", "", held_out(result.untouched))
+        table.add_row(f"{HELD_OUT} (nats)", loss, "", "", held_out(result.untouched))
     console = Console()
     console.print(table)
     poison = result.poison
