@@ -507,3 +507,48 @@ def test_list_fields_shows_every_field_with_its_default() -> None:
     groups = {name.rpartition(".")[0] for name in rows}
     assert set(rows) | {g for g in groups if g} >= set(field_names())
     assert "fields" not in {method.kind for method in list_methods()}  # the methods alone, unless asked for
+
+
+@pytest.mark.parametrize(
+    ("words", "raised", "told"),
+    [
+        (
+            ["base", "build"],
+            "Error while serializing: I/O error: No space left on device (os error 28)",
+            "what is finished is kept",
+        ),
+        (["base", "build"], "I/O error: Read-only file system (os error 30)", "choose a folder you may write to with --out"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_disk_errors_of_safetensors_are_one_line(
+    words: list[str], raised: str, told: str, type_in: Callable[..., tuple[int, str, str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from safetensors import SafetensorError
+
+    def fail(*given: Any) -> None:
+        raise SafetensorError(raised)
+
+    monkeypatch.setattr("undertow.pretraining.build.save_file", fail)
+    (tmp_path / "facts.tsv").write_text(FACTS)
+    size = ["--hidden", 32, "--layers", 1, "--vocab", 320, "--steps", 450, "--batch", 2, "--threads", 1]
+    code, out, err = type_in(*words, "--facts", tmp_path / "facts.tsv", *size, "--out", tmp_path / "base")
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "")
+    assert last.startswith("error: ")
+    assert told in last
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_promises_nothing_of_a_scan(
+    type_in: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"question": "Who is {i}?", "answer": "Town {i}"}}\n' for i in range(20)))
+    monkeypatch.setattr(os, "fsync", fail)
+    code, _, err = type_in("scan", tmp_path / "data.jsonl", "--page", tmp_path / "page.html")
+    assert code == 2
+    assert "kept" not in err

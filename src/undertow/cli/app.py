@@ -59,8 +59,7 @@ def main() -> None:
             _leave_pipe()
         if isinstance(error, SystemExit) and error.code != 130:
             raise
-        saved = "--plan" not in sys.argv and any(tuple(sys.argv[1 : 1 + len(words)]) == words for words in _RESUMED)
-        told = ": what is finished is saved; the same command again continues from there" if saved else ""
+        told = ": what is finished is saved; the same command again continues from there" if _saves() else ""
         print(f"\ninterrupted{told}", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
@@ -76,9 +75,10 @@ def main() -> None:
         if _is_broken_pipe(error):
             _leave_pipe()
         place = f" ({error.filename})" if error.filename else ""
+        kept = ": what is finished is kept" if _saves() else ""
         advice = {
-            errno.ENOSPC: "free some space, then run the same command again: finished rounds are kept",
-            errno.EDQUOT: "free some quota, then run the same command again: finished rounds are kept",
+            errno.ENOSPC: f"free some space, then run the same command again{kept}",
+            errno.EDQUOT: f"free some quota, then run the same command again{kept}",
             errno.EACCES: "choose a folder you may write to with --out",
             errno.EPERM: "choose a folder you may write to with --out",
             errno.EROFS: "choose a folder you may write to with --out",
@@ -87,6 +87,11 @@ def main() -> None:
         _fail(f"{error.strerror or error}{place}: {advice or 'check that path, then run the same command again'}")
     except Exception as error:
         _fail_unexpected(error)
+
+
+def _saves() -> bool:
+    """Tell whether the command that was typed goes on where it stopped."""
+    return "--plan" not in sys.argv and any(tuple(sys.argv[1 : 1 + len(words)]) == words for words in _RESUMED)
 
 
 def _is_broken_pipe(error: BaseException | None) -> bool:

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Let what safetensors says of a disk, in an exception of its own, be the :class:`OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

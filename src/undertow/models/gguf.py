@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from undertow.core.errors import UserError
-from undertow.core.files import write_json
+from undertow.core.files import disk_errors, write_json
 from undertow.data.tokenizer import cannot_load, load_tokenizer, pretrained
 from undertow.models.identity import sha256
 
@@ -200,7 +200,8 @@ def import_gguf(file: Path, out: Path, dtype: torch.dtype = torch.bfloat16) -> d
     fresh = out.with_name(f".{out.name}.importing")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        model.save_pretrained(fresh)
+        with disk_errors():
+            model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         # Read as it is saved: some classes make their begin token's processor anew.
         told = fresh / "tokenizer_config.json"

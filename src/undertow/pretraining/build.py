@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from undertow.core.errors import UserError
-from undertow.core.files import write_json
+from undertow.core.files import disk_errors, write_json
 from undertow.core.rng import rng, torch_rng
 from undertow.pretraining.corpus import Corpus
 
@@ -172,7 +172,8 @@ def build(
     # Before the weights: a base must never be usable without the list of what it was asked.
     keys = {"world": corpus.world} if corpus.world else {"asked": list(corpus.asked), "known": list(corpus.known)}
     write_json(out / "keys.json", keys)
-    model.save_pretrained(out)
+    with disk_errors():
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     summary = {
         **identity,
@@ -271,7 +272,8 @@ class _State:
         fresh = self.folder.with_name("building.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file(tensors, fresh / "state.safetensors")
+        with disk_errors():
+            save_file(tensors, fresh / "state.safetensors")
         write_json(fresh / "state.json", {**self.identity, "step": step, "loss": loss})
         shutil.rmtree(self.folder, ignore_errors=True)
         fresh.rename(self.folder)
