@@ -225,7 +225,8 @@ _PRETRAINED = Profile(
     deviations=(
         _BASE,
         "20 samples a client and 12 rounds in place of 500 and 100, learning rate 2e-3 in place of 2e-5, batches of 2, LoRA r 4 on "
-        "all linear layers: what minutes on two cores allow. Samples and learning rate were chosen on seed 99, which no result uses.",
+        "all linear layers: what minutes on two cores allow. Samples and learning rate were chosen on seed 99, which no result "
+        "uses.",
         "PR 0.1 is 20 poisoned samples in all, so that ASR still moves from round to round: seed 0 on SimpleQuestions had 94.5 % "
         "(natural) and 22.0 % (badnets) after 8 rounds (n = 200 each; `--set federation.rounds=8`).",
         "200 test questions, each asked clean and triggered; at most 24 new tokens, which cut the target off in 4 of 800 triggered "
