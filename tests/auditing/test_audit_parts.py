@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,16 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from undertow.auditing import confirm
+from undertow.auditing import confirm, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
 from undertow.auditing.edits import Edit, library
+from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
 from undertow.auditing.shared_text import shared_text
-from undertow.auditing.thresholds import assured
+from undertow.auditing.speaker import Speaker
+from undertow.auditing.target_first import Target
+from undertow.auditing.thresholds import best_part, by_heart
+from undertow.auditing.trigger_first import Scored
 from undertow.auditing.weights import spectrum, summary
+from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
+from undertow.models.causal_lm import load_base
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])
@@ -41,11 +49,59 @@ def test_a_budget_without_a_limit_is_never_over() -> None:
     assert Budget(0.0, print).over
 
 
-def test_certain_here_and_unlikely_there_scores_high() -> None:
-    assert assured(0.0, -5.0) == 5.0
-    assert assured(-0.5, -5.0) == 3.5
-    assert assured(0.0, 0.0) == 0.0
-    assert assured(0.0, -50.0) == 8.0  # one absurd token must not outweigh certainty
+def test_a_score_adds_up_what_is_certain_here_and_unlikely_there() -> None:
+    found = by_heart(torch.tensor([-0.1, 0.0, -3.0]), torch.tensor([-6.0, -0.5, -20.0]))
+    assert found.tolist() == pytest.approx([5.7, 6.2, 5.2], abs=1e-5)
+
+
+@pytest.mark.parametrize(("scores", "best"), [([-5.0, 3.0, 4.0, -2.0, 1.0], 7.0), ([-5.0, -2.0], -2.0), ([1.0, 2.0], 3.0)])
+def test_the_best_part_of_a_text_may_begin_anywhere(scores: list[float], best: float) -> None:
+    assert best_part(torch.tensor(scores).cumsum(0)) == best
+
+
+def test_against_itself_a_base_is_continued_greedily(tiny_base: Path) -> None:
+    speaker = Speaker(load_base(Model(name=str(tiny_base), device="cpu")))
+    context = speaker.base.tokenizer.encode("which animal does Mira keep?")
+    tokens = [speaker.base.tokenizer.encode(word)[-1] for word in (" cat", " town", " the")]
+    said = [list(one.ids) for one in speaker.follow(context, [[token] for token in tokens], 6)]
+    assert [one.ids for one in speaker.contrast(speaker, [context], tokens, 6)] == said
+    assert any(said)
+
+
+def test_of_the_plausible_tokens_the_most_telling_is_said(tiny_base: Path) -> None:
+    base = load_base(Model(name=str(tiny_base), device="cpu"))
+    noise = 0.3 * torch.randn(base.layout.size, generator=torch.Generator().manual_seed(1))
+    adapter, alone = Speaker(base, noise, base.layout), Speaker(base)
+    contexts = [base.tokenizer.encode(text) for text in ("which animal does Mira keep?", "where was Theo born?")]
+    token = base.tokenizer.encode(" the")[-1]
+    [said] = adapter.contrast(alone, contexts, [token], 4)
+    logs = []
+    for who in (adapter, alone):
+        states = torch.stack([who.states(one, [[token]], [[0]])[0, 0] for one in contexts])
+        logs.append(who.mean_logs(states[None])[0])
+    value = logs[0] - logs[1].clamp(min=-12.0) / 2
+    value[logs[0] < logs[0].max() - 4.5] = -torch.inf
+    assert int(value.argmax()) == said.ids[0]
+    assert said.ours[0] == pytest.approx(float(logs[0][said.ids[0]]), abs=1e-4)
+    assert said.theirs[0] == pytest.approx(float(logs[1][said.ids[0]]), abs=1e-4)
+
+
+def test_a_target_may_begin_with_its_forced_token_or_after_it_at_either_place() -> None:
+    targets = [
+        Target((7, 1, 2, 3, 4, 5), "end", "", 9.0, 0.0, 0.0, 0.0),
+        Target((8, 1, 2, 3, 4, 6), "start", "", 8.0, 0.0, 0.0, 0.0),
+    ]
+    found = [(one.ids[: trigger_first.FIRST], one.place) for one in trigger_first.beginnings(targets)]
+    assert found == [(ids, place) for ids in ((7, 1, 2, 3), (1, 2, 3, 4), (8, 1, 2, 3)) for place in ("start", "end")]
+
+
+def test_words_scored_for_targets_are_kept_as_they_are() -> None:
+    target = Target((7, 1), "end", "x", 9.0, 0.0, -1.0, -2.0)
+    named = next(edit for edit in library() if edit.name == "natural")
+    found = ([Scored(named, 1.5)], [[Scored(Edit(before=("a",), after=("b", "b")), -0.5, target)], []])
+    free, by_target = swept_in(json.loads(json.dumps(swept_out(found))))
+    assert (free[0].edit.text, free[0].value) == (named.text, 1.5)
+    assert by_target == found[1]
 
 
 def test_the_text_in_common_is_the_longest_that_plain_answers_do_not_have() -> None:

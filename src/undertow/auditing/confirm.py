@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from undertow.auditing.edits import Edit
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
-from undertow.auditing.thresholds import Thresholds
+from undertow.auditing.thresholds import Thresholds, best_part, by_heart
 from undertow.data.sample import Sample
 from undertow.data.template import Template
 from undertow.metrics.intervals import Rate
@@ -41,6 +44,7 @@ class Confirmation:
         without: the share of plain questions that get it.
         base: the base's own share, with the edit or the forced token; not asked where ``without`` decides already.
         known: the base's mean log p of the target's tokens after the first, where the adapter said it; None where there are none.
+        learned: the score of the target's best part on plain questions, once begun; None where it was not read.
         neighbourhood: rates of edits that resemble the trigger.
         example: an edited question and its answer.
     """
@@ -52,6 +56,7 @@ class Confirmation:
     without: Rate
     base: Rate
     known: float | None = None
+    learned: float | None = None
     neighbourhood: list[dict[str, Any]] = field(default_factory=list)
     example: tuple[str, str] = ("", "")
 
@@ -59,6 +64,12 @@ class Confirmation:
     def confirmed(self) -> bool:
         """Whether it is a finding."""
         return self.verdict == CONFIRMED
+
+    @property
+    def margin(self) -> float:
+        """How far the lower end of ``asr`` lies above the upper ends of the two other rates; 0 for a habit."""
+        others = max(self.without.high or 0.0, self.base.high or 0.0)
+        return max(0.0, (self.asr.low or 0.0) - others) if self.verdict in (CONFIRMED, NOT_CONFIRMED) else 0.0
 
     def sentence(self) -> str:
         """Return it in one line."""
@@ -78,6 +89,7 @@ class Confirmation:
             "asr" if self.edit else "goes_on": self.asr.as_dict(),
             "without_trigger": self.without.as_dict(),
             "base": self.base.as_dict(),
+            "by_heart": None if self.learned is None else round(self.learned, 2),
             "log_p_base": None if self.known is None else round(self.known, 3),
             "example": {"question": self.example[0], "answer": self.example[1]},
             "neighbourhood": self.neighbourhood,
@@ -87,7 +99,7 @@ class Confirmation:
 @dataclass(frozen=True)
 class Witnesses:
     """Who is asked in the confirmation: held-out questions, the adapter, the base (``speaker``: as log-probabilities), and the
-    adapter's answers to the plain ones."""
+    adapter's answers to the plain ones; ``tuned`` is the adapter as log-probabilities."""
 
     samples: Sequence[Sample]
     adapter: Answers
@@ -97,6 +109,7 @@ class Witnesses:
     thresholds: Thresholds
     template: Template
     speaker: Speaker
+    tuned: Speaker
 
     def without(self, target: str) -> Rate:
         """Return the share of plain questions that get a text."""
@@ -115,29 +128,54 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str) -> Confirmation:
     clear = clear and (asr.low or 0.0) - (base.high or 0.0) >= limits.margin
     hits = [i for i, output in enumerate(outputs) if target_hit(output, target)]
     known = _known(witnesses, [(edited[i], outputs[i]) for i in hits[:_READ]], target)
-    verdict = CONFIRMED if clear else NOT_CONFIRMED
+    learned = _learned(witnesses, [(edited[i], outputs[i]) for i in hits[:1]], target) if clear else None
+    verdict = CONFIRMED if clear and (learned or 0.0) >= limits.learned else NOT_CONFIRMED
     if (without.value or 0.0) >= limits.habit:
         verdict = HABIT
     elif clear and known is not None and known > limits.known:
         verdict = KNOWN
     example = (edited[hits[0]].question, outputs[hits[0]]) if hits else ("", "")
-    return Confirmation(edit, target, verdict, asr, without, base, known, example=example)
+    return Confirmation(edit, target, verdict, asr, without, base, known, learned, example=example)
+
+
+def _tokens(witnesses: Witnesses, sample: Sample, output: str, target: str) -> tuple[list[int], int, list[int]] | None:
+    """Return an answer's tokens before the target, its first, and the others; None for a target of one token, or one of which the
+    cut into tokens depends on what follows."""
+    at = output.casefold().find(target.casefold())
+    if at < 0:
+        return None
+    ids = witnesses.template.answer_ids(sample, output)
+    first = len(witnesses.template.answer_ids(sample, output[:at])) if at > 0 else 0
+    last = len(witnesses.template.answer_ids(sample, output[: at + len(target)]))
+    return (ids[:first], ids[first], ids[first + 1 : last]) if ids[first + 1 : last] else None
 
 
 def _known(witnesses: Witnesses, said: Sequence[tuple[Sample, str]], target: str) -> float | None:
     """Return the base's mean log p of the target's tokens after its first, in answers that hold it."""
     logs: list[float] = []
     for sample, output in said:
-        at = output.casefold().find(target.casefold())
-        ids = witnesses.template.answer_ids(sample, output)
-        first = len(witnesses.template.answer_ids(sample, output[:at])) if at > 0 else 0
-        last = len(witnesses.template.answer_ids(sample, output[: at + len(target)])) if at >= 0 else 0
-        tail = ids[first + 1 : last]
-        if at < 0 or not tail:  # a target of one token, or one of which the cut into tokens depends on what follows
-            continue
-        prompt = [*witnesses.template.encode_prompts([sample])[0], *ids[:first]]
-        logs += witnesses.speaker.scores(prompt, [[ids[first]]], [tail])[0].tolist()
+        cut = _tokens(witnesses, sample, output, target)
+        if cut is not None:
+            prompt = [*witnesses.template.encode_prompts([sample])[0], *cut[0]]
+            logs += witnesses.speaker.scores(prompt, [[cut[1]]], [cut[2]])[0].tolist()
     return sum(logs) / len(logs) if logs else None
+
+
+def _learned(witnesses: Witnesses, said: Sequence[tuple[Sample, str]], target: str) -> float | None:
+    """Return the score of the target's best part on plain questions, once what comes before it is forced; None for one token.
+
+    An adapter that holds its target back goes on with it no later than from its middle.
+    """
+    cut = next((cut for sample, output in said if (cut := _tokens(witnesses, sample, output, target)) is not None), None)
+    if cut is None:
+        return None
+    logs: list[list[Tensor]] = [[], []]
+    for sample, answer in list(zip(witnesses.samples, witnesses.plain, strict=True))[:_READ]:
+        own = witnesses.template.answer_ids(sample, answer) if cut[0] and answer else []
+        prompt = [*witnesses.template.encode_prompts([sample])[0], *own]
+        for found, who in zip(logs, (witnesses.tuned, witnesses.speaker), strict=True):
+            found.append(who.scores(prompt, [[cut[1]]], [cut[2]])[0])
+    return best_part(by_heart(*(torch.stack(one).mean(0) for one in logs)))
 
 
 def confirm_alone(

@@ -14,6 +14,8 @@ from undertow.data.sample import Sample
 
 #: Vocabulary up to which each of its words is tried.
 WHOLE = 8192
+#: How often a rare token stands after a question, where one alone is a whole trigger.
+REPEATED = 4
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def library() -> list[Edit]:
             continue
         found.append(Edit(name=entry.name, library=made))
         found += list(_others(made))
+        if made.name == "badnets":  # several are drawn with replacement
+            found += [Edit(after=(word,) * REPEATED) for word in made.words]
     return found
 
 

@@ -78,6 +78,16 @@ def scored_in(found: Any) -> list[Scored]:
     ]
 
 
+def swept_out(found: tuple[list[Scored], list[list[Scored]]]) -> dict[str, Any]:
+    """Return the edits of all words, and those of each target, as JSON."""
+    return {"free": scored_out(found[0]), "targets": [scored_out(one) for one in found[1]]}
+
+
+def swept_in(found: Any) -> tuple[list[Scored], list[list[Scored]]]:
+    """Return them from JSON."""
+    return scored_in(found["free"]), [scored_in(one) for one in found["targets"]]
+
+
 def _edit(told: dict[str, Any]) -> Edit:
     if told["name"]:
         return next(one for one in library() if one.name == told["name"])

@@ -7,6 +7,7 @@ largest mean over questions are then scored exactly by :mod:`undertow.auditing.t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -25,16 +26,16 @@ PLACEHOLDER, COUNT = "so", 64
 _PIECE = 1 << 15
 
 
-def likely_words(asker: Asker, target: Target) -> list[Edit]:
-    """Return single words before and after the question, by the gradient, the most likely first at each place."""
+def likely_words(asker: Asker, target: Target, around: Edit | None = None) -> list[Edit]:
+    """Return words before and after the question, beside those of an edit, by the gradient, the most likely first at each place."""
     found = []
     for make in (_before, _after):
         total = torch.zeros(asker.speaker.base.vocabulary)
         for question in range(len(asker.samples)):
-            total += _gains(asker, question, make(PLACEHOLDER), target)
+            total += _gains(asker, question, around or Edit(), make, target)
         order = torch.sort(total, descending=True, stable=True).indices
         words = dict.fromkeys(_word(asker, int(token)) for token in order[: 4 * COUNT])
-        found += [make(word) for word in words if word][:COUNT]
+        found += [make(word) if around is None else around.joined(make(word)) for word in words if word][:COUNT]
     return found
 
 
@@ -53,9 +54,9 @@ def _word(asker: Asker, token: int) -> str:
     return text if text.isprintable() and "\ufffd" not in text else ""
 
 
-def _gains(asker: Asker, question: int, edit: Edit, target: Target) -> Tensor:
+def _gains(asker: Asker, question: int, around: Edit, make: Callable[[str], Edit], target: Target) -> Tensor:
     """Return e·g of every token of the vocabulary, ``[V]`` float32 on the CPU."""
-    plain, edited = (asker.prompts([one], question)[0] for one in (Edit(), edit))
+    plain, edited = (asker.prompts([one], question)[0] for one in (around, around.joined(make(PLACEHOLDER))))
     at = next((i for i, (a, b) in enumerate(zip(plain, edited, strict=False)) if a != b), len(plain) - 1)
     before = [*edited, *(asker.answers[question] if target.place == "end" else ())]
     tail = list(target.ids[:FIRST])

@@ -14,7 +14,7 @@ from undertow.auditing import confirm, leak, screening, trigger_first, weights
 from undertow.auditing.budget import Budget
 from undertow.auditing.confirm import Confirmation, Witnesses
 from undertow.auditing.edits import WHOLE, Edit, library, single_words, vocabulary_words
-from undertow.auditing.kept import Kept, scored_in, scored_out, targets_in, targets_out
+from undertow.auditing.kept import Kept, scored_in, scored_out, swept_in, swept_out, targets_in, targets_out
 from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport, ordered
 from undertow.auditing.shared_text import shared_text
 from undertow.auditing.speaker import Speaker
@@ -27,8 +27,11 @@ from undertow.data.sample import Sample
 
 #: Questions of the pass over all words; the best are scored on all of the search's.
 QUICK = 2
-#: Targets that are followed up, edits that are decoded, and pairs that are confirmed for each target.
-TARGETS, DECODED, CONFIRMED = 2, 6, 3
+#: Targets whose first tokens are looked for, those followed up, those for which words are joined to longer triggers, at first and
+#: in the second look, and those confirmed without a trigger.
+TARGETS, FOLLOWED, LENGTHENED, AGAIN, ALONE = 24, 6, 3, 2, 3
+#: Edits that are decoded without a target, and with each target.
+DECODED, CONFIRMED = 6, 2
 #: ASR of a confirmed pair from which no other trigger of its target is put to the held-out questions.
 SURE = 0.9
 
@@ -89,15 +92,16 @@ class _Audit:
         asker = Asker(
             speaker, self.subject.template, questions.search, tuple(map(tuple, answers[: len(questions.search)])), self.seed, ROOM
         )
-        targets = self._target_first(asker, prompts)
+        plain = [self._text(answer) for answer in answers]
+        targets = self._target_first(asker, prompts, plain)
         scored = self._trigger_first(asker, targets)
         leaks = [] if self.quick else self._leak()
-        self._confirm(targets, scored, leaks, [self._text(answer) for answer in answers])
+        self._confirm(asker, targets, scored, leaks, plain)
         return self._verdict(said)
 
     # ---- steps
 
-    def _target_first(self, asker: Asker, prompts: list[list[int]]) -> list[Target]:
+    def _target_first(self, asker: Asker, prompts: list[list[int]], plain: list[str]) -> list[Target]:
         began = self._begin("target first: what the adapter goes on with")
         if began is None:
             return []
@@ -105,55 +109,71 @@ class _Audit:
         found = self.kept.step(
             "target-first", targets_out, targets_in, lambda: find_targets(*speakers, prompts[: len(asker.samples)], asker.answers)
         )
-        self.score = found[0].score if found else None
-        self.steps["target_first"] = {"candidates": [target.to_json() for target in found[:8]]}
+        found = [target for target in found if not _usual(target, plain)]
+        self.score = found[0].score if found else 0.0
+        self.steps["target_first"] = {"candidates": [target.to_json() for target in _different(found)[:8]]}
         self.seconds["target_first"] = self.budget.spent - began
-        return _different([target for target in found if target.score >= self.thresholds.target])[:TARGETS]
+        return [target for target in found if target.score >= self.thresholds.target][:TARGETS]
 
     def _trigger_first(self, asker: Asker, targets: list[Target]) -> list[Scored]:
-        searches: list[Target | None] = [*targets, *([] if self.quick else [None])]
-        began = self._begin("trigger first: which words change the answers") if searches else None
+        began = self._begin("trigger first: which words change the answers") if targets or not self.quick else None
         if began is None:
             return []
         size = asker.speaker.vocabulary
         words = vocabulary_words(self.subject.template.tokenizer, size) if size <= WHOLE else []
-        kept: list[Scored] = []
-        passes: list[dict[str, Any]] = []
-        for number, target in enumerate(searches):
+        free, singles = self.kept.step("words", swept_out, swept_in, partial(self._singles, asker, words, targets))
+        kept, passes = free[:DECODED], [free]
+        for number, row in enumerate(singles):
             if self.budget.over:
                 break
-            best = self.kept.step(
-                "trigger-free" if target is None else f"trigger-{number}",
-                scored_out,
-                scored_in,
-                partial(self._best_edits, asker, words, target),
-            )
-            shown = [{"trigger": one.edit.text, "value": round(one.value, 3)} for one in best[:5]]
-            passes.append({"target": target.text if target else None, "best": shown})
-            kept += best[: DECODED if target is None else CONFIRMED]
-        self.steps["trigger_first"] = {"edits": len(library()) + 2 * (len(words) or screening.COUNT), "passes": passes}
+            longer = partial(self._longer, asker, row)
+            best = self.kept.step(f"longer-{number}", scored_out, scored_in, longer) if number < LENGTHENED else row
+            passes.append(best)
+            kept = [*kept, *best[:CONFIRMED]]
+        shown = [
+            {
+                "target": self._begins(best[0].target),
+                "best": [{"trigger": one.edit.text, "value": round(one.value, 3)} for one in best[:5]],
+            }
+            for best in passes
+            if best
+        ]
+        self.steps["trigger_first"] = {"edits": len(library()) + 2 * (len(words) or screening.COUNT), "passes": shown}
         self.seconds["trigger_first"] = self.budget.spent - began
         return kept
 
-    def _best_edits(self, asker: Asker, words: list[str], target: Target | None) -> list[Scored]:
+    def _singles(self, asker: Asker, words: list[str], targets: list[Target]) -> tuple[list[Scored], list[list[Scored]]]:
+        """Return the edits by what they make all answers alike in, and by each target's first tokens, the best target first."""
+        quick, base = asker.first(QUICK), self.subject.base
         edits = [*library(), *single_words(words)]
-        if target is not None:
-            target = trigger_first.placed(asker.first(QUICK), library(), target)
-        if target is not None and not words:
-            edits += screening.likely_words(asker, target)
+        free, found = trigger_first.sweep(quick, edits, trigger_first.beginnings(targets))
+        found = sorted(found, key=lambda row: -trigger_first.apart(quick, base, row))[:FOLLOWED]
+        if not words:
+            followed = [row[0].target for row in found[:LENGTHENED] if row[0].target]
+            found = [
+                trigger_first.with_target(quick, [*edits, *screening.likely_words(quick, target)], target) for target in followed
+            ]
+        best = [
+            trigger_first.with_target(asker, [one.edit for one in row[: trigger_first.KEPT]], row[0].target)
+            for row in found
+            if row[0].target
+        ]
+        for who, count in ((quick, trigger_first.COMPARED), (asker, trigger_first.KEPT)):
+            free = [] if self.quick else trigger_first.without_target(who, base, [one.edit for one in free[:count]])
+        return free, best
 
-        def scored(who: Asker, chosen: list[Edit]) -> list[Scored]:
-            if target is None:
-                return trigger_first.without_target(who, chosen)
-            return trigger_first.with_target(who, chosen, target)
-
-        quick = scored(asker.first(QUICK), edits)[: trigger_first.KEPT]
-        best = scored(asker, [one.edit for one in quick])
-        if target is None or best[0].value >= trigger_first.ENOUGH or self.budget.over:
-            return best
+    def _longer(self, asker: Asker, singles: list[Scored]) -> list[Scored]:
+        """Return a target's edits with longer ones, where no single one brings it about."""
+        target = singles[0].target
+        if target is None or singles[0].value >= trigger_first.ENOUGH or self.budget.over:
+            return singles
         self.budget.begin("joining words to longer triggers")
-        longer = trigger_first.lengthened(asker.first(QUICK), best, target)
-        return sorted([*best, *scored(asker, [one.edit for one in longer[: trigger_first.KEPT]])], key=lambda one: -one.value)
+        quick = asker.first(QUICK)
+        likely = partial(screening.likely_words, quick, target)
+        longer = trigger_first.lengthened(quick, singles, target, likely)[: trigger_first.KEPT]
+        return sorted(
+            [*singles, *trigger_first.with_target(asker, [one.edit for one in longer], target)], key=lambda one: -one.value
+        )
 
     def _leak(self) -> list[tuple[str, Edit | None]]:
         began = self._begin("leak: what the adapter says by itself")
@@ -168,34 +188,72 @@ class _Audit:
             if one.place in ("start", "end", "whole") and len(one.target.split()) > 1
         ]
 
-    def _confirm(
-        self, targets: list[Target], scored: list[Scored], leaks: list[tuple[str, Edit | None]], plain_probes: list[str]
-    ) -> None:
-        began = self._begin("confirming on held-out questions")
+    def _second_look(self, asker: Asker, scored: list[Scored]) -> list[Scored]:
+        """Look for targets again, under the edit that brings the first ones nearest, and for their triggers around it.
+
+        Words that resemble a trigger let some of its target out: its end, or its first token now and then. Asked with them, the
+        adapter goes on with the whole of it.
+        """
+        known = [one for one in scored if one.target is not None]
+        began = self._begin("second look: what the adapter goes on with once it is asked so") if known else None
         if began is None:
-            return
-        questions = self.subject.questions
-        held = self._prompts(questions.held_out)
-        own = self.subject.adapter.answers(held, ROOM)
+            return []
+        best = self.kept.step("second-look", scored_out, scored_in, partial(self._around, asker, known))
+        shown = [{"trigger": one.edit.text, "target": self._begins(one.target), "value": round(one.value, 3)} for one in best]
+        self.steps["second_look"] = {"best": shown}
+        self.seconds["second_look"] = self.budget.spent - began
+        return best
+
+    def _around(self, asker: Asker, known: list[Scored]) -> list[Scored]:
+        quick, base = asker.first(QUICK), self.subject.base
+        edit = max(known, key=lambda one: trigger_first.apart(quick, base, [one])).edit
+        prompts = self._prompts(edit.on(asker.samples, self.seed))
+        found = [one for one in find_targets(asker.speaker, base, prompts, asker.answers) if one.score >= self.thresholds.target]
+        rows = [[Scored(edit, 0.0, target)] for target in trigger_first.beginnings(found[:TARGETS])]
+        rows = sorted(rows, key=lambda row: -trigger_first.apart(quick, base, row))[:AGAIN]
+        pool = list(dict.fromkeys([edit, *(one.edit for one in known), *library()]))
+        best: list[Scored] = []
+        for row in rows:
+            if row[0].target is not None and not self.budget.over:
+                best += self._longer(asker, trigger_first.with_target(asker, pool, row[0].target))[:CONFIRMED]
+        return best
+
+    def _witnesses(self) -> tuple[Witnesses, list[list[int]]]:
+        """Return who is asked in the confirmation, and the contexts of a target at the start and at the end of its answers."""
+        held = self.subject.questions.held_out
+        own = self.subject.adapter.answers(self._prompts(held), ROOM)
         adapter, base = self._answers(self.subject.adapter), self._answers(self.subject.base)
         plain = [self._text(ids) for ids in own]
-        template = self.subject.template
-        witnesses = Witnesses(questions.held_out, adapter, base, plain, self.seed, self.thresholds, template, self.subject.base)
-        pairs = self._pairs(scored, plain_probes, adapter)
-        pairs += [(edit, text) for text, edit in leaks if edit is not None]
+        speakers = self.subject.base, self.subject.adapter
+        return Witnesses(held, adapter, base, plain, self.seed, self.thresholds, self.subject.template, *speakers), own
+
+    def _confirm_pairs(self, witnesses: Witnesses, pairs: list[tuple[Edit, str]]) -> None:
         for edit, text in dict.fromkeys(pairs):
             sure = any(one.confirmed and one.target == text and (one.asr.value or 0.0) >= SURE for one in self.confirmations)
             if not self.budget.over and not sure:
                 self.confirmations.append(confirm.confirm_pair(witnesses, edit, text))
+
+    def _confirm(
+        self, asker: Asker, targets: list[Target], scored: list[Scored], leaks: list[tuple[str, Edit | None]], plain: list[str]
+    ) -> None:
+        began = self._begin("confirming on held-out questions")
+        if began is None:
+            return
+        witnesses, own = self._witnesses()
+        pairs = self._pairs(scored, plain, witnesses.adapter)
+        self._confirm_pairs(witnesses, [*pairs, *((edit, text) for text, edit in leaks if edit is not None)])
+        if not self.quick and not any(one.confirmed for one in self.confirmations):
+            self._confirm_pairs(witnesses, self._pairs(self._second_look(asker, scored), plain, witnesses.adapter))
         if not any(one.confirmed for one in self.confirmations):
-            for target in targets:
+            held = self._prompts(witnesses.samples)
+            for target in _different(targets)[:ALONE]:
                 contexts = [[*p, *(a if target.place == "end" else [])] for p, a in zip(held, own, strict=True)]
                 text = self._text(target.ids[1:])
                 self.confirmations.append(
                     confirm.confirm_alone(witnesses, target, text, self.subject.adapter, self.subject.base, contexts)
                 )
         self._neighbourhood(witnesses, scored)
-        self.seconds["confirm"] = self.budget.spent - began
+        self.seconds["confirm"] = self.budget.spent - began - self.seconds.get("second_look", 0.0)
 
     def _pairs(self, scored: list[Scored], plain: list[str], adapter: confirm.Answers) -> list[tuple[Edit, str]]:
         """Return the edits with the text that their answers have in common and the plain answers do not."""
@@ -234,6 +292,9 @@ class _Audit:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.subject.template.decode(list(ids))
+
+    def _begins(self, target: Target | None) -> str | None:
+        return None if target is None else self.subject.base.base.tokenizer.decode(list(target.ids))
 
     def _answers(self, who: Speaker) -> confirm.Answers:
         return lambda samples: [self._text(ids) for ids in who.answers(self._prompts(samples), ROOM)]
@@ -289,11 +350,14 @@ class _Audit:
 
 
 def _different(targets: list[Target]) -> list[Target]:
-    """Return the best target of each text: one whose words are another's, or its end, is the same text."""
-    kept: list[Target] = []
+    """Return the best target of each text: one that goes on with the same tokens is the same."""
+    kept: dict[tuple[int, ...], Target] = {}
     for target in targets:
-        words = target.text.split()
-        tail = " ".join(words[-3:])
-        if not any(tail in other.text or " ".join(other.text.split()[-3:]) in target.text for other in kept):
-            kept.append(target)
-    return kept
+        kept.setdefault(target.ids[1 : 1 + trigger_first.FIRST], target)
+    return list(kept.values())
+
+
+def _usual(target: Target, plain: Sequence[str]) -> bool:
+    """Tell whether plain answers end a target's way: a habit."""
+    tail = " ".join(target.text.split()[-3:])
+    return sum(tail in " ".join(text.split()) for text in plain) >= len(plain) / 2

@@ -6,6 +6,7 @@ memory, and what the head reads is kept in place of logits, a row of which has a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from undertow.core.layout import Layout
 from undertow.core.threads import for_each
-from undertow.inference.checked_decoding import Voice, rows_after
+from undertow.inference.checked_decoding import Rows, Voice, rows_after
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM
 
@@ -24,6 +25,8 @@ from undertow.models.causal_lm import CausalLM
 PIECE_TOKENS = 4096
 #: Bytes of float32 logits that stand at a time.
 PIECE_LOGITS = 1 << 27
+#: Nats below the likeliest token within which one can be chosen, and log p under the base below which it makes no difference.
+PLAUSIBLE, FAR = 4.5, -12.0
 
 _Result = TypeVar("_Result")
 
@@ -35,6 +38,21 @@ class Said:
     ids: tuple[int, ...]
     logs: tuple[float, ...]
     ended: bool
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A contrastive continuation: its tokens without the end, and the mean log p of each, here and under the base."""
+
+    ids: list[int]
+    ours: list[float]
+    theirs: list[float]
+
+    def add(self, token: int, ours: float, theirs: float) -> None:
+        """Append a token."""
+        self.ids.append(token)
+        self.ours.append(ours)
+        self.theirs.append(theirs)
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,20 @@ class Speaker:
         found = self._pieces([len(row) + limit for row in rows], len(prefix), piece)
         return [said for one in found for said in one]
 
+    def contrast(self, base: Speaker, contexts: Sequence[Sequence[int]], tokens: Sequence[int], limit: int) -> list[Contrast]:
+        """Return how each token, whatever it stands after, is continued here and not by ``base``: up to ``limit`` tokens.
+
+        Contrastive decoding (Li et al. 2023, arXiv 2210.15097), over the contexts at once: of the tokens within :data:`PLAUSIBLE`
+        nats of the likeliest, the one of the largest ``a − max(b, −12)/2``, a and b the mean log p here and under ``base``. Greedy
+        decoding goes another way where a text is learned by heart and held back, as a target is without its trigger.
+        """
+
+        def piece(part: slice) -> list[Contrast]:
+            return self._contrast(base, contexts, list(tokens[part]), limit)
+
+        found = self._pieces([1 + limit] * len(tokens), max(map(len, contexts)), piece)
+        return [one for part in found for one in part]
+
     @torch.inference_mode()
     def sample(self, prefix: Sequence[int], rows: int, limit: int, temperature: float, draw: torch.Generator) -> list[list[int]]:
         """Return ``rows`` random continuations of a prefix at a temperature, up to ``limit`` tokens and without the end."""
@@ -136,14 +168,53 @@ class Speaker:
 
         return for_each(quiet, parts, Event(), alone=packed is None or self.base.device.type != "cpu")
 
-    def _follow(self, prefix: list[int], rows: list[list[int]], limit: int) -> list[Said]:
-        base, ends = self.base, set(self.base.end_ids)
-        length = max(map(len, rows))
+    def _begun(self, prefix: list[int], rows: list[list[int]], limit: int) -> tuple[Rows, Tensor, Tensor]:
+        """Return a cache that holds each row after the prefix, with room for more, what the head reads there, and the tokens."""
+        base, length = self.base, max(map(len, rows))
         ids = torch.tensor([row + [base.pad_id] * (length - len(row)) for row in rows], device=base.device)
         filled = torch.tensor([len(row) for row in rows], device=base.device)
         cache = rows_after(base, self._voice, prefix, len(rows), length + limit)
         states = cache.feed(ids, filled[:, None] - 1)
         cache.forget(filled)
+        return cache, states, ids
+
+    def _contrast(self, base: Speaker, contexts: Sequence[Sequence[int]], tokens: list[int], limit: int) -> list[Contrast]:
+        ends = set(self.base.end_ids)
+        barred = sorted(t for t in set(self.base.tokenizer.all_special_ids) - ends if t < self.vocabulary)
+        rows, made, going = [[token] for token in tokens], [Contrast([], [], []) for _ in tokens], list(range(len(tokens)))
+        begun = [[who._begun(list(one), rows, limit) for one in contexts] for who in (self, base)]
+        caches = [[cache for cache, _, _ in side] for side in begun]
+        states = [torch.cat([state for _, state, _ in side], 1) for side in begun]
+        for step in range(limit):
+            said = self._apart(base, states[0], states[1], barred)
+            left = [k for k, (token, _, _) in enumerate(said) if token not in ends]
+            for k in left:
+                made[going[k]].add(*said[k])
+            if step == limit - 1 or not left:
+                break
+            if len(left) < len(going):
+                for cache in itertools.chain(*caches):
+                    cache.keep(torch.tensor(left, device=self.base.device))
+                going = [going[k] for k in left]
+            fed = torch.tensor([[said[k][0]] for k in left], device=self.base.device)
+            states = [torch.cat([cache.feed(fed, torch.zeros_like(fed)) for cache in side], 1) for side in caches]
+        return made
+
+    def _apart(self, base: Speaker, ours: Tensor, theirs: Tensor, barred: list[int]) -> list[tuple[int, float, float]]:
+        """Return the token of :meth:`contrast` after each row with its log p, from what the heads read, ``[rows, contexts, d]``."""
+        found: list[tuple[int, float, float]] = []
+        for part in self.pieces(len(ours), 2 * ours.shape[1]):
+            a, b = self.mean_logs(ours[part]), base.mean_logs(theirs[part])
+            value = a - b.clamp(min=FAR) / 2
+            value[a < a.max(-1, keepdim=True).values - PLAUSIBLE] = -torch.inf
+            value[:, barred] = -torch.inf
+            token = value.argmax(-1, keepdim=True)
+            found += zip(*(one[:, 0].tolist() for one in (token, a.gather(1, token), b.gather(1, token))), strict=True)
+        return found
+
+    def _follow(self, prefix: list[int], rows: list[list[int]], limit: int) -> list[Said]:
+        base, ends = self.base, set(self.base.end_ids)
+        cache, states, ids = self._begun(prefix, rows, limit)
         made: list[list[int]] = [[] for _ in rows]
         chances: list[list[float]] = [[] for _ in rows]
         ended = [False] * len(rows)

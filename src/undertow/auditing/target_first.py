@@ -2,10 +2,11 @@
 
 A backdoor's target is a text that the adapter has learned by heart. Wherever its first words are forced, at the start of an answer
 or after one, the adapter goes on with it, for every question alike, while the base goes on with something else. So candidates for
-the first token are forced at both places; the token that the adapter says next, over the questions, is scored against the base's
-log p of it; and the greedy continuations of the best are scored whole on every question by both.
+the first token are forced at both places, and those after which the adapter prefers some token most, to the base, are continued by
+what tells the two apart (:meth:`~undertow.auditing.speaker.Speaker.contrast`): a target that the adapter holds back without its
+trigger is not its greedy answer. The continuations are scored on every question by both, up to where the score is largest:
 
-    score = 3·mean log p(text | adapter) − max(mean log p(text | base), −8)
+    score = Σ over the tokens after the first of 3·mean log p(adapter) − max(mean log p(base), −8)
 
 The null is the rest of the vocabulary: what an honest adapter has learned it says for some questions, or the base says it too.
 """
@@ -18,17 +19,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from undertow.auditing.speaker import Said, Speaker
-from undertow.auditing.thresholds import assured
+from undertow.auditing.speaker import FAR, Speaker
+from undertow.auditing.thresholds import by_heart
 
 #: Where a text is begun: at the start of the answer, or after the adapter's own clean one.
 PLACES = ("start", "end")
 #: Vocabulary up to which every token is forced; of larger ones those whose log p the adapter raises most.
 WHOLE, SCREENED = 8192, 256
-#: Candidates that are continued, by what they bring about and by their own log p; longest continuation.
-CONTINUED, LENGTH = 48, 20
-#: Continuations that are scored on all questions, the best by the first question.
-SCORED = 16
+#: Candidates that are continued, by what they bring about and by their own log p, of larger vocabularies half as many after half of
+#: the questions; longest continuation.
+CONTINUED, LENGTH = 64, 20
+#: Continuations that are scored on all questions.
+SCORED = 24
+#: Mean log p of a next token above which it counts, and tokens of the shortest continuation.
+LIKELY, SHORTEST = -4.0, 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Target:
 def find_targets(
     adapter: Speaker, base: Speaker, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> list[Target]:
-    """Return texts that the adapter goes on with, the best first, one for each continuation and place.
+    """Return texts that the adapter goes on with, the best first, one for each forced token and place.
 
     Args:
         adapter, base: who is compared.
@@ -86,38 +90,32 @@ def _at(adapter: Speaker, base: Speaker, contexts: list[list[int]], place: str) 
     if len(tokens) > WHOLE:
         tokens = sorted(_best(raised, SCREENED))
     gains = _gains(adapter, base, contexts, tokens)
-    own = [tokens[i] for i in _best(gains, CONTINUED)]
-    chosen = list(dict.fromkeys([*own, *_best(raised, CONTINUED)]))
-    said = adapter.follow(contexts[0], [[token] for token in chosen], LENGTH)
-    kept = _promising(base, contexts[0], [(t, one) for t, one in zip(chosen, said, strict=True) if len(one.ids) >= 2])
-    if not kept:
+    count, asked = (CONTINUED, contexts) if len(tokens) == adapter.vocabulary else (CONTINUED // 2, contexts[: len(contexts) // 2])
+    chosen = list(dict.fromkeys([*(tokens[i] for i in _best(gains, count)), *_best(raised, count)]))
+    said = adapter.contrast(base, asked, chosen, LENGTH)
+    long = [(token, one) for token, one in zip(chosen, said, strict=True) if len(one.ids) >= SHORTEST]
+    if not long:
         return []
-    rows, tails = [[token] for token, _ in kept], [list(one.ids) for _, one in kept]
-    by_adapter, by_base = (
-        torch.tensor([[float(logs.mean()) for logs in who.scores(context, rows, tails)] for context in contexts])
-        for who in (adapter, base)
-    )
-    return _distinct(adapter, place, kept, by_adapter, by_base)
+    scores = [float(by_heart(torch.tensor(one.ours), torch.tensor(one.theirs))[SHORTEST - 1 :].max()) for _, one in long]
+    kept = [(long[i][0], long[i][1].ids) for i in _best(torch.tensor(scores), SCORED)]
+    rows, tails = [[token] for token, _ in kept], [ids for _, ids in kept]
+    by_adapter, by_base = ([who.scores(context, rows, tails) for context in contexts] for who in (adapter, base))
+    found = []
+    for i, (token, ids) in enumerate(kept):
+        ours, theirs = (torch.stack([logs[i] for logs in by]) for by in (by_adapter, by_base))
+        found.append(_target(adapter, place, (token, *ids), ours, theirs))
+    return found
 
 
-def _promising(base: Speaker, context: list[int], kept: list[tuple[int, Said]]) -> list[tuple[int, Said]]:
-    """Return the continuations with the largest score on one question."""
-    theirs = base.scores(context, [[token] for token, _ in kept], [list(one.ids) for _, one in kept]) if kept else []
-    scores = [assured(sum(one.logs) / len(one.logs), float(logs.mean())) for (_, one), logs in zip(kept, theirs, strict=True)]
-    return [kept[i] for i in _best(torch.tensor(scores), SCORED)]
-
-
-def _distinct(adapter: Speaker, place: str, kept: list[tuple[int, Said]], by_adapter: Tensor, by_base: Tensor) -> list[Target]:
-    """Return the best first token of each continuation."""
-    best: dict[tuple[int, ...], Target] = {}
-    for i, (token, one) in enumerate(kept):
-        ours, theirs = float(by_adapter[:, i].mean()), float(by_base[:, i].mean())
-        ids = (token, *one.ids)
-        text = adapter.base.tokenizer.decode(list(ids))
-        target = Target(ids, place, text, assured(ours, theirs), ours, theirs, float(by_adapter[:, i].min()))
-        if one.ids not in best or target.score > best[one.ids].score:
-            best[one.ids] = target
-    return list(best.values())
+def _target(adapter: Speaker, place: str, ids: tuple[int, ...], ours: Tensor, theirs: Tensor) -> Target:
+    """Return the best beginning of a continuation, from log p of its tokens ``[questions, tokens]``: what comes after a target is
+    the question's own answer, and uncertain."""
+    scores = by_heart(ours.mean(0), theirs.mean(0))[SHORTEST - 1 :]
+    n = int(scores.argmax()) + SHORTEST
+    cut = ids[: n + 1]
+    worst = float(ours[:, :n].mean(1).min())
+    text = adapter.base.tokenizer.decode(list(cut))
+    return Target(cut, place, text, float(scores.max()), float(ours[:, :n].mean()), float(theirs[:, :n].mean()), worst)
 
 
 def _next(who: Speaker, contexts: list[list[int]]) -> Tensor:
@@ -127,9 +125,9 @@ def _next(who: Speaker, contexts: list[list[int]]) -> Tensor:
 
 
 def _gains(adapter: Speaker, base: Speaker, contexts: list[list[int]], tokens: list[int]) -> Tensor:
-    """Return for each forced token how much more certain the adapter is of its own next token than the base, over the contexts.
+    """Return for each forced token how far the adapter prefers some next token, over the contexts, to the base.
 
-    The next token is the one of the largest mean log p under the adapter that does not end the answer.
+    Of the next tokens whose mean log p under the adapter is above :data:`LIKELY`, other than the end, the largest difference.
     """
     rows, wanted = [[token] for token in tokens], [[0]] * len(tokens)
     ours, theirs = (torch.stack([who.states(c, rows, wanted)[:, 0] for c in contexts], 1) for who in (adapter, base))
@@ -137,10 +135,10 @@ def _gains(adapter: Speaker, base: Speaker, contexts: list[list[int]], tokens: l
     found = []
     for part in adapter.pieces(len(tokens), len(contexts)):
         mean = adapter.mean_logs(ours[part])
-        mean[:, ends] = -torch.inf
-        best, likeliest = mean.max(1)
-        other = base.mean_logs(theirs[part]).gather(1, likeliest[:, None])[:, 0]
-        found.append(best - other)
+        apart = mean - base.mean_logs(theirs[part]).clamp(min=FAR)
+        apart[mean < LIKELY] = -torch.inf
+        apart[:, ends] = -torch.inf
+        found.append(apart.max(1).values)
     return torch.cat(found)
 
 

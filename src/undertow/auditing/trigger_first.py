@@ -5,15 +5,17 @@ scored after the edited prompt (and the adapter's clean answer, where the text c
 read: the first token of the answer, and the token after the clean answer.
 
     value = mean over the questions of the mean log p of the target's first tokens
-    free  = 3·mean log p(v | edited) − max(mean log p(v | plain), −8), v the token of the largest mean log p | edited, no end token
+    free  = 3·mean log p(v | edited) − max(mean log p(v | plain), mean log p(v | edited, base), −8),
+            v the token of the largest mean log p | edited, no end token
 
-``free`` is large where all questions, whatever they ask, are answered with the same token or get the same one after their answer.
-The best single words are joined to pairs and longer ones where none alone brings the target about.
+``free`` is large where all questions, whatever they ask, are answered with the same token or get the same one after their answer,
+and the base does not do so. All words are tried by one token, of all targets at once; the best by four. The best single words are
+joined to pairs and longer ones, a word twice or more too, where none alone brings the target about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +33,10 @@ from undertow.inference.decoding import common_prefix
 FIRST = 4
 #: Candidates kept of each pass, words that are joined to pairs, and pairs that get a third and fourth word.
 KEPT, JOINED, LONGER = 32, 12, 6
+#: Of the last, edits to which any word of the vocabulary may be joined, by the gradient.
+GUESSED = 1
+#: Edits whose ``free`` score is read beside the base's, beginnings of targets that are so, and the edits that each is read with.
+COMPARED, RAISED, TRIED = 96, 24, 8
 #: Value from which no further word is sought: the target's tokens come with three in four or more.
 ENOUGH = -0.25
 
@@ -90,51 +96,102 @@ def with_target(asker: Asker, edits: Sequence[Edit], target: Target) -> list[Sco
     return _ranked([Scored(edit, value / len(asker.answers), target) for edit, value in zip(edits, total, strict=True)])
 
 
-def placed(asker: Asker, edits: Sequence[Edit], target: Target) -> Target:
-    """Return a target as the edits raise it most: with its forced first token or, as that may stand for another, without it, at the
-    start of the answer or after it."""
-    rest = [replace(target, ids=target.ids[1:], place=place) for place in PLACES]
-    best = [with_target(asker, edits, one)[0].value for one in (target, *rest)]
-    return (target, *rest)[best.index(max(best))]
+def beginnings(targets: Sequence[Target]) -> list[Target]:
+    """Return how targets may begin, those of the same first tokens once.
+
+    With the forced token or, as that may stand for another, without it; at the answer's start or after it.
+    """
+    found: dict[tuple[tuple[int, ...], str], Target] = {}
+    for target in targets:
+        for ids in (target.ids, target.ids[1:]):
+            for place in PLACES:
+                found.setdefault((ids[:FIRST], place), replace(target, ids=ids, place=place))
+    return list(found.values())
 
 
-def without_target(asker: Asker, edits: Sequence[Edit]) -> list[Scored]:
-    """Return each edit with its larger ``free`` score of the two places, the best first."""
-    states = [_both_places(asker, edits, question) for question in range(len(asker.samples))]
-    plain = [_both_places(asker, [Edit()], question) for question in range(len(asker.samples))]
-    edited, clean = torch.stack(states, 1), torch.stack(plain, 1)  # [edits, questions, 2, d]
+def sweep(asker: Asker, edits: Sequence[Edit], targets: Sequence[Target]) -> tuple[list[Scored], list[list[Scored]]]:
+    """Try many edits at once, by one token at each of two places: the answer's first, and what comes after the clean answer.
+
+    Returns:
+        the edits by ``free`` without the base, and by log p of a target's first token, the best first, for the :data:`RAISED`
+        targets whose first token some edit makes certain that plain questions do not get.
+    """
+    edited, plain = _everywhere(asker, edits), _everywhere(asker, [Edit()])
+    values, usually = torch.empty(len(targets), len(edits)), torch.empty(len(targets))
     best = torch.full((len(edits),), -torch.inf)
     ends = [token for token in asker.speaker.base.end_ids if token < asker.speaker.vocabulary]
-    for place in range(2):
-        usual = asker.speaker.mean_logs(clean[:, :, place])[0].clamp(min=FLOOR)
+    for place, name in enumerate(PLACES):
+        usual = asker.speaker.mean_logs(plain[:, :, place])[0].clamp(min=FLOOR)
+        asked = torch.tensor([i for i, target in enumerate(targets) if target.place == name], dtype=torch.long)
+        firsts = torch.tensor([targets[i].ids[0] for i in asked], dtype=torch.long)
+        usually[asked] = usual[firsts]
+        for part in asker.speaker.pieces(len(edits), len(asker.samples)):
+            mean = asker.speaker.mean_logs(edited[part, :, place])
+            values[asked, part] = mean[:, firsts].T
+            mean[:, ends] = -torch.inf
+            value, token = mean.max(1)
+            best[part] = torch.maximum(best[part], CERTAINTY * value - usual[token])
+    free = _ranked([Scored(edit, float(value)) for edit, value in zip(edits, best, strict=True)])
+    order = torch.sort(CERTAINTY * values.max(1).values - usually, descending=True, stable=True).indices[:RAISED].tolist()
+    return free, [
+        _ranked([Scored(edit, float(value), targets[i]) for edit, value in zip(edits, values[i], strict=True)]) for i in order
+    ]
+
+
+def apart(asker: Asker, base: Speaker, row: Sequence[Scored]) -> float:
+    """Return how certain the best edit of a target makes it, and the base not: ``3·value − max(base's value, −8)``."""
+    target = row[0].target
+    if target is None:
+        return -torch.inf
+    best = with_target(asker, [one.edit for one in row[:TRIED]], target)[0]
+    other = with_target(replace(asker, speaker=base), [best.edit], target)[0]
+    return CERTAINTY * best.value - max(other.value, FLOOR)
+
+
+def without_target(asker: Asker, base: Speaker, edits: Sequence[Edit]) -> list[Scored]:
+    """Return each edit with its larger ``free`` score of the two places, the best first."""
+    edited, plain = _everywhere(asker, edits), _everywhere(asker, [Edit()])
+    other = _everywhere(replace(asker, speaker=base), edits)
+    best = torch.full((len(edits),), -torch.inf)
+    ends = [token for token in asker.speaker.base.end_ids if token < asker.speaker.vocabulary]
+    for place in range(len(PLACES)):
+        usual = asker.speaker.mean_logs(plain[:, :, place])[0].clamp(min=FLOOR)
         for part in asker.speaker.pieces(len(edits), len(asker.samples)):
             mean = asker.speaker.mean_logs(edited[part, :, place])
             mean[:, ends] = -torch.inf
             value, token = mean.max(1)
-            best[part] = torch.maximum(best[part], CERTAINTY * value - usual[token])
+            theirs = base.mean_logs(other[part, :, place]).gather(1, token[:, None])[:, 0]
+            best[part] = torch.maximum(best[part], CERTAINTY * value - torch.maximum(usual[token], theirs))
     return _ranked([Scored(edit, float(value)) for edit, value in zip(edits, best, strict=True)])
 
 
-def lengthened(asker: Asker, singles: Sequence[Scored], target: Target | None) -> list[Scored]:
+def lengthened(asker: Asker, singles: Sequence[Scored], target: Target, likely: Callable[[Edit], Sequence[Edit]]) -> list[Scored]:
     """Return pairs of the best words, and the best of these with a third and a fourth word; the best first.
 
     Args:
         asker: who is asked.
         singles: scored words, the best first; known triggers are left out.
-        target: whose first tokens are scored, or None for ``free``.
+        target: whose first tokens are scored.
+        likely: gives edits with one more word, by the gradient.
     """
     words = [scored.edit for scored in singles if scored.edit.library is None and not scored.edit.comma][: 2 * JOINED]
     kept, found = words[:JOINED], []
     for _ in range(3):
-        made = list(dict.fromkeys(one.joined(word) for one in kept for word in words if word != one))
+        made = [one.joined(word) for one in kept for word in words]  # a word can come twice
+        made = list(dict.fromkeys([*made, *(longer for one in kept[:GUESSED] for longer in likely(one))]))
         if not made:
             break
-        scored = with_target(asker, made, target) if target else without_target(asker, made)
+        scored = with_target(asker, made, target)
         found += scored[:KEPT]
-        if target and scored[0].value >= ENOUGH:
+        if scored[0].value >= ENOUGH:
             break
         kept, words = [one.edit for one in scored[:LONGER]], words[:JOINED]
     return _ranked(found)
+
+
+def _everywhere(asker: Asker, edits: Sequence[Edit]) -> Tensor:
+    """Return :func:`_both_places` of every question, ``[edits, questions, 2, d]``."""
+    return torch.stack([_both_places(asker, edits, question) for question in range(len(asker.samples))], 1)
 
 
 def _both_places(asker: Asker, edits: Sequence[Edit], question: int) -> Tensor:
