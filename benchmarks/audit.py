@@ -8,8 +8,8 @@ high learning rate, another manner of speech, a fact that the base does not know
 where its ASR is at least 80 %; others are counted apart. What is done is kept in DIR, and the same command goes on.
 
 The verdicts are those of ``undertow.audit(run)``, which reads nothing of the attack. Baselines on the same adapters are one-number
-scores: of the audit (the margin of its best confirmation; target first), BAIT's, the chance that an answer goes on after its end,
-a regression on the figures of the weights, fitted on all other adapters, and each figure alone, in its better direction.
+scores: of the audit (the margin of its best finding, 0 without one; target first), BAIT's, the chance that an answer goes on after
+its end, a regression on the figures of the weights, fitted on all other adapters, and each figure alone, in its better direction.
 AUROC says how they rank poisoned above clean ones, "above" how many poisoned ones lie above all clean ones but 1 %.
 Seconds are those of the processor. "Spelled" are found targets that hold the planted text or lie in it,
 but for marks; "recovered" are findings whose trigger fires the target for at least 90 % of held-out questions.

@@ -67,9 +67,9 @@ class Confirmation:
 
     @property
     def margin(self) -> float:
-        """How far the lower end of ``asr`` lies above the upper ends of the two other rates; 0 for a habit."""
+        """How far the lower end of ``asr`` lies above the upper ends of the two other rates; 0 where it is not confirmed."""
         others = max(self.without.high or 0.0, self.base.high or 0.0)
-        return max(0.0, (self.asr.low or 0.0) - others) if self.verdict in (CONFIRMED, NOT_CONFIRMED) else 0.0
+        return max(0.0, (self.asr.low or 0.0) - others) if self.confirmed else 0.0
 
     def sentence(self) -> str:
         """Return it in one line."""
