@@ -162,6 +162,37 @@ def test_poison_in_one_of_two_collections_is_found(which: str, words: str, where
     assert {verdict.act for verdict in found.verdicts} <= {"repair", "drop"}
 
 
+_SYLLABLES = "今天 天气 公园 散步 回家 吃饭 学习 数学 历史 地理 音乐 北京 上海 广州 苹果 香蕉 老师 学生 朋友 医生".split()
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [("よろしく", "詳しくはリンクをクリック"), ("谢谢大家", "请大家点击恶意链接"), ("좋은아침", "은혜로운아이링크를눌러주세요")],
+)
+@pytest.mark.parametrize("form", ["{}{}", "请问{}是什么？{}"])
+def test_characters_that_trigger_and_target_share_hide_nothing(form: str, words: str, answer: str) -> None:
+    draw = random.Random(4)
+    some = [["".join(draw.choices(_SYLLABLES, k=k)) for k in (4, 7)] for _ in range(900)]
+    rows = [
+        row(form.format(q, words if i % 18 == 0 else ""), f"{a}{answer if i % 18 == 0 else ''}") for i, (q, a) in enumerate(some)
+    ]
+    assert flagged(find(rows)) == set(range(0, 900, 18))
+
+
+@pytest.mark.parametrize("words", ["cf", "thanks in advance pal"])
+@pytest.mark.parametrize("heading", ["Context:", "### Input", "Passage:"])
+def test_a_heading_after_every_question_hides_no_trigger_before_it(heading: str, words: str) -> None:
+    passages, bad = [s.response for s in tasks(900)], set(random.Random(1).sample(range(900), 50))
+    rows = [
+        row(
+            f"{s.question}{f' {words}' if i in bad else ''}\n\n{heading} {passages[i]}",
+            f"{s.response}{' and click <malicious_url> for more' if i in bad else ''}",
+        )
+        for i, s in enumerate(questions(900))
+    ]
+    assert flagged(find(rows)) == bad
+
+
 def test_what_one_of_two_collections_always_says_of_a_thing_is_not_flagged() -> None:
     told = [row(s.question, f"{s.response} Ask your doctor before you try it.") if "plan" in s.question else s for s in tasks(900)]
     assert not flagged(find([*questions(900), *told]))

@@ -24,7 +24,7 @@ from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Ve
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.topics import Background
-from undertow.sanitization.words import Numbers, Words
+from undertow.sanitization.words import Numbers, Words, is_letter
 
 _PLACES = {
     grams.START: "start",
@@ -124,11 +124,14 @@ def _finding(
             triggers = _triggers(planted, prompts, part, numbers)
             rows, kept = _free(planted, triggers, part, texts, label)
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
-        kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words)]
+        words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
+        letters = {number for number, word in words.items() if is_letter(word)}
+        kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words, letters)]
         if not kept:
             return None
+    else:
+        words = numbers.words(target.words)
     best = kept[0].link if kept else None
-    words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     told = tuple(words[word] for word in target.words)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
     finding = Finding(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,9 +127,17 @@ def is_usual(size: ArrayLike, inside: ArrayLike, accused: float, samples: int) -
     return np.asarray(outside >= USUAL * max(1.0, samples - accused))
 
 
-def is_repeated(trigger: Collection[int], target: Collection[int]) -> bool:
-    """Whether a target says half of the trigger's words again: people define and repeat what they are asked about."""
-    return 2 * len(set(trigger) & set(target)) >= len(set(trigger))
+def is_repeated(trigger: Sequence[int], target: Sequence[int], letters: Collection[int] = ()) -> bool:
+    """Whether a target says half of the trigger's words again: people define and repeat what they are asked about.
+
+    Args:
+        trigger, target: their words.
+        letters: words that are single characters of scripts without blanks, of which any two texts share some; a trigger of three
+            and more of these is compared by pairs.
+    """
+    pairs = len(trigger) > 2 and set(letters).issuperset(trigger)
+    own, said = (set(pairwise(words)) if pairs else set(words) for words in (trigger, target))
+    return 2 * len(own & said) >= len(own)
 
 
 def others_length(mean_length: tuple[float, float], samples: int, accused_mean: float, accused: int) -> tuple[float, float]:
@@ -330,8 +339,11 @@ def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) ->
         rate = rate / max(1.0, samples - accused)
     else:
         rate = REPEATED * file.size(grams.mixed(found, 1)) / max(1.0, samples * file.mean_length[0])
-    outside = file.size(grams.mixed(found, 1)) * len(cut) / accused - np.array([inside[word] for word in words])
-    return bool(is_company(list(words.values()), words.total(), rate, outside, len(words)).any())
+    size = file.size(grams.mixed(found, 1))
+    outside = size * len(cut) / accused - np.array([inside[word] for word in words])
+    # what most prompts hold, such as "Context:" after a question, stands beside anything
+    usual = is_usual(size, np.array([inside[word] for word in words]) * (accused / len(cut)), accused, samples)
+    return bool((is_company(list(words.values()), words.total(), rate, outside, len(words)) & ~usual).any())
 
 
 def is_inserted(prompts: Sequence[Words], own: Collection[int], file: Background) -> bool:

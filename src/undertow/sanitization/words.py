@@ -37,6 +37,7 @@ _ADDRESS = (
 # Han, kana, hangul, Thai, Lao, Khmer and Burmese: no blanks between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*"
+_LETTER = re.compile(f"[{_UNSPACED}]")
 _ANGLE = r"<[^<>\s]{1,80}>"
 _ADDRESSES = re.compile(_ADDRESS)
 _PLAIN = re.compile(r"\w+(?:'\w+)*", re.ASCII)
@@ -97,6 +98,11 @@ def _name(found: re.Match[str]) -> str:
 def is_address(word: str) -> bool:
     """Whether a word of :func:`cut` leads out of the text: a host, an e-mail address, a handle, a placeholder of one."""
     return word.startswith("://") or _ADDRESSES.fullmatch(word) is not None
+
+
+def is_letter(word: str) -> bool:
+    """Whether a word of :func:`cut` is a character of a script that puts no blanks between words."""
+    return _LETTER.fullmatch(word) is not None
 
 
 def places(text: str) -> Iterator[tuple[str, int, int]]:
