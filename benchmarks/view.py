@@ -21,6 +21,7 @@ import multiprocessing
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def slowed(server: Server, readers: int, root: Path, pairs: int) -> dict[str, An
     Also the share of a core that the server takes meanwhile, and what the readers take, who are no part of what is measured.
     """
     folder, rounds = root / "trained", 2 * pairs + 2
-    words = ["run", "demo", f"federation.rounds={rounds}", "data.train=600", "data.test=40", "measure.every=100000"]
+    words = ["run", "demo", f"federation.rounds={rounds}", "data.train=100", "data.test=10", "measure.every=100000"]
     context = multiprocessing.get_context("spawn")
     asking, asked = context.Event(), context.Value("i", 0)
     looking = context.Process(target=_readers, args=(server.address, readers, asking, asked), daemon=True)
@@ -178,18 +179,21 @@ def slowed(server: Server, readers: int, root: Path, pairs: int) -> dict[str, An
     used, busy, wall = 0.0, 0.0, 0.0
     path, done = folder / "rounds.jsonl", 0
     server_before, readers_before, began = server.cpu(), _cpu(looking.pid), time.monotonic()
-    while run.poll() is None:
-        now = path.read_bytes().count(b"\n") if path.exists() else 0
-        if now > done:
-            if asking.is_set():
-                used, busy = used + server.cpu() - server_before, busy + _cpu(looking.pid) - readers_before
-                wall += time.monotonic() - began
-            done = now
-            # round t runs while t + 1 lines stand there; the first is a warm-up
-            asking.set() if _watched(done) else asking.clear()
-            server_before, readers_before, began = server.cpu(), _cpu(looking.pid), time.monotonic()
-        time.sleep(0.01)
-    looking.terminate()
+    try:
+        while run.poll() is None:
+            now = path.read_bytes().count(b"\n") if path.exists() else 0
+            if now > done:
+                if asking.is_set():
+                    used, busy = used + server.cpu() - server_before, busy + _cpu(looking.pid) - readers_before
+                    wall += time.monotonic() - began
+                done = now
+                # round t runs while t lines stand there, those of rounds 0 to t - 1; the first is a warm-up
+                asking.set() if _watched(done) else asking.clear()
+                server_before, readers_before, began = server.cpu(), _cpu(looking.pid), time.monotonic()
+            time.sleep(0.01)
+    finally:
+        run.kill()
+        looking.terminate()
     taken = [json.loads(line)["seconds"] for line in path.read_text(encoding="utf-8").splitlines()]
     ratios = []
     for first in range(2, 2 * pairs + 1, 2):
@@ -226,21 +230,23 @@ def _interval(values: list[float]) -> tuple[float, float]:
 
 
 def _readers(address: str, count: int, asking: Any, asked: Any) -> None:
-    """Ask for the table as pages do, each every two seconds over a connection of its own, while ``asking`` is set."""
+    """Ask for the table as pages do, each every two seconds over a new connection, while ``asking`` is set."""
     host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
 
     async def reader(k: int) -> None:
         await asyncio.sleep(2 * k / count)
-        answer, tag = await asyncio.open_connection(host, int(port)), b""
+        tag = b""
         while True:
             if asking.is_set():
                 lines = [b"GET /api/table HTTP/1.1", f"Host: {host}:{port}".encode(), b"Accept-Encoding: gzip"]
-                answer[1].write(b"\r\n".join([*lines, *([b"If-None-Match: " + tag] if tag else []), b"", b""]))
-                head = (await answer[0].readuntil(b"\r\n\r\n")).lower()
+                stream, writer = await asyncio.open_connection(host, int(port))
+                writer.write(b"\r\n".join([*lines, *([b"If-None-Match: " + tag] if tag else []), b"", b""]))
+                head = (await stream.readuntil(b"\r\n\r\n")).lower()
                 if length := re.search(rb"content-length: (\d+)", head):
-                    await answer[0].readexactly(int(length[1]))
+                    await stream.readexactly(int(length[1]))
                 if b" 200 " in head.splitlines()[0]:
                     tag = re.findall(rb"etag: (.*?)\r", head)[0]
+                writer.close()
                 asked.value += 1
             await asyncio.sleep(2)
 
@@ -298,6 +304,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, help="of rounds, watched and alone")
     parser.add_argument("--outputs", type=int, default=10_000)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *signalled: sys.exit(143))  # so that nothing it started goes on
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, max(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
