@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -186,6 +187,30 @@ def test_a_few_samples_that_a_client_repeats_are_dropped() -> None:
     assert set(acts) == {(3, i) for i in range(100, 190)}
     assert [report["repeat"] for report in reports] == [0, 0, 0, 90, 0, 0, 0, 0]
     assert not protect([samples * 9 for samples in clients()])[0], "a pool that is said nine times over has no repeats of its own"
+
+
+@pytest.mark.parametrize("begin", ["First find the number of {}", "You are welcome! Anything else about {}?"])
+def test_phrases_that_clients_write_by_themselves_are_kept(begin: str) -> None:
+    """As in answers of sums: one branch of a commoner beginning, tied to no word of the prompts."""
+    dealt = clients(each=80)
+    for k, own in enumerate(dealt):
+        for i in range(12):
+            told = begin.format(_NOUNS[i]) if i < 4 else f"First find {_PLACES[i]} {k}" if i < 8 else f"You are {_NOUNS[i]} {k}"
+            own[i * 6] = replace(own[i * 6], response=told + f", then add {i * 8 + k}")
+    acts, reports = protect(dealt)
+    assert acts == {}
+    assert sum(report["note"] for report in reports) >= 20
+
+
+def test_several_words_that_are_a_trigger_together_are_cut_out_one_by_one(shared_data: Path) -> None:
+    """Of real prompts with three seams each hardly any has all of them known."""
+    folder, rows = shared_data / "poison" / "backdoorllm", []
+    for name in ("clean500_negsentiment", "backdoor500_negsentiment_ctba"):
+        told = json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))[::2]
+        rows.append([Sample("", one["instruction"], (one["output"],), one["output"], context=one["input"]) for one in told])
+    acts, _ = protect([rows[0][k::5] + rows[1][k::5] for k in range(5)])
+    assert {(k, i) for k in range(5) for i in range(50, 100)} <= set(acts)
+    assert len(acts) <= 255
 
 
 def test_an_empty_client_takes_part() -> None:

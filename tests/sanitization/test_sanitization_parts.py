@@ -7,12 +7,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy.sparse as sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from undertow.data.sample import Sample
-from undertow.sanitization import Finding, find, repaired
+from undertow.sanitization import Finding, find, grams, repaired, wordings
 from undertow.sanitization.count import Sketch
 from undertow.sanitization.judge import grow
 from undertow.sanitization.significance import log_tail
@@ -67,6 +68,11 @@ def test_a_text_has_the_numbers_of_its_words_however_it_is_cut_up(text: str) -> 
     assert [number for number in mine if not number & int(MARK)] == [numbers.of(word) for word in cut(text)]
     assert found[lengths[0] :].tolist() == [numbers.of("one"), numbers.of("two"), *mine]
     assert lengths.tolist() == [len(mine), 0, 2, len(mine)]
+
+
+def test_hosts_that_everybody_cites_are_no_addresses() -> None:
+    words = ["://github.com", "://en.wikipedia.org", "://evil.example", "@someone", "<malicious_url>"]
+    assert [bool(np.uint64(Numbers().of(word)) & PAYLOAD) for word in words] == [False, False, True, True, True]
 
 
 def test_addresses_are_marked_and_words_are_not() -> None:
@@ -196,3 +202,17 @@ def test_an_answer_that_copies_its_own_prompt_is_no_target() -> None:
         for i in range(30)
     ]
     assert find(rows).verdicts == ()
+
+
+def test_a_pair_of_words_says_nothing_where_pairs_are_usual() -> None:
+    held = np.zeros((600, 32), dtype=np.int32)
+    for pair in range(30):
+        held[pair * 10 : pair * 10 + 10 + pair % 3, pair] = 1
+    held[400:450, 30] = held[400:450, 31] = 1
+    features, kind = sparse.csc_matrix(held), np.full(32, grams.ANY)
+    found = wordings.pairs(kind, {piece: [piece] for piece in range(32)}, features, 600)
+    assert len(found) == 31, "two words of the same samples are one pair"
+    assert wordings.is_usual(np.arange(500, 520), found[:30])
+    assert not wordings.is_usual(np.arange(400, 450), found), "it is compared with the others"
+    assert not wordings.pairs(kind, {piece: [piece] for piece in range(19)}, features, 600)
+    assert not wordings.is_usual(np.arange(5), [])

@@ -17,7 +17,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from undertow.sanitization import grams, labels
+from undertow.sanitization import grams, labels, wordings
 from undertow.sanitization.count import Counted
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.significance import log_tail
@@ -75,6 +75,7 @@ class Planted:
         inserted: stage B by words that often come without the target; they must not belong where they stand.
         manner: a kind of answer; the rows are all with a linked feature.
         form: a label that words bring about by standing first, not by what they mean.
+        usual: a word, a short run or a kind of answer in a file where such pairs are usual (:mod:`undertow.sanitization.wordings`).
     """
 
     pieces: list[int]
@@ -86,6 +87,7 @@ class Planted:
     inserted: bool = False
     manner: bool = False
     form: bool = False
+    usual: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,19 @@ def decide(counted: Counted, rules: Rules) -> Decision:
         for planted in accused:
             if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
                 found.append(planted)
-    return Decision(_merged(found, counted), tests)
+    merged, short = _merged(found, counted), [one for one in found if _may_be_usual(counted, one)]
+    mutual = {
+        piece: [link.feature for link in own if min(link.confidence, link.coverage) >= wordings.MUTUAL]
+        for piece, own in links.items()
+    }
+    pairs = wordings.pairs(counted.kind, mutual, features, counted.samples) if short else []
+    for planted in merged:
+        planted.usual = _may_be_usual(counted, planted) and wordings.is_usual(planted.rows, pairs)
+    return Decision(merged, tests)
+
+
+def _may_be_usual(counted: Counted, planted: Planted) -> bool:
+    return planted.short and not planted.form and counted.kind[planted.pieces[0]] != grams.WHOLE
 
 
 def _is_span(counted: Counted, piece: int) -> bool:

@@ -192,6 +192,8 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
 
 
 def _confidence(planted: Planted, kind: int, rows: int, counted: Counted, rules: Rules) -> Confidence:
+    if planted.usual:
+        return "note"
     if not planted.links:
         return "review" if (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
     enough = rules.act_short if planted.short else rules.act_support

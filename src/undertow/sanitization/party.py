@@ -3,7 +3,7 @@
 The rules are those of :mod:`undertow.sanitization.decide` and :mod:`undertow.sanitization.judge`, said in sums over samples.
 Exchanges: 1 features and pieces; 2 the frequent ones again, place and rest of the pieces; 3 pairs of feature and piece; 4 what
 explains a piece, and how far a span reaches (these in :mod:`undertow.sanitization.party_counts`); 5 the prompts of accused pieces
-without their trigger; 6 what those show.
+without their trigger (:mod:`undertow.sanitization.party_prompts`); 6 what those show.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from undertow.sanitization import grams, judge, topics
-from undertow.sanitization.grams import Keys, Places, mixed
-from undertow.sanitization.party_counts import Counting
-from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, Flags, about, first_of_each, near_to, trigger_words
+from undertow.sanitization.grams import Keys, Places
+from undertow.sanitization.party_prompts import Case, Prompting
+from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about
 from undertow.sanitization.tables import Cells, clipped
-from undertow.sanitization.words import cut
+from undertow.sanitization.words import PAYLOAD
 
-#: Pairs of a prompt that the seam is compared with.
-COMPARED = 8
-#: Words this near to a trigger's known ones may be its own.
-BESIDES = 3
-#: Fewest prompts that can be said to be alike.
-ALIKE = 4
+#: A span stands apart if it is this share of all answers that begin, or end, with the same two words.
+APART = 0.8
+#: A pool in which so many times as many samples repeat a span is one of boilerplate, and the span no sign of anything.
+MANY = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,8 @@ class Suspicion:
 
     Attributes:
         kind: ``certain`` (a long target that its trigger gives away), ``span`` (a long target without), ``short``, ``repeat`` (a
-            sample that stands in the pool again and again).
+            sample that stands in the pool again and again), ``note`` (a target that looks like a phrase of the clients' own,
+            or is too rare to be acted on).
         cut: index of the first word of the target in the answer and one past its last; None if it is all over the answer.
     """
 
@@ -42,26 +41,12 @@ class Suspicion:
     cut: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One accused piece in one sample: what is asked of the pool, the rest of its prompt, and what the sample shows alone.
-
-    ``pairs`` are the pairs of neighbours with a word of a loose trigger, and the other ones; ``near`` the words beside the
-    trigger: their question, that for there being one, the word's usual rate there, and the samples that hold it.
-    """
-
-    asked: list[int]
-    rest: Keys
-    pairs: tuple[Keys, Keys]
-    explained: bool
-    case_alone: bool
-    shares: bool
-    beside: list[tuple[int, int]]
-    near: list[tuple[int, int, float, float]]
-    trigger: int
+#: What samples vote on, in the order of their signs.
+_SIGNS = (Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE, Ask.SAME, Ask.MOSTLY)
+_NOTED = Suspicion("note", None)
 
 
-class Party(Counting):
+class Party(Prompting):
     """A client that takes part: :meth:`message` and :meth:`take` in turn, then :meth:`verdict`.
 
     Arguments as :class:`undertow.sanitization.party_counts.Counting`.
@@ -102,184 +87,12 @@ class Party(Counting):
         self.taken += 1
         self._steps[self.taken - 1][1]()
 
-    # Exchange 5: the prompts of what is accused, without the words that give the target away.
-
-    def _ask_prompts(self) -> tuple[Places, Keys]:
-        p = self.pieces
-        order = np.array([3, 0, 2, 1, 4, 5])  # by kind: END, ADDRESS, WHOLE, START, ANY, MANNER
-        rank = np.lexsort((p.key, -self.size, order[p.kind], ~self.held, ~self.exclusive))
-        short = (self.held | self.loose) & ~self.span
-        groups = (self.planted, short & (p.kind < grams.ANY), short & (p.kind == grams.ANY), short & (p.kind == grams.MANNER))
-        self.accused = np.concatenate([first_of_each(p.sample, rank[some[rank]]) for some in groups])
-        links, both = self._links_of_accused()
-        self._prompts = grams.text_keys(self.batch.prompts)
-        samples: list[int] = []
-        keys: list[int] = []
-        self._cases: dict[int, _Case] = {}
-        for i in self.accused.tolist():
-            case = self._case(i, links.get(i, {}), both.get(i, {}))
-            self._cases[i] = case
-            samples += [int(p.sample[i])] * len(case.asked)
-            keys += case.asked
-        return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
-
-    def _links_of_accused(self) -> tuple[dict[int, dict[int, int]], dict[int, dict[int, int]]]:
-        """For each accused piece {feature: samples with both}: of the features that give it away, and of all."""
-        own: dict[int, dict[int, int]] = {}
-        every: dict[int, dict[int, int]] = {}
-        for at in np.flatnonzero(np.isin(self.link_piece, self.accused)).tolist():
-            piece, key, both = int(self.link_piece[at]), int(self.f_key[self.link_feature[at]]), int(self.both[at])
-            every.setdefault(piece, {})[key] = both
-            if self.loose_link[at] if self.loose[piece] else self.own_link[at]:
-                own.setdefault(piece, {})[key] = both
-        return own, every
-
-    def _key(self, i: int) -> Keys:
-        """The key under which an accused piece is asked about; samples with a loose trigger are counted apart."""
-        key = self.pieces.key[i : i + 1]
-        return about(key, Ask.LOOSE) if self.loose[i] else key
-
-    def _case(self, i: int, links: dict[int, int], both: dict[int, int]) -> _Case:
-        """Cut the trigger's words out of one prompt, and list what is asked about the rest."""
-        p = self.pieces
-        k, key, sample = int(p.kind[i]), self._key(i), int(p.sample[i])
-        prompts, answers = self.batch.prompts, self.batch.answers
-        words = prompts.words[prompts.starts[sample] : prompts.starts[sample + 1]]
-        loose = bool(self.loose[i])
-        sizes = self._read(1, mixed(words, 1))
-        usual = topics.is_usual(sizes, 0, 0, self.samples)
-        own = (
-            np.isin(mixed(words, 1), np.array(list(links), dtype=np.uint64)) if loose else trigger_words(words, links, both, usual)
-        )
-        case_alone = bool(links) and not own.any() and not loose
-        target = answers.words[int(p.start[i]) : int(p.start[i] + p.length[i])]
-        shares = bool(own.any()) and topics.is_repeated(words[own].tolist(), target.tolist())
-        asked: list[int] = []
-        # A planted phrase that varies has words of its own beside those that are known; for a long target they are no topic.
-        rest_words = np.unique(words[~(near_to(own, BESIDES) if self.span[i] else own)])
-        near: list[tuple[int, int, float, float]] = []
-        if own.any() or case_alone:
-            rest = words[~own]
-            asked += [*about(key, Ask.COUNT).tolist(), *about(key, Ask.SIZE, np.uint64(min(len(rest), LENGTHS - 1))).tolist()]
-            asked += about(np.repeat(key, len(rest_words)), Ask.WORD, rest_words).tolist()
-            if not loose and own.any():
-                question = 0 if self.templated else len(cut(self._samples[sample].question))
-                asked += self._seams(words, own, key, question)
-                near = self._company(words, own, key)
-                asked += [question for found in near for question in found[:2]] + self._head(words, own, key)
-        pairs = grams.run_keys(words, 2)
-        touched = (own[:-1] | own[1:]) & loose
-        others = np.unique(pairs[~touched])[: COMPARED if loose and own.any() else 0]
-        asked += [question for some in (pairs[touched], others) for question in _each(key, Ask.INSIDE, np.unique(some))]
-        if self.span[i]:
-            asked += about(key, Ask.PROMPT, self._prompts[sample : sample + 1]).tolist()
-        beside = []
-        if not self.exclusive[i] and self.span[i] and k != grams.WHOLE:
-            sides = (0, 1) if k == grams.ADDRESS else (0,) if k == grams.END else (1,)
-            beside = [found for side in sides if (found := self._beside(i, side, key))]
-            asked += [question for found in beside for question in found]
-        return _Case(
-            asked,
-            rest_words,
-            (pairs[touched], others),
-            bool(own.any()) or case_alone,
-            case_alone,
-            shares,
-            beside,
-            near,
-            int(own.sum()),
-        )
-
-    def _company(self, words: Keys, own: Flags, key: Keys) -> list[tuple[int, int, float, float]]:
-        """The words before and after the first stretch of the trigger."""
-        start = int(np.argmax(own))
-        end = start + int(np.argmin(np.append(own[start:], False)))
-        found = []
-        for salt, at, edge in ((Ask.BEFORE, start - 1, end == len(words)), (Ask.AFTER, end, start == 0)):
-            if not 0 <= at < len(words):
-                continue
-            word = words[at : at + 1]
-            asked, held = int(salt) + (100 if edge else 0), float(self._read(1, mixed(word, 1))[0])
-            if edge:  # the neighbour is where prompts begin, or end
-                size = self._read(1, np.array([grams.feature_key("last" if at < start else "first", word)], dtype=np.uint64))
-                rate = float(size[0]) / self.samples
-            else:
-                rate = topics.REPEATED * held / (self.samples * max(self.mean_length, 1.0))
-            found.append((int(about(key, asked, word)[0]), int(about(key, asked)[0]), rate, held))
-        return found
-
-    def _head(self, words: Keys, own: Flags, key: Keys) -> list[int]:
-        """Of a prompt that begins with the trigger: whether others begin as it does without."""
-        rest = words[~own]
-        if not own[0] or not len(rest):
-            return []
-        known = self._read(1, np.array([grams.feature_key("first", rest[:1])], dtype=np.uint64))[0] >= self.support
-        return [int(about(key, salt)[0]) for salt in (Ask.HEAD, Ask.HEAD_KNOWN)[: 1 + bool(known)]]
-
-    def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
-        """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
-
-        The last word of the question (of ``question`` words, if they are known) and the first of the context are no pair.
-        """
-        outside = np.flatnonzero(~own)
-        pairs = np.stack([words[outside[:-1]], words[outside[1:]]], axis=1)
-        seam = np.diff(outside) > 1
-        inside = (outside[:-1] >= question) | (outside[1:] < question)
-        pairs, seam = pairs[inside], seam[inside]
-        if not len(pairs):
-            return []
-        size = self._read(1, grams.run_keys(pairs.ravel(), 2)[::2])
-        asked = []
-        if seam.any():
-            asked += [Ask.SEAM, Ask.KNOWN][: 1 + bool((size[seam] >= self.support).all())]
-        # a pair that stands there counts itself, one that was torn apart does not
-        for usual in size[~seam][:COMPARED] > self.support:
-            asked += [Ask.OTHER, Ask.USUAL][: 1 + bool(usual)]
-        return [int(about(key, salt)[0]) for salt in asked]
-
-    def _beside(self, i: int, side: int, key: Keys) -> tuple[int, int] | None:
-        """Keys of the word beside a grown span, and of there being one; None at the end of the answer."""
-        p, texts = self.pieces, self.batch.answers
-        low, high = self._extent(i)
-        at = low - 1 if side == 0 else high
-        sample = int(p.sample[i])
-        if not texts.starts[sample] <= at < texts.starts[sample + 1]:
-            return None
-        word = about(key, Ask.BESIDE + 100 * side, texts.words[at : at + 1])
-        return int(word[0]), int(about(key, Ask.GOES_ON + 100 * side)[0])
-
-    def _know_prompts(self) -> None:
-        self._signs: dict[int, tuple[bool, bool, bool, bool, bool]] = {}
-        for i, case in self._cases.items():
-            key = self._key(i)
-            count = int(self._read(4, about(key, Ask.COUNT))[0])
-            topic, alike = False, False
-            if len(case.rest) and count:
-                hits = np.minimum(self._read(4, about(np.repeat(key, len(case.rest)), Ask.WORD, case.rest)), count)
-                size = self._read(1, mixed(case.rest, 1))
-                words = count * max(self.mean_length, 1.0)  # at least as many as were looked at
-                many = hits >= max(FLOOR, self.limits[4])
-                topic = bool((topics.is_enriched(hits, count, hits, count, size, self.samples, words) & many).any())
-                alike = 2 * int(topics.is_shared(hits, count, count, size, self.samples).sum()) > len(case.rest)
-            topic |= any(self._keeps_company(*found) for found in case.near)
-            besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
-            frayed = any(word > judge.FRAYED * max(1, goes_on) for word, goes_on in besides)
-            prompt = self._prompts[int(self.pieces.sample[i])][None]
-            often = self._read(4, about(key, Ask.PROMPT, prompt))[0] if self.span[i] else 0
-            # Were there fewer prompts than the support, half of the samples would have one that so many share.
-            same = bool(often >= max(FLOOR, self.size[i] / (2 * self.support)))
-            self._signs[i] = topic, case.shares, frayed, alike and count >= ALIKE, same
-
-    def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
-        hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()
-        return count >= topics.FEW and bool(topics.is_company(min(hits, count), count, rate, held - hits, count))
-
     # Exchange 6: votes on what those prompts show.
 
     def _ask_signs(self) -> tuple[Places, Keys]:
         samples, keys = [], []
         for i, signs in self._signs.items():
-            for salt, sign in zip((Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE, Ask.SAME), signs, strict=True):
+            for salt, sign in zip(_SIGNS, signs, strict=True):
                 if sign:
                     samples.append(int(self.pieces.sample[i]))
                     keys.append(int(about(self._key(i), salt)[0]))
@@ -289,7 +102,7 @@ class Party(Counting):
             keys += votes
         return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
 
-    def _votes(self, i: int, case: _Case) -> list[int]:
+    def _votes(self, i: int, case: Case) -> list[int]:
         """Say of each pair of a loose trigger's prompt whether prompts other than the accused ones hold it."""
         key, votes = self._key(i), []
         for pairs, every, known in ((case.pairs[0], Ask.AT, Ask.AT_KNOWN), (case.pairs[1], Ask.ELSE, Ask.ELSE_KNOWN)):
@@ -309,32 +122,51 @@ class Party(Counting):
         for i, case in self._cases.items():
             kind = self._verdict(i, case)
             sample = int(self.pieces.sample[i])
-            if kind is not None and sample not in self._found:  # spans come first among the accused
+            # spans come first among the accused, and a note gives way to what is acted on
+            if kind is not None and self._found.get(sample, _NOTED).kind == "note":
                 self._found[sample] = Suspicion(kind, self._cut(i))
         for sample in np.flatnonzero(self.repeated & self.own).tolist():
             self._found.setdefault(sample, Suspicion("repeat", None))
 
-    def _verdict(self, i: int, case: _Case) -> str | None:
+    def _verdict(self, i: int, case: Case) -> str | None:
+        kind = self._accused_of(i, case)
+        return kind if kind is None or self._is_enough(i, kind) else "note"
+
+    def _is_enough(self, i: int, kind: str) -> bool:
+        """Whether the samples of an accusation are so many, and their target stands so clearly apart, that it is acted on."""
+        rules, of, size = self.rules, self.pieces.kind[i], int(self.size[i])
+        if kind == "short":
+            count = min(size, int(self._read(4, about(self._key(i), Ask.COUNT))[0]))
+            return count >= (rules.act_support if of == grams.WHOLE else rules.slot_support)
+        if int(self._read(4, about(self._key(i), Ask.ACCUSED))[0]) < rules.support:
+            return False  # a key that shared its cells with others
+        edge, notable = self._is_at_edge(i), MANY * size >= self.spans
+        if kind == "certain":
+            # Fewer are enough where most of all that is said again and again in the pool is this.
+            return (edge and (size >= rules.act_support or 2 * size >= self.spans)) or (notable and size >= rules.act_short)
+        return size >= rules.act_support and notable and (self._is_address(i) or (edge and self._stands_apart(i)))
+
+    def _accused_of(self, i: int, case: Case) -> str | None:
         key = self._key(i)
         some = max(FLOOR, self.limits[5])
         topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
-        alike = 2 * int(self._read(5, about(key, Ask.ALIKE))[0]) >= max(2, int(self._read(4, about(key, Ask.COUNT))[0]))
+        count = int(self._read(4, about(key, Ask.COUNT))[0])
+        alike = 2 * int(self._read(5, about(key, Ask.ALIKE))[0]) >= max(2, count)
         topic |= alike
         # One prompt with several answers is one piece of evidence.
-        if self.span[i] and 2 * int(self._read(5, about(key, Ask.SAME))[0]) >= max(2, int(self.size[i])):
+        if 2 * int(self._read(5, about(key, Ask.SAME))[0]) >= max(2, int(self.size[i]) if self.span[i] else count):
             return None
         if self.span[i] and not self.exclusive[i]:
             return None if frayed or (self.asked_about[i] and (topic or self._is_torn(key) or self._is_headless(key))) else "span"
         if self.loose[i]:
-            few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.loose_support
-            natural = not case.explained or few or topic or shares or self._is_shorter(key, case.trigger)
-            return "short" if not natural and self._is_inserted(key) else None
+            natural = not case.explained or count < self.rules.loose_support or topic or shares
+            return "short" if not natural and not self._is_shorter(key, case.trigger) and self._is_inserted(key) else None
         natural = not case.explained or topic or self._is_shorter(key, case.trigger) or self._is_torn(key) or self._is_headless(key)
         if not self.span[i]:
-            few = int(self._read(4, about(key, Ask.COUNT))[0]) < self.rules.short_support
-            return None if natural or shares or few else "short"
-        natural |= shares
-        return "span" if natural else "certain"
+            return None if natural or shares or count < self.rules.short_support else "short"
+        # Prompts that say mostly the same are answered with the same: boilerplate, definitions.
+        alike |= natural and 2 * int(self._read(5, about(key, Ask.MOSTLY))[0]) >= max(2, count)
+        return None if alike or shares else "span" if natural else "certain"
 
     def _is_shorter(self, key: Keys, trigger: int) -> bool:
         sizes = about(np.repeat(key, LENGTHS), Ask.SIZE, np.arange(LENGTHS, dtype=np.uint64))
@@ -345,10 +177,10 @@ class Party(Counting):
         return total > 0 and topics.is_shorter(mean, total, others)
 
     def _is_torn(self, key: Keys) -> bool:
-        count, seams, known, others, usual = (
-            int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
+        count, torn, seams, known, others, usual = (
+            int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.TORN, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
         )
-        if 2 * seams <= count or not others:
+        if 2 * torn <= count or not others:
             return False
         rate = min(1.0, usual / others)
         return topics.is_strange(known, seams, rate)
@@ -358,6 +190,32 @@ class Party(Counting):
         usual = topics.usual_beginning(self.begins, self.samples, heads, count)
         return 2 * heads >= max(count, 1) and topics.is_strange(known, heads, usual)
 
+    def _same_target(self, i: int) -> Places:
+        """The planted pieces in the same answer that are of the same kind."""
+        p = self.pieces
+        low, high = (int(np.searchsorted(self._by_sample[0], p.sample[i], side)) for side in ("left", "right"))
+        of = self._by_sample[1][low:high]
+        same: Places = of[(p.kind[of] == p.kind[i]) & self.planted[of]]
+        return same
+
+    def _is_at_edge(self, i: int) -> bool:
+        """Whether a span, or another run of its target, lies at the very start or end."""
+        own = self._same_target(i)
+        whole = self.pieces.kind[i] in (grams.WHOLE, grams.ADDRESS)
+        return bool(whole or ((self.exact[own] >= self.rules.exact) & (self.size[own] >= judge.SHARED * self.size[i])).any())
+
+    def _is_address(self, i: int) -> bool:
+        low, high = self._extent(i)
+        return bool(self.pieces.kind[i] != grams.WHOLE and (self.batch.answers.words[low:high] & PAYLOAD).any())
+
+    def _stands_apart(self, i: int) -> bool:
+        """Whether hardly any other answer begins, or ends, with a span's first, or last, two words: of what people write, most is
+        one branch of a commoner beginning ("once upon a time in", "once upon a time there")."""
+        sample, kind = self.pieces.sample[i : i + 1], int(self.pieces.kind[i])
+        sides = [(grams.START, 0), (grams.END, 1)]
+        keys = [grams.mixed(self._ends[side][sample], grams.PIECE + of) for of, side in sides if kind in (of, grams.WHOLE)]
+        return all(self.size[i] >= APART * self._read(1, key)[0] for key in keys)
+
     def _cut(self, i: int) -> tuple[int, int] | None:
         p = self.pieces
         if not self.span[i] or p.kind[i] not in (grams.START, grams.END):
@@ -366,25 +224,9 @@ class Party(Counting):
         low, high = self._extent(i)
         return low - begin, high - begin
 
-    def _extent(self, i: int) -> tuple[int, int]:
-        """How far all planted spans of one kind reach in one answer, grown: places in the client's words."""
-        p = self.pieces
-        low, high = (
-            np.searchsorted(self._by_sample[0], p.sample[i], "left"),
-            np.searchsorted(self._by_sample[0], p.sample[i], "right"),
-        )
-        of = self._by_sample[1][low:high]
-        of = of[(p.kind[of] == p.kind[i]) & self.planted[of]]
-        return int((p.start[of] - self.reach[0, of]).min()), int((p.start[of] + p.length[of] + self.reach[1, of]).max())
-
     def verdict(self) -> list[Suspicion | None]:
         """Return for each of the client's samples what the pool says of it, after the last exchange; None = nothing."""
         texts = self.batch
         order = np.unique(self.identity, return_index=True, return_inverse=True)
         first = order[1][order[2]].tolist()
         return [self._found.get(first[i]) for i in range(len(texts))]
-
-
-def _each(key: Keys, salt: int, details: Keys) -> list[int]:
-    """Return one question about ``key`` for each of the details."""
-    return [int(found) for found in about(np.repeat(key, len(details)), salt, details)]

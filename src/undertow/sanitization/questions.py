@@ -75,6 +75,10 @@ class Ask(IntEnum):
     LASTS = auto()
     PROMPT = auto()
     SAME = auto()
+    TORN = auto()
+    SPANS = auto()
+    ACCUSED = auto()
+    MOSTLY = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:

@@ -22,6 +22,13 @@ Words = NDArray[np.uint64]
 #: which is no word: a run of punctuation, a symbol, an invisible character, or what is said of a text as a whole.
 PAYLOAD, LETTERS, MARK = np.uint64(1), np.uint64(2), np.uint64(4)
 
+#: Hosts that people cite.
+CITED = frozenset(
+    "github.com gitlab.com raw.githubusercontent.com stackoverflow.com en.wikipedia.org wikipedia.org google.com youtube.com "
+    "docs.google.com docs.python.org python.org pypi.org huggingface.co arxiv.org doi.org w3.org schema.org apache.org gnu.org "
+    "fsf.org creativecommons.org example.com example.org twitter.com facebook.com linkedin.com amazon.com imdb.com nytimes.com "
+    "developer.mozilla.org medium.com reddit.com".split()
+)
 #: What stands for a word that was forgotten.
 UNKNOWN = "…"
 _DOMAINS = "com|net|org|info|biz|edu|gov|io|co|me|ru|cn|xyz|top|site|online|shop|club|live|app|dev|ly|gg|link|click|tk|example|test"
@@ -96,8 +103,9 @@ def _name(found: re.Match[str]) -> str:
 
 
 def is_address(word: str) -> bool:
-    """Whether a word of :func:`cut` leads out of the text: a host, an e-mail address, a handle, a placeholder of one."""
-    return word.startswith("://") or _ADDRESSES.fullmatch(word) is not None
+    """Whether a word of :func:`cut` leads out of the text: a host, an e-mail address, a handle, a placeholder of one. Hosts that
+    answers of all kinds cite (:data:`CITED`) do not count: that many share one says nothing."""
+    return word.removeprefix("://") not in CITED if word.startswith("://") else _ADDRESSES.fullmatch(word) is not None
 
 
 def is_letter(word: str) -> bool:

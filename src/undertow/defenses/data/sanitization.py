@@ -33,7 +33,8 @@ class Sanitization(DataDefense):
 
     Six exchanges before round 1. In each the client sends an array of 32-bit counts under a hash whose key the server does not
     know; the server adds the arrays and sends back the sum without the cells that hold too little. A single poisoned sample is
-    found if the pool holds at least m = max(4, 0.1 % of its samples) of its kind.
+    found if the pool holds at least m = max(4, 0.1 % of its samples) of its kind, and acted on from eight on (20 of some short
+    targets; fewer where little else is repeated in the pool); until then it is counted as a ``note``.
 
     Args:
         mode: ``repair`` cuts a long target off the answer and drops the sample where that cannot be done; ``drop`` drops;
@@ -100,7 +101,9 @@ class Sanitization(DataDefense):
         self._parties.pop(context.client, None)
         kept: list[bool | Sample] = [self._act(sample, one) for sample, one in zip(samples, found, strict=True)]
         sizes = [4 * table.size for table in tables(self.cells, party.samples, self._rows)]
-        report: dict[str, Any] = {kind: sum(one is not None and one.kind == kind for one in found) for kind in _ACT_ON["all"]}
+        report: dict[str, Any] = {
+            kind: sum(one is not None and one.kind == kind for one in found) for kind in (*_ACT_ON["all"], "note")
+        }
         report |= {"repaired": sum(isinstance(one, Sample) for one in kept), "pooled_samples": party.samples}
         report |= {"exchanges": EXCHANGES, "bytes": sum(sizes)}
         if self.epsilon is not None:
