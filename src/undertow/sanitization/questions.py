@@ -79,6 +79,7 @@ class Ask(IntEnum):
     SPANS = auto()
     ACCUSED = auto()
     MOSTLY = auto()
+    PAIRS = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
