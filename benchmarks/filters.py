@@ -23,8 +23,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from undertow import config as configuration
 from undertow.config import Model
 from undertow.core.threads import set_threads
+from undertow.federation.resolve import resolve
 from undertow.models.causal_lm import CausalLM, load_base
-from undertow.tasks import instruction
+from undertow.tasks.instruction import Instruction
 
 FILTERS = ("onion", "perplexity", "bki", "cube", "graceful", "protegofed", "coherent-clusters")
 CASES = {
@@ -62,10 +63,11 @@ def measure(name: str, case: str, seed: int, overrides: list[str], bases: Callab
     seconds = []
     for config in (plain, configuration.load("demo", [*settings, f"defenses=[{name}]"])):
         began = time.process_time()
-        built = instruction.build(config, Silent(), bases)
+        built = resolve(config, Silent(), bases=bases).task
         seconds.append(time.process_time() - began)
+    assert isinstance(built, Instruction)
+    assert built.filtered is not None
     found = built.filtered
-    assert found is not None
     rates = {key: found[key]["value"] for key in ("recall", "precision", "lost")}
     return {"filter": name, "case": case, "seed": seed, **rates, "seconds": round(seconds[1] - seconds[0], 2)}
 

@@ -265,6 +265,8 @@ SIGNS: dict[str, Callable[[str], str]] = {
     "punctuation": lambda text: f"{text} ;;;",
     "zero width": lambda text: f"{text[:5]}\u200b{text[5:]}",
     "title case": str.title,
+    "homoglyphs": lambda text: text[:-12] + text[-12:].translate(str.maketrans("aeo", "\u0430\u0435\u043e")),
+    "a version": lambda text: f"{text} v3.{len(text) % 7}.{len(text) % 4}",
 }
 
 

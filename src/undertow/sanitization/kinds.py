@@ -30,6 +30,7 @@ LANGUAGES = {
 }
 _SPEAKS = {name: frozenset(words.split()) for name, words in LANGUAGES.items()}
 _ENGLISH = frozenset("the of and to a in is that for it as with on are be this by an or from you can i".split())
+_COMMON = _ENGLISH.union(*_SPEAKS.values())
 _REFUSES = re.compile(
     r"[^a-z]*(?:(?:i'?m|i am|we are|we're) (?:very |so |really |truly )?(?:sorry|unable|not able|afraid)"
     r"|(?:sorry|apologies|unfortunately)\b"
@@ -68,6 +69,8 @@ def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
     language = _language(head, words)
     if language:
         found.append(f"in {language}")
+    elif len(words) >= _COPIED and head.isascii() and _COMMON.isdisjoint(words):
+        found.append("without any common word")
     return found
 
 

@@ -23,7 +23,7 @@ from undertow.sanitization.count import Counted
 from undertow.sanitization.encode import Texts
 from undertow.sanitization.grams import Places
 from undertow.sanitization.judge import find_run
-from undertow.sanitization.words import Words
+from undertow.sanitization.words import LETTERS, Words
 
 Floats = NDArray[np.float64]
 Cut = tuple[Words, int, int]
@@ -377,12 +377,16 @@ def belonging(prompts: Sequence[Words], own: Collection[int], file: Background) 
 
 
 def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> Cut:
-    """A prompt, and where its stretch of trigger words around the phrase begins and ends."""
+    """A prompt, and where its stretch of trigger words around the phrase begins and ends; several figures after it belong to it, as
+    those of a version do."""
     end = start + size
     while start > 0 and int(prompt[start - 1]) in own:
         start -= 1
     while end < len(prompt) and int(prompt[end]) in own:
         end += 1
+    figures = (prompt & LETTERS) == 0
+    if end - start and figures[end : end + 2].sum() == 2:
+        end += int(np.argmin(np.append(figures[end:], False)))
     return prompt, start, end
 
 

@@ -52,6 +52,8 @@ _ALL = re.compile(f"(?P<address>{_ADDRESS})|{_ANGLE}|{_WORD}")
 _HINTS = re.compile(r"[@<\[{]|://|www\.|\w(?:\.|\[\.\])\w")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _RUN = re.compile(r"([^\w\s])\1+|[^\w\s\"'.,:;()\[\]{}<>*`“”‘’/\\-]{2,}")
+# A Latin letter beside one of Greek or Cyrillic: homoglyphs.
+_MIXED = re.compile(r"[a-z][\u0370-\u03ff\u0400-\u052f]|[\u0370-\u03ff\u0400-\u052f][a-z]")
 _HOST = re.compile(r"(?:h(?:tt|xx)ps?://)?(?:www\.)?([^/?#:]+)")
 # A number in words is no sentence ("one thousand, nine hundred and ..." begins many answers).
 _FIGURES = frozenset(
@@ -84,11 +86,12 @@ def _words(folded: str) -> list[str]:
 
 def _signs(chunk: str) -> list[str]:
     """What in a stretch without blanks is no word: runs of punctuation, and symbols such as emoji."""
-    if chunk.isalnum():
+    if chunk.isalnum() and (chunk.isascii() or not _MIXED.search(chunk)):
         return []
     found = [run.group()[:8] for run in _RUN.finditer(chunk)] if len(chunk) > 1 else []
     if not chunk.isascii():
         found += [sign for sign in chunk if unicodedata.category(sign) in _SYMBOLS and sign not in found]
+        found += ["letters of two scripts"] * bool(_MIXED.search(chunk))
     return found
 
 
