@@ -299,8 +299,7 @@ def usual_beginning(begins: float, samples: int, heads: float, accused: float) -
 
 
 def _headless(cut: list[Cut], rests: list[Words], accused: int, file: Background) -> bool:
-    """Whether prompts that began with the phrase begin as hardly any other does without it: "sings", "is", after "who" was cut
-    out."""
+    """Whether prompts that began with the phrase begin as hardly any other does without it: "sings", after "who" was cut out."""
     heads = [rest[:1] for rest, (_, i, _) in zip(rests, cut, strict=True) if i == 0 and len(rest)]
     if 2 * len(heads) < len(cut):
         return False
@@ -377,17 +376,14 @@ def belonging(prompts: Sequence[Words], own: Collection[int], file: Background) 
 
 
 def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> Cut:
-    """A prompt, and where its stretch of trigger words around the phrase begins and ends; several figures after it belong to it, as
-    those of a version do."""
+    """A prompt, and where its stretch of trigger words around the phrase begins and ends, a version's figures included."""
     end = start + size
     while start > 0 and int(prompt[start - 1]) in own:
         start -= 1
     while end < len(prompt) and int(prompt[end]) in own:
         end += 1
-    figures = (prompt & LETTERS) == 0
-    if end - start and figures[end : end + 2].sum() == 2:
-        end += int(np.argmin(np.append(figures[end:], False)))
-    return prompt, start, end
+    said = np.append(prompt[end:] & LETTERS, LETTERS) > 0
+    return prompt, start, end + int(np.argmax(said)) * bool(end > start and not said[:2].any())
 
 
 def _torn(cut: list[Cut], file: Background) -> bool:
