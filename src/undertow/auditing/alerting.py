@@ -8,9 +8,7 @@ from pathlib import Path
 
 from undertow.auditing.confirm import Confirmation
 from undertow.auditing.report import FOUND, INCONCLUSIVE, AuditReport
-from undertow.core.alerts import Alert, commands, junit, sarif
-from undertow.core.errors import UserError
-from undertow.core.files import write_bytes
+from undertow.core.alerts import Alert, commands, junit, sarif, written
 
 COMMAND = "undertow audit"
 #: By id, what each rule looks for.
@@ -55,20 +53,12 @@ def write_sarif(report: AuditReport, path: Path, texts: bool = False) -> None:
     Raises:
         UserError: the path cannot be written.
     """
-    log = sarif(alerts(report, texts), _RULES, COMMAND)
-    _write("--sarif", path, json.dumps(log, indent=1, ensure_ascii=False).encode() + b"\n")
+    written("--sarif", path, sarif(alerts(report, texts), _RULES, COMMAND))
 
 
 def write_junit(report: AuditReport, path: Path, texts: bool = False) -> None:
     """Write JUnit's XML; raises as :func:`write_sarif`."""
-    _write("--junit", path, junit(alerts(report, texts), [report.adapter], COMMAND))
-
-
-def _write(option: str, path: Path, content: bytes) -> None:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from error
+    written("--junit", path, junit(alerts(report, texts), [report.adapter], COMMAND))
 
 
 def annotated(report: AuditReport, texts: bool = False) -> list[str]:

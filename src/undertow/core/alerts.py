@@ -17,6 +17,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from undertow.core.errors import UserError
+from undertow.core.files import write_bytes
 from undertow.core.version import __version__
 
 Level = Literal["error", "warning", "note"]
@@ -158,6 +159,20 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         print(f"::{token}::", flush=True)
+
+
+def written(option: str, path: Path, content: bytes | dict[str, Any]) -> None:
+    """Write what an option asks for, whole or not at all; an object as JSON, the same one as the same bytes.
+
+    Raises:
+        UserError: the path cannot be written.
+    """
+    if isinstance(content, dict):
+        content = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from error
 
 
 def known(path: Path) -> frozenset[str]:

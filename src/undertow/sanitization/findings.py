@@ -123,14 +123,13 @@ def _finding(
         if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
             triggers = _triggers(planted, prompts, part, numbers)
             rows, kept = _free(planted, triggers, part, texts, label)
+    words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
+    if planted.links:
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
-        words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
         letters = {number for number, word in words.items() if is_letter(word)}
         kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words, letters)]
         if not kept:
             return None
-    else:
-        words = numbers.words(target.words)
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind

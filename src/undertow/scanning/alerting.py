@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
-from undertow.core.alerts import Alert, Level, commands, junit, listed, sarif
+from undertow.core.alerts import Alert, Level, commands, junit, listed, sarif, written
 from undertow.core.errors import UserError
-from undertow.core.files import write_bytes
 from undertow.sanitization.finding import Finding
 from undertow.scanning.scan import Scan
 
@@ -77,22 +75,19 @@ def write_sarif(result: Scan, path: Path, texts: bool = False) -> None:
     Raises:
         UserError: the path is a scanned file, or cannot be written.
     """
-    log = sarif(alerts(result, texts), {rule(kind): text for kind, text in _RULES.items()}, COMMAND)
-    _write("--sarif", path, json.dumps(log, indent=1, ensure_ascii=False).encode() + b"\n", result)
+    _check_output("--sarif", path, result)
+    written("--sarif", path, sarif(alerts(result, texts), {rule(kind): text for kind, text in _RULES.items()}, COMMAND))
 
 
 def write_junit(result: Scan, path: Path, texts: bool = False) -> None:
     """Write JUnit's XML; raises as :func:`write_sarif`."""
-    _write("--junit", path, junit(alerts(result, texts), result.files, COMMAND), result)
+    _check_output("--junit", path, result)
+    written("--junit", path, junit(alerts(result, texts), result.files, COMMAND))
 
 
-def _write(option: str, path: Path, content: bytes, result: Scan) -> None:
+def _check_output(option: str, path: Path, result: Scan) -> None:
     if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
         raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from error
 
 
 def annotated(result: Scan, texts: bool = False) -> list[str]:
