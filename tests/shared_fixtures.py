@@ -32,10 +32,19 @@ from tiny import SHARED, Quiet
 from undertow.config import Config, Lora, Model, validate
 from undertow.config.reading import changed
 from undertow.core.threads import set_threads
+from undertow.listing import REGISTRIES
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.general import plain_head, tree_model
 from undertow.pretraining.build import Recipe, build
 from undertow.pretraining.corpus import world_corpus
+
+
+@pytest.fixture(autouse=True)
+def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers, or a command that it runs in this process, is forgotten after it: the next may list everything."""
+    for registry in REGISTRIES.values():
+        registry.entries()
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -278,10 +278,7 @@ def test_every_config_key_in_running_text_exists(page: Path) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every example file of the documents, written out; what it registers is forgotten afterwards."""
-    for registry in (DEFENSES, TRIGGERS, TARGETS, DATASETS, TEMPLATES):
-        registry.entries()
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    """Every example file of the documents, written out."""
     for page in PAGES:
         for path, code in _FILE.findall(page.read_text(encoding="utf-8")):
             file = tmp_path / path

@@ -20,7 +20,8 @@ from undertow.generators.contract import GENERATORS
 from undertow.metrics.scoring import SCORINGS
 from undertow.models.net import NETS
 
-_REGISTRIES: dict[str, Registry] = {
+#: Every registry, by what ``undertow list`` calls its methods.
+REGISTRIES: dict[str, Registry] = {
     "datasets": DATASETS,
     "populations": POPULATIONS,
     "networks": NETS,
@@ -54,7 +55,7 @@ class Method:
 
 
 #: What can be asked for, in the order of the list.
-KINDS = ("configs", *_REGISTRIES, "fields")
+KINDS = ("configs", *REGISTRIES, "fields")
 
 
 def list_methods(kind: str | None = None) -> list[Method]:
@@ -76,5 +77,5 @@ def _entries(kind: str) -> list[Method]:
     if kind == "configs":
         first = {name: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for name, path in shipped().items()}
         return [Method(kind, name, text) for name, text in first.items()]
-    registry = _REGISTRIES[kind]
+    registry = REGISTRIES[kind]
     return [Method(kind, entry.name, registry.summary(entry), entry.source) for entry in registry.entries()]
