@@ -290,6 +290,33 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert not child.is_running()
 
 
+def test_what_detached_itself_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    detached = f"""
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open({str(tmp_path / "pid")!r} + sys.argv[1], "w").write(str(os.getpid()))
+time.sleep(60)"""
+    child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {detached!r}, '2'], start_new_session=True)"
+    code = f"""
+import os, subprocess, sys, time
+from undertow.federate import processes
+with processes.guarded() as guard:
+    env = dict(os.environ) | guard
+    processes.start([sys.executable, "-c", {detached!r}, "1"], env)
+    processes.start([sys.executable, "-c", {child!r}], env).wait()
+    time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        pids = [tmp_path / "pid1", tmp_path / "pid2"]
+        until = time.monotonic() + 30
+        while not all(file.exists() and file.read_text() for file in pids) and time.monotonic() < until:
+            time.sleep(0.05)
+        left = [psutil.Process(int(file.read_text())) for file in pids]
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs(left, timeout=20)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
 # --- the trainer ------------------------------------------------------------------------------------------------------
 
 

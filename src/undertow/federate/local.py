@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,21 @@ def run_local(folder: Folder, observer: Observer, compare: Path | None = None) -
             return read_json(folder.run / "result.json")
         processes.stop(*mark)  # left behind by one that was killed
         try:
-            return _run(folder, observer)
+            with processes.guarded() as guard:
+                return _run(folder, observer, guard)
         finally:
             observer.phase("stopping server and nodes")
             processes.stop(*mark)
 
 
-def _run(folder: Folder, observer: Observer) -> dict[str, Any]:
+def _run(folder: Folder, observer: Observer, guard: Mapping[str, str]) -> dict[str, Any]:
     logs = folder.path / "logs"
     (port,) = processes.free_ports(1)
     folder.connections(port)
     folder.events.unlink(missing_ok=True)
     command = shlex.join(["undertow", *sys.argv[1:]])
     env = processes.environment(
-        **ENVIRONMENT, FLWR_HOME=str(folder.home), UNDERTOW_COMMAND=command, **{FEDERATION: str(folder.path)}
+        **ENVIRONMENT, FLWR_HOME=str(folder.home), UNDERTOW_COMMAND=command, **{FEDERATION: str(folder.path)}, **guard
     )
     observer.phase("starting the SuperLink")
     link = processes.start(

@@ -36,13 +36,13 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
         UserError: the worker cannot load what the config names, or the SuperLink refuses the node.
     """
     node = NodeFolder.read(path)
-    with held(node.path), tempfile.TemporaryDirectory(prefix="undertow-") as short:
+    with held(node.path), processes.guarded() as guard, tempfile.TemporaryDirectory(prefix="undertow-") as short:
         processes.stop(NODE, str(node.path))  # left behind by one that was killed
         # A Unix socket's path is short; the folder is this user's alone.
         socket = node.path / "socket" if len(str(node.path / "socket")) < _PATH else Path(short) / "socket"
         socket.unlink(missing_ok=True)
         home = node.path / "home"
-        env = processes.environment(**ENVIRONMENT, FLWR_HOME=str(home), **{NODE: str(node.path)})
+        env = processes.environment(**ENVIRONMENT, FLWR_HOME=str(home), **{NODE: str(node.path)}, **guard)
         try:
             with wire.listen(str(socket)) as listener:
                 number = listener.fileno()

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ import psutil
 
 from undertow.core.errors import UserError
 
+#: Environment variable of everything that is started within :func:`guarded`.
+_GUARDED = "UNDERTOW_GUARDED"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -79,6 +82,30 @@ def start(
             pass_fds=list(inherited),
             preexec_fn=_end_with_parent if _LIBC is not None else None,
         )
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[dict[str, str]]:
+    """Yield an environment variable by which all that has it ends when this process does, however: by SIGKILL too.
+
+    A watcher, a process of its own, reads a pipe that nobody writes to. The pipe ends with this process, and then the watcher stops
+    what has the variable: children in sessions of their own and those whose parent was killed before them. The value is new each
+    time, so that a federation that is started again at once is left alone.
+    """
+    value = uuid.uuid4().hex
+    read, write = os.pipe()
+    unmarked = {key: text for key, text in os.environ.items() if not key.startswith("UNDERTOW_")}  # what stops by mark spares it
+    with os.fdopen(write, "wb"):
+        with os.fdopen(read, "rb") as until:
+            subprocess.Popen(
+                [sys.executable, "-m", "undertow.federate.processes", value],
+                env=unmarked,
+                stdin=until,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        yield {_GUARDED: value}
 
 
 def stop(mark: str, value: str, patience: float = 2.0) -> None:
@@ -154,3 +181,8 @@ def _marked(mark: str, value: str) -> list[psutil.Process]:
 def _end_with_parent() -> None:
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    os.read(0, 1)
+    stop(_GUARDED, sys.argv[1])
