@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from tiny import Quiet
 from undertow.config import Config, load
 from undertow.core.errors import UserError
-from undertow.federate import processes, wire, worker
+from undertow.federate import keys, processes, wire, worker
 from undertow.federate.check import check, differences
 from undertow.federate.events import Replay, Telling
 from undertow.federate.folder import Folder, NodeFolder, prepare
@@ -147,6 +148,19 @@ def test_a_certificate_of_another_authority_is_not_trusted(tmp_path: Path) -> No
     (tmp_path / "one" / "ca.crt").write_bytes((tmp_path / "two" / "ca.crt").read_bytes())
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(tmp_path / "one", "localhost")
+
+
+@pytest.mark.parametrize(("days", "message"), [(-1, "is good from .* set the clock"), (4000, "was good until")])
+def test_a_certificate_and_a_clock_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, message: str) -> None:
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=days)
+
+    make_certificates(tmp_path, "localhost")
+    monkeypatch.setattr(keys, "datetime", Moved)
+    with pytest.raises(UserError, match=message):
+        make_certificates(tmp_path, "localhost")
 
 
 def test_a_node_key_is_read_and_stays(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from undertow.core.errors import UserError
 from undertow.data.rows.files import Rows, file_source
 from undertow.sanitization.findings import Finding
 from undertow.sanitization.repair import repaired
-from undertow.scanning import cleaning
+from undertow.scanning import cleaning, reading
 from undertow.scanning.scan import scan
 
 
@@ -188,3 +188,45 @@ def test_another_ending_asks_for_another_form_with_the_same_values(tmp_path: Pat
         assert [record.row for record in Rows(file_source(tmp_path / f"out.{ending}"))] == every, ending
         scan([tmp_path / f"out.{ending}"], write=tmp_path / f"back-{ending}.jsonl")
         assert [record.row for record in Rows(file_source(tmp_path / f"back-{ending}.jsonl"))] == every, ending
+
+
+def appended(path: Path) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(pair("One more?", "Yes")) + "\n")
+
+
+def replaced(path: Path) -> None:
+    found = path.with_name("other.jsonl")
+    found.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    found.replace(path)
+
+
+def emptied(path: Path) -> None:
+    path.write_text("")
+
+
+@pytest.mark.parametrize("meddle", [appended, replaced, emptied, Path.unlink])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Path], Any]
+) -> None:
+    path, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+    lines(path, rows(pair)[0])
+    read = iter(Rows(file_source(path)))
+    next(read)
+    kept = path.read_bytes()
+    meddle(path)
+    with pytest.raises(UserError, match="changed while it was read; give a copy"):
+        list(read)
+    path.write_bytes(kept)
+
+    def meddled(*given: Any) -> Any:
+        found = find(*given)
+        if path.read_bytes() == kept:
+            meddle(path)
+        return found
+
+    find = reading.find
+    monkeypatch.setattr(reading, "find", meddled)
+    with pytest.raises(UserError, match="changed while it was read; give a copy"):
+        scan([path], write=out)
+    assert not out.exists()

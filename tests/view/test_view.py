@@ -104,6 +104,16 @@ def test_a_run_is_running_as_long_as_a_process_holds_it(client: TestClient, fold
     assert fresh(client, monkeypatch)["going"]["status"] == "stopped"
 
 
+def test_a_run_whose_clock_was_set_back_since_is_not_running(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", rounds=6, done=3)
+    (run / "lock").touch()
+    assert status.status(run, False, 2.0, frozenset()) == "running"
+    for hours in (-2, 2, 2000):
+        for name in ("rounds.jsonl", "config.yaml"):
+            os.utime(run / name, (time.time() + 3600 * hours,) * 2)
+        assert status.status(run, False, 2.0, frozenset()) == "stopped"
+
+
 def test_a_new_round_is_seen_and_nothing_is_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", rounds=6, done=3)
     client = TestClient(make_app(tmp_path), base_url="http://127.0.0.1")

@@ -152,8 +152,14 @@ def _check(path: Path, host: str) -> None:
         raise UserError(f"{path} cannot be read as a certificate ({error}); give another --out") from error
     if _name(host) not in list(names):
         raise UserError(f"{path} is not for the host {host}; give another --out, or the --host it was made for")
-    if datetime.now(UTC) > found.not_valid_after_utc:
+    now = datetime.now(UTC)
+    if now > found.not_valid_after_utc:
         raise UserError(f"{path} was good until {found.not_valid_after_utc:%Y-%m-%d}; give another --out")
+    if now < found.not_valid_before_utc:
+        raise UserError(
+            f"{path} is good from {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, and the clock says {now:%Y-%m-%d %H:%M}; set the "
+            "clock, or give another --out"
+        )
 
 
 def main() -> None:

@@ -49,7 +49,8 @@ def status(folder: Path, finished: bool, seconds: float | None, locks: frozenset
         grown = max(_changed(folder / name) for name in ("rounds.jsonl", "config.yaml"))
     except OSError:
         return "stopped"
-    return "running" if time.time() - grown < max(PATIENCE, 3 * (seconds or 0)) else "stopped"
+    # a clock that was set back since leaves times that are still to come
+    return "running" if abs(time.time() - grown) < max(PATIENCE, 3 * (seconds or 0)) else "stopped"
 
 
 def pace(rounds: Sequence[Round]) -> float | None:

@@ -35,11 +35,14 @@ class Source:
         name: what messages call it.
         open: opens it from the start, as bytes.
         suffix: the ending of its name, such as ``.csv``; empty for standard input.
+        same: tells whether the file is still the one that it was; where it is read more than once, what was found in the first
+            pass is said of rows by their number.
     """
 
     name: str
     open: Callable[[], IO[bytes]]
     suffix: str = ""
+    same: Callable[[], bool] = lambda: True
 
 
 def file_source(path: Path, option: str = "FILE") -> Source:
@@ -52,7 +55,17 @@ def file_source(path: Path, option: str = "FILE") -> Source:
         raise UserError(f"{option}={path}: a folder, and this format is one file; give a file inside it")
     if not path.is_file():
         raise UserError(f"{option}={path}: no such file; give the path of an existing file")
-    return Source(str(path), lambda: open(path, "rb"), Path(path.name.removesuffix(".gz")).suffix.lower())
+    stamp = _stamp(path)
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return Source(str(path), lambda: open(path, "rb"), ending, lambda: _stamp(path) == stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read(source: Source) -> Rows:
@@ -76,7 +89,7 @@ class Rows:
         separated: how a file of separated values is written.
 
     Raises:
-        UserError: while it is iterated: unreadable, damaged, not text, or nothing that can be a row.
+        UserError: while it is iterated: unreadable, damaged, not text, nothing that can be a row, or changed in the meantime.
     """
 
     def __init__(self, source: Source, columns: Collection[str] = ()) -> None:
@@ -90,6 +103,19 @@ class Rows:
         self._columns = columns
 
     def __iter__(self) -> Iterator[Record]:
+        try:
+            self._unchanged()
+            yield from self._read()
+        except UserError:
+            self._unchanged()  # which is then why it is damaged
+            raise
+        self._unchanged()
+
+    def _unchanged(self) -> None:
+        if not self.source.same():
+            raise UserError(f"{self.source.name}: changed while it was read; give a copy that nothing writes to")
+
+    def _read(self) -> Iterator[Record]:
         source = self.source
         self.tail = self.bom = ""
         try:
