@@ -151,7 +151,9 @@ def test_a_certificate_of_another_authority_is_not_trusted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("days", "message"), [(-1, "is good from .* set the clock"), (4000, "was good until")])
-def test_a_certificate_and_a_clock_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, message: str) -> None:
+def test_a_certificate_and_a_clock_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, message: str
+) -> None:
     class Moved(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
