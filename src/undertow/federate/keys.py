@@ -157,8 +157,8 @@ def _check(path: Path, host: str) -> None:
         raise UserError(f"{path} was good until {found.not_valid_after_utc:%Y-%m-%d}; give another --out")
     if now < found.not_valid_before_utc:
         raise UserError(
-            f"{path} is good from {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, and the clock says {now:%Y-%m-%d %H:%M}; set the "
-            "clock, or give another --out"
+            f"{path} is good from {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, and the clock says {now:%Y-%m-%d %H:%M}; "
+            "set the clock, or give another --out"
         )
 
 
