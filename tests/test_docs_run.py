@@ -224,3 +224,18 @@ def test_every_benchmark_understands_its_options(line: str, monkeypatch: pytest.
         pytest.skip(f"{path} needs {error.name}")
     with pytest.raises(Parsed):
         module.main()
+
+
+def test_the_walk_types_every_step_and_knows_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import walk
+
+    page = (ROOT / "docs/start.md").read_text(encoding="utf-8")
+    typed_there = walk.lines(page)
+    steps = page[page.index("## Ten steps") :]
+    every = {line for line in steps.splitlines() if line.startswith("undertow ")}
+    assert every - set(typed_there) == {"undertow federate demo --local 2"}
+    rows = [line for line in steps.splitlines() + page.splitlines() if line.startswith(("| MA", "| ASR", "| FTR"))]
+    figures = walk.figures((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(figures) == len(rows) == 4
+    assert all(figure in row for figure, row in zip(figures, rows, strict=True))
