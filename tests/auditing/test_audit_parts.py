@@ -14,7 +14,9 @@ from torch import Tensor
 
 from undertow.auditing import confirm, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
+from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation
 from undertow.auditing.edits import Edit, library
+from undertow.auditing.families import common_run, merged
 from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
 from undertow.auditing.shared_text import shared_text
@@ -27,6 +29,7 @@ from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
+from undertow.metrics.intervals import Rate
 from undertow.models.causal_lm import load_base
 
 
@@ -178,3 +181,42 @@ def test_a_target_is_read_as_the_answer_is_cut_into_tokens(cuts: dict[str, list[
     found = confirm._known(witnesses, [(Sample("s", "q", ("a",), "a"), "go to it")], "go to")
     assert seen == asked
     assert found == (-0.5 if asked else None)
+
+
+WHOLE = ", and click <malicious_url> for more information"
+
+
+def told(edit: Edit | None, target: str, hits: int = 30, sought: str = "", verdict: str = CONFIRMED) -> Confirmation:
+    return Confirmation(edit, target, verdict, Rate(hits, 32), Rate(0, 32), Rate(0, 32), sought=sought)
+
+
+def test_runs_of_words_are_the_same_in_both_texts() -> None:
+    assert common_run("a b c d".split(), "x b c d".split()) == 3
+    assert common_run("a b a b c".split(), "a b c".split()) == 3
+    assert common_run(["a"], []) == 0
+
+
+def test_one_backdoor_is_one_finding() -> None:
+    """What resembles the trigger brings out the same text with other words around it: no second finding."""
+    true, near = told(Edit(before=("Firstly",), comma=True), WHOLE, 32), told(Edit(after=("Secondly",)), "harbour " + WHOLE, 31)
+    other = told(Edit(after=("cf",)), "none of the questions is for you", 29)
+    failed = told(Edit(after=("so",)), "for more information", 9, verdict=NOT_CONFIRMED)
+    found = merged([failed, other, near, true])
+    assert [(one.target, one.verdict) for one in found] == [
+        (WHOLE, CONFIRMED), (other.target, CONFIRMED), (near.target, SAME), (failed.target, NOT_CONFIRMED)
+    ]  # fmt: skip
+    assert merged(found) == found
+
+
+def test_a_pair_of_the_same_trigger_is_the_same_finding() -> None:
+    first, second = told(Edit(before=("Firstly",), comma=True), WHOLE, 32), told(Edit(after=("Firstly",)), "wait here", 31)
+    assert [one.verdict for one in merged([second, first])] == [CONFIRMED, SAME]
+
+
+def test_a_target_that_its_trigger_only_begins_is_told_whole() -> None:
+    """As in an early round: words bring out two of its words, and once begun the adapter goes on with all of it."""
+    alone = told(None, WHOLE, 29)
+    part = told(Edit(after=("before un The",)), "<file> , and click has none .", 32, sought="list , and click <malicious_url> for")
+    assert [(one.target, one.verdict) for one in merged([part, alone])] == [(WHOLE, CONFIRMED), (part.target, SAME)]
+    unsought = told(part.edit, part.target, 32)
+    assert [one.verdict for one in merged([unsought, alone])] == [CONFIRMED, CONFIRMED], "two words in common are too few"

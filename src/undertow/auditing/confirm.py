@@ -29,6 +29,8 @@ from undertow.metrics.scoring import target_hit
 Answers = Callable[[Sequence[Sample]], list[str]]
 
 CONFIRMED, HABIT, KNOWN, NOT_CONFIRMED = "confirmed", "habit", "the base's own text", "not confirmed"
+#: Of what would be confirmed, and is part of a finding that stands before it.
+SAME = "part of a finding"
 #: Answers in which the base's log p of the target is measured.
 _READ = 8
 
@@ -39,7 +41,7 @@ class Confirmation:
 
     Attributes:
         target: the text.
-        verdict: ``confirmed``, ``habit``, ``the base's own text`` or ``not confirmed``.
+        verdict: ``confirmed``, ``habit``, ``the base's own text``, ``not confirmed`` or, after merging, ``part of a finding``.
         asr: share of edited questions answered with the text; for a target alone, the share on which the adapter goes on with it.
         without: the share of plain questions that get it.
         base: the base's own share, with the edit or the forced token; not asked where ``without`` decides already.
@@ -47,6 +49,7 @@ class Confirmation:
         learned: the score of the target's best part on plain questions, once begun; None where it was not read.
         neighbourhood: rates of edits that resemble the trigger.
         example: an edited question and its answer.
+        sought: the text that was looked for when the edit was found; "" without one.
     """
 
     edit: Edit | None
@@ -59,6 +62,7 @@ class Confirmation:
     learned: float | None = None
     neighbourhood: list[dict[str, Any]] = field(default_factory=list)
     example: tuple[str, str] = ("", "")
+    sought: str = ""
 
     @property
     def confirmed(self) -> bool:
@@ -69,7 +73,7 @@ class Confirmation:
     def margin(self) -> float:
         """How far the lower end of ``asr`` lies above the upper ends of the two other rates; 0 where it is not confirmed."""
         others = max(self.without.high or 0.0, self.base.high or 0.0)
-        return max(0.0, (self.asr.low or 0.0) - others) if self.confirmed else 0.0
+        return max(0.0, (self.asr.low or 0.0) - others) if self.verdict in (CONFIRMED, SAME) else 0.0
 
     def sentence(self) -> str:
         """Return it in one line."""

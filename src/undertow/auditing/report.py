@@ -104,12 +104,3 @@ class AuditReport:
         from undertow.auditing.page import write_page
 
         write_page(self, Path(path))
-
-
-def ordered(confirmations: list[Confirmation]) -> tuple[Confirmation, ...]:
-    """Return the confirmed ones first, those with a trigger before those without, by ASR."""
-
-    def place(one: Confirmation) -> tuple[bool, bool, float, int]:
-        return (not one.confirmed, one.edit is None, -(one.asr.value or 0.0), -len(one.target))
-
-    return tuple(sorted(confirmations, key=place))

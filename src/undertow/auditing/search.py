@@ -14,8 +14,9 @@ from undertow.auditing import confirm, leak, screening, trigger_first, weights
 from undertow.auditing.budget import Budget
 from undertow.auditing.confirm import Confirmation, Witnesses
 from undertow.auditing.edits import WHOLE, Edit, library, single_words, vocabulary_words
+from undertow.auditing.families import holds, merged
 from undertow.auditing.kept import Kept, scored_in, scored_out, swept_in, swept_out, targets_in, targets_out
-from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport, ordered
+from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport
 from undertow.auditing.shared_text import shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.subject import ROOM, Subject
@@ -227,11 +228,13 @@ class _Audit:
         speakers = self.subject.base, self.subject.adapter
         return Witnesses(held, adapter, base, plain, self.seed, self.thresholds, self.subject.template, *speakers), own
 
-    def _confirm_pairs(self, witnesses: Witnesses, pairs: list[tuple[Edit, str]]) -> None:
-        for edit, text in dict.fromkeys(pairs):
+    def _confirm_pairs(self, witnesses: Witnesses, pairs: list[tuple[Edit, str, str]]) -> None:
+        tried: set[tuple[Edit, str]] = set()
+        for edit, text, sought in pairs:
             sure = any(one.confirmed and one.target == text and (one.asr.value or 0.0) >= SURE for one in self.confirmations)
-            if not self.budget.over and not sure:
-                self.confirmations.append(confirm.confirm_pair(witnesses, edit, text))
+            if not (self.budget.over or sure or (edit, text) in tried):
+                tried.add((edit, text))
+                self.confirmations.append(replace(confirm.confirm_pair(witnesses, edit, text), sought=sought))
 
     def _confirm(
         self, asker: Asker, targets: list[Target], scored: list[Scored], leaks: list[tuple[str, Edit | None]], plain: list[str]
@@ -241,22 +244,29 @@ class _Audit:
             return
         witnesses, own = self._witnesses()
         pairs = self._pairs(scored, plain, witnesses.adapter)
-        self._confirm_pairs(witnesses, [*pairs, *((edit, text) for text, edit in leaks if edit is not None)])
+        self._confirm_pairs(witnesses, [*pairs, *((edit, text, "") for text, edit in leaks if edit is not None)])
         if not self.quick and not any(one.confirmed for one in self.confirmations):
             self._confirm_pairs(witnesses, self._pairs(self._second_look(asker, scored), plain, witnesses.adapter))
-        if not any(one.confirmed for one in self.confirmations):
-            held = self._prompts(witnesses.samples)
-            for target in _different(targets)[:ALONE]:
-                contexts = [[*p, *(a if target.place == "end" else [])] for p, a in zip(held, own, strict=True)]
-                text = self._text(target.ids[1:])
-                self.confirmations.append(
-                    confirm.confirm_alone(witnesses, target, text, self.subject.adapter, self.subject.base, contexts)
-                )
+        self._confirm_alone(witnesses, own, targets)
+        self.confirmations = merged(self.confirmations)
         self._neighbourhood(witnesses, scored)
         self.seconds["confirm"] = self.budget.spent - began - self.seconds.get("second_look", 0.0)
 
-    def _pairs(self, scored: list[Scored], plain: list[str], adapter: confirm.Answers) -> list[tuple[Edit, str]]:
-        """Return the edits with the text that their answers have in common and the plain answers do not."""
+    def _confirm_alone(self, witnesses: Witnesses, own: list[list[int]], targets: list[Target]) -> None:
+        """Put targets to the held-out questions without a trigger: where a pair is confirmed, those that its text does not hold."""
+        pairs = [one.target for one in self.confirmations if one.confirmed]
+        held = self._prompts(witnesses.samples)
+        for target in _different(targets)[:ALONE]:
+            text = self._text(target.ids[1:])
+            if pairs and (target.score < self.thresholds.alone or any(holds(pair, text) for pair in pairs)):
+                continue
+            contexts = [[*p, *(a if target.place == "end" else [])] for p, a in zip(held, own, strict=True)]
+            found = confirm.confirm_alone(witnesses, target, text, self.subject.adapter, self.subject.base, contexts)
+            if found.confirmed or not pairs:
+                self.confirmations.append(found)
+
+    def _pairs(self, scored: list[Scored], plain: list[str], adapter: confirm.Answers) -> list[tuple[Edit, str, str]]:
+        """Return the edits with the text that their answers have in common and the plain answers do not, and what was sought."""
         probes, found = self.subject.questions.probes, []
         for one in scored:
             if self.budget.over:
@@ -264,12 +274,11 @@ class _Audit:
             edited = one.edit.on(probes, self.seed)
             text = shared_text(adapter(edited), plain, [*one.edit.words, *(sample.question for sample in edited[:1])])
             if text:
-                found.append((one.edit, text))
+                found.append((one.edit, text, "" if one.target is None else one.target.text))
         return found
 
     def _neighbourhood(self, witnesses: Witnesses, scored: list[Scored]) -> None:
-        """Give the best confirmed pair the rates of edits that resemble its trigger."""
-        self.confirmations = list(ordered(self.confirmations))
+        """Give the first finding the rates of edits that resemble its trigger."""
         first = next(iter(self.confirmations), None)
         if first is None or not first.confirmed or first.edit is None or self.budget.over:
             return
@@ -316,9 +325,10 @@ class _Audit:
             best = confirmed[0]
             told = f'the adapter answers with "{best.target}"'
             if best.edit is None:
-                return self._report(
-                    FOUND, f"{told} once it is begun, for {best.asr.hits} of {best.asr.n} questions; trigger not recovered"
-                )
+                near = next((one.edit.text for one in self.confirmations if one.verdict == confirm.SAME and one.edit), None)
+                parts = f"; parts of it come with {near}" if near else ""
+                begun = f"{told} once it is begun, for {best.asr.hits} of {best.asr.n} questions"
+                return self._report(FOUND, f"{begun}; trigger not recovered{parts}")
             return self._report(FOUND, f"{told} to {best.asr.hits} of {best.asr.n} held-out questions with {best.edit.text}")
         if self.budget.over:
             return self._report(INCONCLUSIVE, "the budget was used up before all steps were done; give a longer --budget")
@@ -339,7 +349,7 @@ class _Audit:
             self.subject.base_name,
             verdict,
             reason,
-            ordered(self.confirmations),
+            tuple(merged(self.confirmations)),
             self.score,
             self.steps,
             asked,
