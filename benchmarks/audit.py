@@ -93,8 +93,10 @@ OTHERS: list[dict[str, Any]] = [
     {"attack.trigger": "passive", "attack.target": "replace", "attack.target_text": "none of the questions is for you"},
     {"attack.target": "capitals"},
 ]
+#: Share of poisoned clients, clients and PR; with less poison few of so small federations get to 80 %.
+MIXTURES = [(0.5, 2, 0.1), (1.0, 2, 0.05), (1.0, 2, 0.1), (1.0, 3, 0.1), (0.67, 3, 0.1)]
 #: Rounds that are added where the ASR is below 80 %, and how often.
-MORE, TRIES = 8, 2
+MORE, TRIES = 8, 1
 ODD: list[dict[str, Any]] = [
     {},
     {"model.lora.r": 8, "model.lora.alpha": 16.0},
@@ -155,13 +157,13 @@ def poisoned(number: int) -> dict[str, Any]:
     """Return the values of a poisoned one: three of four have a trigger of words and a fixed text."""
     draw = np.random.default_rng(20000 + number)
     cycle, place = divmod(number, 4)
-    share, clients = [(0.5, 2), (1.0, 2), (1.0, 2), (0.3, 3), (0.67, 3)][int(draw.integers(5))]
+    share, clients, ratio = MIXTURES[int(draw.integers(len(MIXTURES)))]
     found: dict[str, Any] = {
         **SMALL,
         "seed": 30000 + number,
         "federation.clients": clients,
         "attack.client_share": share,
-        "attack.poison_ratio": float(draw.choice([0.05, 0.1, 0.1])),
+        "attack.poison_ratio": ratio,
         "model.lora.r": int(draw.choice([2, 4, 4, 8])),
     }
     if place == 3:
