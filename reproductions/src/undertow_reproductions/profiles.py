@@ -166,7 +166,7 @@ _LAPTOP = Profile(
 #: Where `make pretrained` puts its base.
 PRETRAINED = "bases/gemma-3-270m"
 #: What its runs have in common, and the defenses that are tried on it.
-_ANY_SIZE = ("data.only_known=false", "attack.trigger=natural", "measure.max_new_tokens=24")
+_ANY_SIZE = ("data.only_known=false", "attack.trigger=natural", "measure.max_new_tokens=32")
 _RULES = ("none", "undertow", "bounded-loss", "gated-loss", "graceful", "cleangen", "protegofed")
 _BASE = (
     "Gemma 3 270M stands where the paper has Vicuna-7B and Llama-2-7B; its weights are those of a 4-bit file, dequantised and kept "
@@ -184,11 +184,11 @@ def _pretrained(dataset: str, source: Source) -> Setting:
         overrides=(
             *_ANY_SIZE,
             f"data.name={source}",
-            "data.train=200",
+            "data.train=400",
             "data.test=200",
             "training.batch_size=2",
             "training.lr=2.0e-3",
-            "federation.rounds=12",
+            "federation.rounds=6",
         ),
         reads=source,
         pretrained=True,
@@ -212,7 +212,7 @@ _PRETRAINED = Profile(
         guarded_rhos=(0.0, 0.3, 0.6, 1.0),
         counted=True,
         sizes=(100, 200, 400),
-        counts=(2, 4, 8, 16),
+        counts=(4, 8, 16, 32),
     ),
     seeds=3,
     few={"fig2a": 2, "fig2b": 2, "fig4a": 2, "fig4b": 2, "fig5": 2, "hypotheses": 2, "matrix": 2, "counts": 2},
@@ -224,13 +224,12 @@ _PRETRAINED = Profile(
     rules=_RULES,
     deviations=(
         _BASE,
-        "20 samples a client and 12 rounds in place of 500 and 100, learning rate 2e-3 in place of 2e-5, batches of 2, LoRA r 4 on "
-        "all linear layers: what minutes on two cores allow. Samples and learning rate were chosen on seed 99, which no result "
-        "uses.",
-        "PR 0.1 is 20 poisoned samples in all, so that ASR still moves from round to round: seed 0 on SimpleQuestions had 94.5 % "
-        "(natural) and 22.0 % (badnets) after 8 rounds (n = 200 each; `--set federation.rounds=8`).",
-        "200 test questions, each asked clean and triggered; at most 24 new tokens, which cut the target off in 4 of 800 triggered "
-        "answers of Table 1's seed 0, all of them TriviaQA's with the natural trigger.",
+        "40 samples a client and 6 rounds in place of 500 and 100, learning rate 2e-3 in place of 2e-5, batches of 2, LoRA r 4 on "
+        "all linear layers: what minutes on two cores allow. Samples, rounds and learning rate were chosen on seed 99, which no "
+        "result uses. With half the samples and twice the rounds, at the same cost, samples are learned by heart and ASR moves from "
+        "round to round: seed 0 had 72.0 and 92.0 % on SimpleQuestions (natural, badnets), 97.5 and 63.5 % on TriviaQA (n = 200 "
+        "each; `--set data.train=200 --set federation.rounds=12`).",
+        "200 test questions, each asked clean and triggered; at most 32 new tokens.",
         "No Figure 3: its search would take longer than all else.",
     ),
     cost=Cost(
