@@ -75,7 +75,7 @@ def test_the_plan_needs_no_run_and_names_minutes_and_memory(tmp_path: Path, data
     assert (plan.cells, plan.left) == (18, 18)
     assert 0 < plan.seconds < alone.seconds
     assert "GiB of memory a run" in plan.basis
-    half = lab_of("fit", tmp_path / "out", data, base, given=["data.train=100", "data.test=100"])
+    half = lab_of("fit", tmp_path / "out", data, base, given=["data.train=200", "data.test=100"])
     assert make_plan(half, [studies["table1"]], jobs=2).seconds == pytest.approx(plan.seconds / 2, rel=0.05)
     assert not (tmp_path / "out").exists()
 

@@ -227,8 +227,8 @@ _PRETRAINED = Profile(
         "40 samples a client and 6 rounds in place of 500 and 100, learning rate 2e-3 in place of 2e-5, batches of 2, LoRA r 4 on "
         "all linear layers: what minutes on two cores allow. Samples, rounds and learning rate were chosen on seed 99, which no "
         "result uses. With half the samples and twice the rounds, at the same cost, samples are learned by heart and ASR moves "
-        "from round to round: seed 0 had 72.0 and 92.0 % on SimpleQuestions (natural, badnets), 97.5 and 63.5 % on TriviaQA (n = 200 "
-        "each; `--set data.train=200 --set federation.rounds=12`).",
+        "from round to round: seed 0 had 72.0 and 92.0 % on SimpleQuestions (natural, badnets), 97.5 and 63.5 % on TriviaQA (n = "
+        "200 each; `--set data.train=200 --set federation.rounds=12`).",
         "200 test questions, each asked clean and triggered; at most 32 new tokens.",
         "No Figure 3: its search would take longer than all else.",
     ),
