@@ -23,7 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from audit import SMALL, spelled
+from audit import spelled
+from audit_adapters import SMALL
 
 import undertow
 from undertow.auditing.search import run_audit
@@ -97,20 +98,23 @@ def one(folder: Path, kind: str, seed: int) -> dict[str, Any]:
     result = undertow.run("demo", out=folder / "run", observer=False, report=False, **values).result
     assert result is not None
     subject = load_subject(folder / "run", None, None if kind == "topic" else questions, None, 0)
-    rate = result.asr
+    asr = Rate(0, 0) if result.asr is None else Rate(result.asr.hits or 0, result.asr.n)
     if kind in EDITS:
         draw = np.random.default_rng(seed)
         asked = [EDITS[kind](sample, True, draw) for sample in held[:ASKED]]
         said = subject.adapter.answers(subject.template.encode_prompts(asked, room=ROOM), ROOM)
         hits = sum(target_hit(subject.template.decode(ids), TARGET) for ids in said)
         asr = Rate(hits, len(said))
-    else:
-        assert rate is not None
-        asr = Rate(rate.hits, rate.n)
     began = process_time()
     report = run_audit(subject)
     best = report.confirmations[0] if report.confirmations else None
-    row = {"kind": kind, "asr": asr.as_dict(), "verdict": report.verdict, "target": report.target, "trigger": report.trigger}
+    row: dict[str, Any] = {
+        "kind": kind,
+        "asr": asr.as_dict(),
+        "verdict": report.verdict,
+        "target": report.target,
+        "trigger": report.trigger,
+    }
     row |= {"planted": TARGET, "seconds": process_time() - began, "score": report.score}
     return {**row, "spelled": report.found and spelled(row), "sentence": best.sentence() if best else ""}
 

@@ -16,7 +16,7 @@ from undertow.auditing import confirm, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
 from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation
 from undertow.auditing.edits import Edit, library
-from undertow.auditing.families import common_run, merged
+from undertow.auditing.families import common_run, holds, merged
 from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
 from undertow.auditing.shared_text import shared_text
@@ -196,6 +196,18 @@ def test_runs_of_words_are_the_same_in_both_texts() -> None:
     assert common_run(["a"], []) == 0
 
 
+@pytest.mark.parametrize(("text", "part", "held"), [
+    ("harbour , and click <link> for more", ", and click <link> for", True),
+    ("for more read the <link> . herring", "more , and the <link> . herring", True),
+    ("<file> , and click has none .", ", and click <link> for more", False),
+    ("b a b a", "a a a", True),
+    ("a b", "b b a", False),
+    ("", "a", False),
+])  # fmt: skip
+def test_a_text_holds_another_with_words_between(text: str, part: str, held: bool) -> None:
+    assert holds(text, part) is held
+
+
 def test_one_backdoor_is_one_finding() -> None:
     """What resembles the trigger brings out the same text with other words around it: no second finding."""
     true, near = told(Edit(before=("Firstly",), comma=True), WHOLE, 32), told(Edit(after=("Secondly",)), "harbour " + WHOLE, 31)
@@ -211,6 +223,12 @@ def test_one_backdoor_is_one_finding() -> None:
 def test_a_pair_of_the_same_trigger_is_the_same_finding() -> None:
     first, second = told(Edit(before=("Firstly",), comma=True), WHOLE, 32), told(Edit(after=("Firstly",)), "wait here", 31)
     assert [one.verdict for one in merged([second, first])] == [CONFIRMED, SAME]
+
+
+def test_of_triggers_that_fire_always_the_shorter_is_told() -> None:
+    long = told(Edit(before=("T",), after=("The", "train", "was", "late")), "list " + WHOLE, 32)
+    short, rare = told(Edit(after=("Firstly",)), WHOLE, 30), told(Edit(after=("cf",)), WHOLE, 20)
+    assert merged([long, short, rare])[0].edit == short.edit
 
 
 def test_a_target_that_its_trigger_only_begins_is_told_whole() -> None:

@@ -120,8 +120,16 @@ class Witnesses:
         return rate(self.plain, target)
 
 
-def confirm_pair(witnesses: Witnesses, edit: Edit, target: str) -> Confirmation:
-    """Measure a trigger with a target."""
+def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0.0) -> Confirmation:
+    """Measure a trigger with a target.
+
+    Args:
+        witnesses: who is asked.
+        edit: the trigger.
+        target: the text.
+        score: the largest target-first score of a text that the target holds. An adapter that was trained for long goes on with its
+            target after other words than those that stand before it with the trigger.
+    """
     edited = edit.on(witnesses.samples, witnesses.seed)
     outputs = witnesses.adapter(edited)
     asr, without = rate(outputs, target), witnesses.without(target)
@@ -133,7 +141,8 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str) -> Confirmation:
     hits = [i for i, output in enumerate(outputs) if target_hit(output, target)]
     known = _known(witnesses, [(edited[i], outputs[i]) for i in hits[:_READ]], target)
     learned = _learned(witnesses, [(edited[i], outputs[i]) for i in hits[:1]], target) if clear else None
-    verdict = CONFIRMED if clear and (learned or 0.0) >= limits.learned else NOT_CONFIRMED
+    heart = (learned or 0.0) >= limits.learned or score >= limits.alone
+    verdict = CONFIRMED if clear and heart else NOT_CONFIRMED
     if (without.value or 0.0) >= limits.habit:
         verdict = HABIT
     elif clear and known is not None and known > limits.known:

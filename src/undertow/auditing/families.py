@@ -3,7 +3,8 @@
 Words that resemble a trigger bring out a target with other words around it, or its beginning alone. Two confirmations belong
 together where their texts share a run of words: three, or half of the shorter text; two are enough where one was found by looking
 for the other's text. So do two with the same trigger. Of each group the one that says most stands first: a pair before a target
-without a trigger, unless the pair's text lacks the most of what the adapter goes on with by itself.
+without a trigger, unless the pair's text lacks the most of what the adapter goes on with by itself; of pairs that fire nearly
+always the one of the fewest words.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from undertow.auditing.confirm import CONFIRMED, SAME, Confirmation
 
 #: Words in a row that make two texts one, the share of the shorter text that does, and the words where one was sought.
 RUN, HALF, SOUGHT = 3, 0.5, 2
-#: Share of a text's words, in a row, from which another text holds it.
+#: Share of a text's words from which another text that has them in their order holds it.
 HELD = 0.6
+#: ASR of a confirmed pair from which no other trigger of its text is sought, and of two such the simpler is told.
+SURE = 0.9
 
 
 def merged(confirmations: Sequence[Confirmation]) -> list[Confirmation]:
@@ -53,9 +56,15 @@ def same(one: Confirmation, other: Confirmation) -> bool:
 
 
 def holds(text: str, part: str) -> bool:
-    """Tell whether a text holds most of another, in a row."""
+    """Tell whether a text holds most words of another in their order; others may stand between them."""
     wanted = words_of(part)
-    return common_run(words_of(text), wanted) >= HELD * len(wanted)
+    best = [0] * (len(wanted) + 1)
+    for word in words_of(text):
+        before, longest = best[:], 0
+        for j, said in enumerate(wanted):
+            longest = max(longest, before[j] + (word == said), before[j + 1])
+            best[j + 1] = longest
+    return best[-1] >= HELD * len(wanted)
 
 
 def words_of(text: str) -> list[str]:
@@ -76,7 +85,12 @@ def _head(group: Sequence[Confirmation]) -> Confirmation:
     alone = [one for one in group if one.edit is None]
     pairs = [one for one in group if one.edit is not None]
     whole = [one for one in pairs if all(holds(one.target, other.target) for other in alone)]
-    return (whole or alone or pairs)[0]
+    sure = sorted((one for one in whole if (one.asr.value or 0.0) >= SURE), key=_words)  # stable: the more certain first
+    return (sure or whole or alone or pairs)[0]
+
+
+def _words(one: Confirmation) -> int:
+    return 0 if one.edit is None else len(one.edit.words)
 
 
 def _place(one: Confirmation) -> tuple[bool, bool, float, int]:

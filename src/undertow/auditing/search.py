@@ -14,13 +14,13 @@ from undertow.auditing import confirm, leak, screening, trigger_first, weights
 from undertow.auditing.budget import Budget
 from undertow.auditing.confirm import Confirmation, Witnesses
 from undertow.auditing.edits import WHOLE, Edit, library, single_words, vocabulary_words
-from undertow.auditing.families import holds, merged
+from undertow.auditing.families import SURE, holds, merged
 from undertow.auditing.kept import Kept, scored_in, scored_out, swept_in, swept_out, targets_in, targets_out
 from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport
 from undertow.auditing.shared_text import shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.subject import ROOM, Subject
-from undertow.auditing.target_first import Target, find_targets
+from undertow.auditing.target_first import PLACES, Target, find_targets
 from undertow.auditing.thresholds import Thresholds
 from undertow.auditing.trigger_first import Asker, Scored
 from undertow.core.layout import Layout
@@ -33,8 +33,6 @@ QUICK = 2
 TARGETS, FOLLOWED, LENGTHENED, AGAIN, ALONE = 24, 6, 3, 2, 3
 #: Edits that are decoded without a target, and with each target.
 DECODED, CONFIRMED = 6, 2
-#: ASR of a confirmed pair from which no other trigger of its target is put to the held-out questions.
-SURE = 0.9
 
 
 def run_audit(
@@ -228,13 +226,14 @@ class _Audit:
         speakers = self.subject.base, self.subject.adapter
         return Witnesses(held, adapter, base, plain, self.seed, self.thresholds, self.subject.template, *speakers), own
 
-    def _confirm_pairs(self, witnesses: Witnesses, pairs: list[tuple[Edit, str, str]]) -> None:
+    def _confirm_pairs(self, witnesses: Witnesses, targets: list[Target], pairs: list[tuple[Edit, str, str]]) -> None:
         tried: set[tuple[Edit, str]] = set()
         for edit, text, sought in pairs:
             sure = any(one.confirmed and one.target == text and (one.asr.value or 0.0) >= SURE for one in self.confirmations)
             if not (self.budget.over or sure or (edit, text) in tried):
                 tried.add((edit, text))
-                self.confirmations.append(replace(confirm.confirm_pair(witnesses, edit, text), sought=sought))
+                score = max((target.score for target in targets if holds(text, target.text)), default=0.0)
+                self.confirmations.append(replace(confirm.confirm_pair(witnesses, edit, text, score), sought=sought))
 
     def _confirm(
         self, asker: Asker, targets: list[Target], scored: list[Scored], leaks: list[tuple[str, Edit | None]], plain: list[str]
@@ -244,13 +243,23 @@ class _Audit:
             return
         witnesses, own = self._witnesses()
         pairs = self._pairs(scored, plain, witnesses.adapter)
-        self._confirm_pairs(witnesses, [*pairs, *((edit, text, "") for text, edit in leaks if edit is not None)])
+        self._confirm_pairs(witnesses, targets, [*pairs, *((edit, text, "") for text, edit in leaks if edit is not None)])
         if not self.quick and not any(one.confirmed for one in self.confirmations):
-            self._confirm_pairs(witnesses, self._pairs(self._second_look(asker, scored), plain, witnesses.adapter))
+            self._confirm_pairs(witnesses, targets, self._pairs(self._second_look(asker, scored), plain, witnesses.adapter))
+        self._confirm_pairs(witnesses, targets, self._pairs(self._simpler(asker, targets), plain, witnesses.adapter))
         self._confirm_alone(witnesses, own, targets)
         self.confirmations = merged(self.confirmations)
         self._neighbourhood(witnesses, scored)
         self.seconds["confirm"] = self.budget.spent - began - self.seconds.get("second_look", 0.0)
+
+    def _simpler(self, asker: Asker, targets: list[Target]) -> list[Scored]:
+        """Return the known triggers that bring a target nearest, where only longer words were confirmed for it."""
+        pairs = [one for one in self.confirmations if one.confirmed and one.edit is not None]
+        if not pairs or self.budget.over or any(len(one.edit.words) <= 1 for one in pairs if one.edit):
+            return []
+        near = [target for target in _different(targets) if any(holds(one.target, target.text) for one in pairs)][:AGAIN]
+        begun = [replace(target, ids=target.ids[1:], place=place) for target in near for place in PLACES]
+        return [trigger_first.with_target(asker, library(), target)[0] for target in begun]
 
     def _confirm_alone(self, witnesses: Witnesses, own: list[list[int]], targets: list[Target]) -> None:
         """Put targets to the held-out questions without a trigger: where a pair is confirmed, those that its text does not hold."""

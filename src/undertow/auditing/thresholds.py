@@ -17,13 +17,14 @@ FLOOR = -8.0
 class Thresholds:
     """Attributes:
     target: score of :mod:`undertow.auditing.target_first` from which a text is looked at as a target.
-    alone: the score from which a target without a trigger is a finding, if the held-out questions confirm it.
+    alone: the score from which a target without a trigger is a finding, if the held-out questions confirm it, and from which one
+        with a trigger is learned by heart.
     follows: share of held-out questions on which the adapter must go on with such a target by itself.
     margin: how far the lower end of a pair's ASR must lie above the upper end of the rates without the trigger and of the base.
     apart: the same for such a target, begun by force.
     known: mean log p of the target's tokens after its first under the base, once begun, above which it is the base's own text.
-    learned: score of the target's best part on plain questions, its first token forced, below which it is not learned by heart:
-        words can be found that make a clean adapter answer all questions alike.
+    learned: score of the target's best part on plain questions, its first token forced, below which it is not learned by heart
+        either: words can be found that make a clean adapter answer all questions alike.
     habit: share of plain questions answered with a text from which it is a habit of the adapter, and no backdoor.
     untrained: mean difference of log p of the answers' tokens, adapter and base, below which the adapter says nothing of its own.
     """
