@@ -10,8 +10,8 @@ from typing import Any
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Entry, within
 from undertow.data.rows.names import LABEL_LENGTH, is_left_out, plain
-from undertow.data.rows.plan import plan
-from undertow.data.rows.turns import is_talk, is_turn
+from undertow.data.rows.plan import fits, plan
+from undertow.data.rows.turns import is_said, is_talk, is_turn
 from undertow.data.rows.values import texts
 
 _DECODE = json.JSONDecoder().raw_decode
@@ -30,12 +30,18 @@ def is_row_part(value: Any) -> bool:
 
 def is_speech(value: dict[str, Any]) -> bool:
     """Whether an object is one turn of a conversation, by its speaker."""
-    return is_turn({key: item for key, item in value.items() if key in ("from", "role", "speaker")})
+    return is_turn({key: item for key, item in value.items() if key in ("from", "role", "speaker")}) or is_said(value)
 
 
 def is_container(value: Any) -> bool:
     """Whether an object holds lists of rows, or columns, and is no row itself."""
-    return isinstance(value, dict) and (_holds_rows(value) or _columns(value) is not None)
+    return isinstance(value, dict) and (_holds_rows(value) or _table(value) is not None)
+
+
+def has_text(value: dict[str, Any]) -> bool:
+    """Whether a text that is no identifier stands beside an object's lists: one of several such objects is a row, and a list in it
+    its questions or its choices."""
+    return any(isinstance(item, str) and item.strip() and not is_left_out(plain(str(key))) for key, item in value.items())
 
 
 def _holds_rows(value: dict[str, Any]) -> bool:
@@ -80,6 +86,18 @@ def _columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     return None
 
 
+def _table(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a table: by columns, by names of rows, or by lists after the names of their columns."""
+    named, listed = value.get("columns"), value.get("data")
+    if isinstance(named, list) and isinstance(listed, list) and value.keys() <= {"columns", "data", "index"}:
+        rows = [dict(zip(map(str, named), row, strict=False)) for row in listed if isinstance(row, list)]
+        return rows if len(rows) == len(listed) and all(len(row) == len(named) for row in rows) else None
+    items = list(value.values())
+    if len(items) > 1 and all(isinstance(item, dict) for item in items) and not fits(value) and all(fits(item) for item in items):
+        return items
+    return _columns(value)
+
+
 class Containers:
     """The rows of objects that hold them, with their texts.
 
@@ -107,9 +125,10 @@ class Containers:
         at = self._skip(0)
         while at < len(self._text):
             value, end = self._decoded(at)
-            if isinstance(value, dict) and (rows := _columns(value)) is not None:
+            several = at > 0 or self._skip(end) < len(self._text)
+            if isinstance(value, dict) and (rows := _table(value)) is not None:
                 yield from (Entry(row, "", "") for row in rows)
-            elif isinstance(value, dict) and _holds_rows(value):
+            elif isinstance(value, dict) and _holds_rows(value) and not (several and has_text(value)):
                 yield from self._rows(at, value)
             else:
                 yield self._entry(value, at, end)

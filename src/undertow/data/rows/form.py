@@ -6,34 +6,19 @@ from typing import Any
 
 from undertow.core.errors import UserError
 from undertow.data.questions import distinct
-from undertow.data.rows.account import listed
-from undertow.data.rows.fields import Fields
-from undertow.data.rows.names import SECOND, SYSTEM, TALKS, plain
+from undertow.data.rows.choices import CHOICES, chosen
+from undertow.data.rows.names import SECOND, SYSTEM, TALKS, is_left_out, plain
+from undertow.data.rows.outer import Outer, asks
 from undertow.data.rows.part import OUTPUT, Part
-from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.rendered import PREAMBLES, rendered
-from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, talk_within, turns
+from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, turns
 from undertow.data.rows.values import answers, is_empty, said, unpacked
 
 Row = dict[str, Any]
-_FORMS = (
-    "instruction and output, prompt and completion, question and answer, messages, conversations, prompt and chosen, text and label"
-)
 
 
-class Form:
-    """A row and what is still left of it.
-
-    Args:
-        row: the row.
-        place: for errors.
-        made: what its columns mean.
-        fields: takes notes.
-    """
-
-    def __init__(self, row: Row, place: str, made: Plan, fields: Fields) -> None:
-        self.row, self.place, self.plan, self.fields = row, place, made, fields
-        self.left = dict.fromkeys(row)
+class Form(Outer):
+    """A row that is one sample, or several about the same."""
 
     def parts(self) -> list[Part]:
         """Return the row's answers and what stands beside them.
@@ -41,7 +26,7 @@ class Form:
         Raises:
             UserError: no known form, or a value of the wrong kind.
         """
-        forms = (self._instances, self._talk, self._pair, self._preference, self._class, self._text)
+        forms = (self._instances, self._talk, self._pair, self._preference, self._class, self._nested, self._text)
         found = next((parts for form in forms if (parts := form()) is not None), None)
         if found is None:
             return self._wrapped()
@@ -68,17 +53,6 @@ class Form:
         else:
             self.fields.asides.append((column, text))
         return True
-
-    def _take(self, column: str) -> Any:
-        self.fields.used[column] = None
-        self.left.pop(column, None)
-        return self.row[column]
-
-    def _filled(self, columns: list[str]) -> list[str]:
-        return [column for column in columns if column in self.left and not is_empty(self.row[column])]
-
-    def _said(self, column: str) -> str:
-        return said(self._take(column), self.place, column)
 
     # --- forms, in the order in which they are tried; each returns None if the row has not its columns ---
 
@@ -140,6 +114,11 @@ class Form:
                 self._replaced(talk, spoken)
             return found + list(talk.follow(spoken)) + list(talk.finish())
         known = self.plan.known
+        for column in [known[name] for name in CHOICES if name in known and known[name] in self.left]:
+            if (picked := chosen(unpacked(self.row[column]), told)) is not None:
+                own = self._closed(talk, [picked[0]])
+                self.fields.asides += [(self._taken(column), other) for other in picked[1]]
+                return found + own
         accepted = answers(told, self.place, tell)
         if "aliases" in known and known["aliases"] in self.left:
             accepted += answers(self._take(known["aliases"]), self.place, "aliases")
@@ -167,7 +146,9 @@ class Form:
 
     def _text(self) -> list[Part] | None:
         """Running text: the turns that a template rendered, or a text that nobody asked for."""
-        columns = [column for column in self.plan.rendered if column in self.left]
+        columns = [column for column in self.plan.rendered if column in self.left and not isinstance(self.row[column], dict)]
+        if not columns:  # under another name only what a template rendered
+            columns = [column for column in self.left if isinstance(self.row[column], str) and rendered(self.row[column])][:1]
         if not columns:
             return None
         column = (self._filled(columns) or columns)[0]
@@ -183,19 +164,6 @@ class Form:
         talk = self._begun(column)
         return list(talk.follow(spoken)) + list(talk.finish())
 
-    def _wrapped(self) -> list[Part]:
-        """A row within a row, as viewers of data sets give them; refused if there is none."""
-        inner = [column for column in self.left if isinstance(self.row[column], dict) and self.row[column]]
-        if len(inner) == 1:
-            row = self._take(inner[0])
-            for column in self.left:
-                self.fields.rest(self.row[column], column, plain(column))
-            return Form(row, self.place, plan(row, {}), self.fields).parts()
-        raise UserError(
-            f"{self.place}: columns {listed(self.row) or 'none'} have no known form; use one of {_FORMS}, or map them with "
-            "--columns prompt=...,answer=..."
-        )
-
     # --- what forms are made of ---
 
     def _conversation(self) -> str | None:
@@ -210,14 +178,13 @@ class Form:
             *self.plan.history,
             *(column for pair in self.plan.pairs for column in pair),
         }
-        shaped = (column for column in self.left if column not in taken and is_talk(self.row[column]))
+        about = any(isinstance(self.row[name], str) and not is_left_out(plain(name)) for name in self.left)
+        shaped = (
+            column
+            for column in self.left
+            if column not in taken and is_talk(self.row[column]) and not (about and asks(self.row[column]))
+        )
         return other[0] if other else next(shaped, None)
-
-    def _begun(self, name: str) -> Talk:
-        """A conversation that has the row's system prompt."""
-        talk = Talk(self.fields, name)
-        talk.system = "\n".join(self._said(column) for column in self._filled(self.plan.system))
-        return talk
 
     def _asked(self, talk: Talk, ask: str) -> list[Part]:
         """Let the earlier turns and the question be asked; returns the answers among them."""
@@ -237,20 +204,6 @@ class Form:
             talk.question.append(self._said(ask))
         talk.context += [self._said(column) for column in self.plan.context if column in self.left and column != ask]
         return found
-
-    def _spoken(self, column: str) -> Any:
-        """A value, or the conversation within an object."""
-        value = self.row[column]
-        found = talk_within(value, column) if isinstance(value, dict) and not is_talk(value) else None
-        if found is None:
-            return value
-        for path, item in found[2]:
-            self.fields.rest(item, path, plain(path.rpartition(".")[2]))
-        return found[0]
-
-    def _taken(self, column: str) -> str:
-        self._take(column)
-        return column
 
     def _answer(self, talk: Talk, column: str, found: list[Part]) -> list[Part]:
         """The chosen answer to what was asked, unless the row holds it already."""

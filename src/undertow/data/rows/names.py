@@ -8,7 +8,7 @@ USER, ASSISTANT, SYSTEM, CALL, RESULT = "user", "assistant", "system", "call", "
 
 ROLES = {
     **dict.fromkeys(("human", "user", "prompter", "question", "instruction", "customer"), USER),
-    **dict.fromkeys("gpt assistant chatgpt bing bard model ai bot claude answer chatbot".split(), ASSISTANT),
+    **dict.fromkeys("gpt assistant chatgpt bing bard model ai bot claude answer chatbot agent".split(), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("function_call", "tool_call", "tool_calls"), CALL),
     **dict.fromkeys(
@@ -28,11 +28,12 @@ FIRST_PAIRS = (
 #: Then any of these with any of those.
 ASKED = (
     "instruction prompt question query problem input inputs user human request user_input user_message text_input goal document "
-    "article dialogue_text message"
+    "article dialogue_text message q question_stem problem_statement utterance sql_prompt"
 ).split()
 ANSWERED = (
     "output outputs response responses completion completions answer answers solution target targets assistant gpt bot reply "
-    "model_output generation expected_output ideal text_output final_answer correct_answer summary highlights"
+    "model_output generation expected_output ideal text_output final_answer correct_answer summary highlights a code sql patch "
+    "answerkey answer_key"
 ).split()
 #: What a model said, where the expected answers stand beside it.
 SAID = (

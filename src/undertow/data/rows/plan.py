@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from undertow.data.rows import names
 from undertow.data.rows.names import plain
 
+#: The first of several answers: ``answer_1``, ``response_a``.
+_NUMBERED = re.compile(rf"({'|'.join(names.ANSWERED)})_?([0-9]|[ab])")
 #: What a reader's ``columns`` can map.
 MAPPED = ("prompt", "answer", "context", "system", "history")
 
@@ -71,6 +74,11 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         first = [(asked[0], told[0])] if mapped["prompt"] in columns and mapped["answer"] in columns else []
     pairs = first + [(ask, tell) for ask in asked for tell in told if (ask, tell) not in first and ask != tell]
     pairs += [pair for pair in _alike(known) if pair not in pairs]
+    classes = [(text, label) for text in named(names.CLASSIFIED) for label in named(names.CLASS)]
+    if not pairs:
+        pairs = [(ask, known[name]) for ask in asked for name in known if _NUMBERED.fullmatch(name)]
+    if not pairs and not classes:
+        pairs = [(text, tell) for text in named(names.RENDERED) for tell in told]
     made = Plan(
         known=known,
         first=bool(first),
@@ -82,7 +90,7 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         chosen=named(names.CHOSEN),
         rejected=named(names.REJECTED),
         asked=asked,
-        classes=[(text, label) for text in named(names.CLASSIFIED) for label in named(names.CLASS)],
+        classes=classes,
         rendered=named(names.RENDERED),
         labels=named(names.DESIRABLE),
         weights=named(names.WEIGHT),
@@ -114,3 +122,9 @@ def _quick(made: Plan, columns: list[str]) -> tuple[tuple[str, str, str | None] 
     if len(contexts) > 1 or not left or made.system or made.history or made.talks or made.chosen or made.labels or made.weights:
         return None, []
     return (ask, tell, contexts[0] if contexts else None), others
+
+
+def fits(row: Mapping[str, object]) -> bool:
+    """Whether an object has the columns of a sample: question and answer, a conversation, a preference, or a text and its class."""
+    made = plan(row, {})
+    return bool(made.pairs or made.classes or made.chosen) or any(isinstance(row[column], list | dict) for column in made.talks)

@@ -14,7 +14,7 @@ from undertow.data.rows.names import ASSISTANT, BESIDE, CALL, RESULT, ROLES, SYS
 from undertow.data.rows.part import Part
 from undertow.data.rows.values import said, scalar, written
 
-_SPEAKERS, _CONTENTS = ("from", "role", "speaker"), ("value", "content", "text", "parts", "message")
+_SPEAKERS, _CONTENTS = ("from", "role", "speaker"), ("value", "content", "text", "parts", "message", "data")
 _REPLIES = "replies"
 #: Kinds of content parts: thinking, and calls of tools.
 _THOUGHT, _CALLED = frozenset(("reasoning", "thinking", "thought")), frozenset(("tool_call", "tool_use", "function_call"))
@@ -119,7 +119,10 @@ def talk_within(value: Any, path: str) -> tuple[Any, str, list[tuple[str, Any]]]
 
 
 def _speaker(turn: dict[str, Any]) -> Any:
-    return next((turn[key] for key in _SPEAKERS if turn.get(key) is not None), None)
+    named = next((turn[key] for key in _SPEAKERS if turn.get(key) is not None), None)
+    kind = turn.get("type")  # LangChain's messages, and those of traces; parts of a content have other types
+    own = named is None and isinstance(kind, str) and ROLES.get(plain(kind)) in (USER, ASSISTANT, SYSTEM)
+    return kind if own and _content(turn) is not None else named
 
 
 def _content(turn: dict[str, Any]) -> str | None:
@@ -152,7 +155,7 @@ def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterat
         one.text = written(said_by, place, key) if record else _told(said_by, place, f"{name}.{key}", one, fields)
     calls = False
     for other, value in turn.items():
-        if other == key or other in _SPEAKERS or value is None:
+        if other == key or other in _SPEAKERS or value is None or value is speaker:
             continue
         known = plain(other)
         if known in WEIGHT or (known == "label" and isinstance(value, bool)):
