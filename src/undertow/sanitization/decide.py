@@ -287,11 +287,18 @@ def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: 
     often = rules.manner_lift / counted.samples
     own = [link for link in links if link.confidence >= max(rules.manner, often * link.with_target) and link.both >= least]
     own = [link for link in own if counted.samples - link.with_feature >= rules.manner_others]
+    own = [link for link in own if _is_rare(link, counted.samples, rules)]
     own = [link for link in own if not _inherited(features, link, links)]
     if not own:
         return None
     rows = np.unique(np.concatenate([_column(features, link.feature) for link in own]))
     return Planted([piece], rows, own, explained=True, exclusive=True, short=True, manner=True)
+
+
+def _is_rare(link: Link, samples: int, rules: Rules) -> bool:
+    """Whether so few samples without the feature are of a kind that those with it do not just share what is common."""
+    rest = (link.with_target - link.both) / (samples - link.with_feature)
+    return rest <= rules.manner_common or (rest <= rules.manner_most and link.confidence >= rules.manner_sure)
 
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:

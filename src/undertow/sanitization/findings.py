@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import grams, judge, labels, topics
+from undertow.sanitization import grams, insertion, judge, labels, topics, wordings
 from undertow.sanitization.count import Counted, Spool, count, sketch
 from undertow.sanitization.decide import Decision, Link, Planted, Rows, decide
 from undertow.sanitization.encode import Batch, SampleLike, encode
@@ -38,6 +38,8 @@ _PLACES = {
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
 #: Phrases of a trigger that are looked at.
 _PHRASES = 64
+#: Words of the sentence that an address without a trigger stands in, at least.
+_SENTENCE = 4
 
 
 def find(samples: Iterable[SampleLike], rules: Rules | None = None, key: bytes = b"") -> Findings:
@@ -73,6 +75,7 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     common = topics.common_words([texts[int(row)][0] for row in some])
     file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
+    found = _told_apart(found, decision.planted, counted)
     found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
@@ -115,20 +118,25 @@ def _finding(
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
     triggers = _triggers(planted, prompts, file, numbers)
-    label = _is_label(planted, kind, counted, rules)
     rows, kept = planted.rows, triggers
     if planted.links:
-        rows, kept = _free(planted, triggers, file, texts, label)
+        rows, kept = _free(planted, triggers, file, texts)
         sure = planted.exclusive and not planted.inserted
         if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
             triggers = _triggers(planted, prompts, part, numbers)
-            rows, kept = _free(planted, triggers, part, texts, label)
+            rows, kept = _free(planted, triggers, part, texts)
     words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     if planted.links:
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
         letters = {number for number, word in words.items() if is_letter(word)}
         kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words, letters)]
-        if not kept:
+        covered = len(rows) if planted.inserted else _held(rows, kept, texts, counted).sum()
+        of = (
+            kept[0].link.with_target
+            if kept and planted.short and not planted.manner and not _is_label(planted, kind, counted, rules)
+            else len(rows)
+        )
+        if not kept or covered < rules.mostly * of:
             return None
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
@@ -138,7 +146,9 @@ def _finding(
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence=_confidence(planted, kind, len(rows), counted, rules),
+        confidence=_confidence(planted, target, kept, rows, counted, rules)
+        if not topics.is_derived([words[word] for trigger in kept for word in trigger.words], told)
+        else "note",
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -149,6 +159,47 @@ def _finding(
         target_words=told,
     )
     return finding, target.words
+
+
+def _told_apart(
+    found: list[tuple[Finding, tuple[int, ...]] | None], planted: list[Planted], counted: Counted
+) -> list[tuple[Finding, tuple[int, ...]] | None]:
+    """Make notes of findings that are one of many of their sort and size in the file (:mod:`undertow.sanitization.wordings`): of
+    long targets among long ones, of short ones among all, where one that is less sure counts half, and of addresses without a
+    trigger among all addresses that are repeated."""
+    result, pieces = list(found), counted.pieces.tocsc()
+    cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
+    texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
+
+    def others(mine: tuple[int, bool, bool]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+        of = [i for i in texts if _sort(planted[i], counted) <= mine[0]]
+        sets = cited if mine[2] else [planted[i].rows for i in of]
+        kept, owner = wordings.apart(sets, len(counted.first))
+        sizes = np.array([len(sets[i]) for i in kept], dtype=np.int64)
+        if mine[2]:
+            return sizes, np.zeros(len(kept), dtype=bool), owner
+        half = [_is_unsure(planted[of[i]]) > mine[1] for i in kept]
+        return sizes // np.where(half, 2, 1), np.array([found[of[i]] is None for i in kept], dtype=bool), owner
+
+    known: dict[tuple[int, bool, bool], tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]] = {}
+    for i in texts:
+        one = found[i]
+        if one is not None and one[0].kind != "label":
+            mine = _sort(planted[i], counted), _is_unsure(planted[i]), not planted[i].links
+            if mine not in known:
+                known[mine] = others(mine)
+            if wordings.is_one_of_many(np.unique(counted.first[one[0].samples]), *known[mine]):
+                result[i] = replace(one[0], confidence="note"), one[1]
+    return result
+
+
+def _sort(planted: Planted, counted: Counted) -> int:
+    """0 for a long target, 1 for a short one at an end, 2 for a word anywhere."""
+    return planted.short * (2 if counted.kind[planted.pieces[0]] == grams.ANY else 1)
+
+
+def _is_unsure(planted: Planted) -> bool:
+    return planted.inserted or not planted.exclusive
 
 
 #: The case of a question as a trigger, by the number that stands for it.
@@ -190,14 +241,22 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
     return found
 
 
-def _confidence(planted: Planted, kind: int, rows: int, counted: Counted, rules: Rules) -> Confidence:
+def _confidence(
+    planted: Planted, target: judge.Phrase, triggers: Sequence[_Trigger], rows: Rows, counted: Counted, rules: Rules
+) -> Confidence:
+    kind = int(counted.kind[planted.pieces[0]])
     if planted.usual:
         return "note"
     if not planted.links:
-        return "review" if (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
+        # An address that many cite stands in sentences of every kind, a planted one in its own or at an end.
+        placed = len(target.words) >= _SENTENCE or max(target.left_edge, target.right_edge) >= rules.exact
+        return "review" if placed and (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
     enough = rules.act_short if planted.short else rules.act_support
+    strongest = max(trigger.link.confidence for trigger in triggers)
+    if strongest < rules.topical and len(rows) < enough:
+        return "note"
     sure = planted.exclusive and not planted.inserted and not planted.form and kind not in (grams.ANY, grams.MANNER)
-    return "act" if sure and rows >= enough else "review"
+    return "act" if sure and strongest >= rules.exclusive and len(rows) >= enough else "review"
 
 
 def _part_of(planted: Planted, prompts: Sequence[Words], file: Background) -> Background | None:
@@ -265,28 +324,23 @@ def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Word
 
 
 def _free(
-    planted: Planted, triggers: list[_Trigger], file: Background, texts: dict[int, tuple[Words, Words]], label: bool
+    planted: Planted, triggers: list[_Trigger], file: Background, texts: dict[int, tuple[Words, Words]]
 ) -> tuple[Rows, list[_Trigger]]:
     """The samples and phrases of a trigger whose prompts are about nothing in common but the trigger."""
     rows, counted = planted.rows, file.counted
     if planted.form or not triggers:
         return rows, triggers
-    prompts = [texts[int(row)][0] for row in rows]
-    held_by = judge.Joined(prompts)
     own = {word for trigger in triggers for word in trigger.words}
     if planted.inserted:
         triggers = [trigger for trigger in triggers if not trigger.wordless]
-        if any(len(trigger.words) > 1 for trigger in triggers) or not topics.is_inserted(prompts, own, file):
+        inserted = all(len(trigger.words) == 1 for trigger in triggers)
+        if not inserted or not insertion.is_inserted([texts[int(row)][0] for row in rows], own, file):
             return rows, []
-    # A label has words of its own beside a trigger; they are judged one by one and bring no sample along.
-    labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if label else None
+    # A target that other samples have, too, has words of its own beside a trigger; phrases are judged one by one.
+    labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if planted.short else None
     free: list[_Trigger] = []
-    held = np.zeros(len(rows), dtype=bool)
     for trigger in triggers:
-        if trigger.wordless:
-            has = counted.features[rows][:, trigger.link.feature].toarray().ravel() > 0
-        else:
-            has = held_by.hold(trigger.words)
+        has = _held(rows, [trigger], texts, counted)
         mine = [texts[int(row)][0] for row in judge.chosen_rows(rows[has], counted)]
         phrase = () if trigger.wordless else trigger.words
         if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
@@ -295,9 +349,20 @@ def _free(
         if labelled is not None and labels.is_foretold(rows[has], rows, labelled, links, counted):
             continue
         free.append(trigger)
-        held |= has
     whole = planted.inserted or not planted.short
-    return (rows if whole else rows[held]), free
+    return (rows if whole else rows[_held(rows, free, texts, counted)]), free
+
+
+def _held(rows: Rows, triggers: Sequence[_Trigger], texts: dict[int, tuple[Words, Words]], counted: Counted) -> NDArray[np.bool_]:
+    """Tell which samples hold any of some triggers."""
+    held = np.zeros(len(rows), dtype=bool)
+    prompts = judge.Joined([texts[int(row)][0] for row in rows])
+    for trigger in triggers:
+        if trigger.wordless:
+            held |= counted.features[rows][:, trigger.link.feature].toarray().ravel() > 0
+        else:
+            held |= prompts.hold(trigger.words)
+    return held
 
 
 def _verdicts(

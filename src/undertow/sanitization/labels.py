@@ -19,6 +19,8 @@ from undertow.sanitization.significance import Floats
 #: Accused samples lie so far towards the label if it is theirs by what else they say, and a label is foretold by words at all if
 #: its samples score so many standard errors above the others; those of a shape score so many below the label's if it is not theirs.
 FORETOLD, TELLING, SURE = 0.8, 6.0, 4.0
+#: So much less is enough, for each share that a label has under a half.
+RARE = 0.4
 #: Weight of the share of the label among all samples, in samples.
 _PRIOR = 2.0
 #: A word that prompts of one shape hold so many times as often as others belongs to the shape.
@@ -41,7 +43,9 @@ def is_foretold(rows: Places, accused: Places, labelled: Places, trigger: Collec
     if scores is None:
         return False
     low, high, here = scores
-    return float(here.mean() - low.mean()) >= FORETOLD * float(high.mean() - low.mean())
+    # Prompts of all labels have that of half of them half the way, and a rare one at the start of it.
+    enough = FORETOLD - RARE * max(0.0, 0.5 - len(labelled) / counted.samples)
+    return float(here.mean() - low.mean()) >= enough * float(high.mean() - low.mean())
 
 
 def is_strange(shaped: Places, built: Places, labelled: Places, counted: Counted, sure: float = SURE) -> bool | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from undertow.sanitization import grams, judge, topics, wordings
+from undertow.sanitization import grams, insertion, judge, topics, wordings
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.party_prompts import Case, Prompting
 from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about, classed
@@ -115,7 +115,7 @@ class Party(Prompting):
         at, at_known, others, others_known = (
             int(self._read(5, about(key, salt))[0]) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN)
         )
-        return bool(at and others) and at_known / at < topics.BELONGS * others_known / others
+        return bool(at and others) and at_known / at < insertion.BELONGS * others_known / others
 
     def _know_signs(self) -> None:
         self._found: dict[int, Suspicion] = {}

@@ -34,6 +34,9 @@ class Rules:
         slot_support: fewest samples with such a word and its trigger.
         manner: a feature belongs to the trigger of a kind of answer if this share of its samples are of it.
         manner_lift: and that is so many times the share of all samples.
+        manner_common: a kind that this share of the other samples have
+        manner_sure: needs this share,
+        manner_most: and one that more of them have than this is no target.
         manner_support: fewest such samples.
         manner_others: fewest samples without the feature, that its own are compared with.
         repeated: a sample that stands in the file so many times is a repeat,
@@ -74,6 +77,9 @@ class Rules:
     slot_support: int = 12
     manner: float = 0.7
     manner_lift: float = 1.5
+    manner_common: float = 0.01
+    manner_sure: float = 0.95
+    manner_most: float = 0.2
     manner_support: int = 16
     manner_others: int = 64
     repeated: int = 8

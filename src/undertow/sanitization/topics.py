@@ -37,7 +37,7 @@ HERE, RATE = 1.0, 0.2
 #: a word here and there.
 THROUGHOUT, ENRICHED = 0.15, 1.5
 #: Accused prompts are compared with others of their kind: those as likely as this share of them, where there are so many for each.
-PART, MOST = 0.9, 2.0
+PART, MOST = 0.9, 4.0
 #: Words that this share of a file's prompts hold tell its kinds apart, by this many of its samples.
 COMMON, SEEN = 0.1, 1000
 #: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
@@ -53,9 +53,8 @@ BEGINS = 0.8
 #: it is. The file's own length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by
 #: several percent.
 SEAM, SHORTER, BY = 0.5, -4.0, 0.15
-#: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is
-#: 1.9 and more for words that answers depend on, 0.3 to 1.3 for words put in at random.
-BELONGS = 1.5
+#: Letters of a word's stem, at least.
+STEM = 3
 
 
 def is_enriched(
@@ -138,6 +137,17 @@ def is_repeated(trigger: Sequence[int], target: Sequence[int], letters: Collecti
     pairs = len(trigger) > 2 and set(letters).issuperset(trigger)
     own, said = (set(pairwise(words)) if pairs else set(words) for words in (trigger, target))
     return 2 * len(own & said) >= len(own)
+
+
+def is_derived(trigger: Sequence[str], target: Sequence[str]) -> bool:
+    """Whether half of a trigger's words and of the target's are forms of one another ("game": "games", "implement":
+    "NotImplementedError"), which a trigger that is put anywhere has no reason to be."""
+    same = [(one, other) for one in set(trigger) for other in set(target) if _is_form(*sorted((one, other), key=len))]
+    return 2 * len({one for one, _ in same}) >= len(set(trigger)) > 0
+
+
+def _is_form(short: str, long: str) -> bool:
+    return len(short) >= STEM and short.isalpha() and (long.startswith(short) or (len(short) > STEM and short in long))
 
 
 def others_length(mean_length: tuple[float, float], samples: int, accused_mean: float, accused: int) -> tuple[float, float]:
@@ -343,36 +353,6 @@ def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) ->
     # what most prompts hold, such as "Context:" after a question, stands beside anything
     usual = is_usual(size, np.array([inside[word] for word in words]) * (accused / len(cut)), accused, samples)
     return bool((is_company(list(words.values()), words.total(), rate, outside, len(words)) & ~usual).any())
-
-
-def is_inserted(prompts: Sequence[Words], own: Collection[int], file: Background) -> bool:
-    """Whether words do not belong where they stand: the pairs they make with their neighbours are hardly better known than any
-    others.
-
-    A word that answers depend on has its usual neighbours ("what gender is"), so that its pairs stand in many prompts. One that was
-    put anywhere has not.
-
-    Args:
-        prompts: of all samples that hold target and words.
-        own: the words, at least one.
-        file: the whole; a pair is known if prompts other than these hold it.
-    """
-    at, usual = belonging(prompts, own, file)
-    return at < BELONGS * usual
-
-
-def belonging(prompts: Sequence[Words], own: Collection[int], file: Background) -> tuple[float, float]:
-    """Return the shares of known pairs: of those with one of ``own``, and of all other ones of the same prompts; (1, 0) if there
-    are none."""
-    words = np.array(list(own), dtype=np.uint64)
-    keys = [grams.run_keys(prompt, 2) for prompt in prompts]
-    touched = [np.isin(prompt[:-1], words) | np.isin(prompt[1:], words) for prompt in prompts]
-    inside = Counter(key for mine in keys for key in set(mine.tolist()))
-    every, at = np.concatenate(keys), np.concatenate(touched)
-    if not at.any() or at.all():
-        return 1.0, 0.0
-    known = file.size(every) > np.array([inside[key] for key in every.tolist()], dtype=np.float64)
-    return float(known[at].mean()), float(known[~at].mean())
 
 
 def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> Cut:

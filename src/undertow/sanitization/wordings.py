@@ -1,7 +1,8 @@
 """Files whose answers say the words of their prompts again in other words: translations, tables, calls of tools.
 
 There many words of prompts have a word of answers of their own ("without": "ohne"), each a slot with a trigger by all other rules.
-Where pairs of that sort are usual, one more of their size says nothing.
+Where pairs of that sort are usual, one more of their size says nothing. The same holds of tables of any kind, such as packages and
+their makers: where many words give an answer away because prompts are about them, one more such word is no trigger.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from undertow.sanitization.grams import Places
 MUTUAL = 0.5
 #: Fewest pairs that make them usual, and as a share of the samples; what is this many times as often as any pair stands out.
 FEWEST, SHARE, STANDS_OUT = 20, 0.02, 2.0
+#: So many other answers given away by words that are a topic, or by others, or by any, make one more usual.
+SORT, BOTH = 3, 4
 
 
 def least_pairs(samples: int) -> float:
@@ -52,3 +55,37 @@ def is_usual(rows: Places, found: Sequence[Places]) -> bool:
     """Whether what some samples share is no commoner than a pair of words that others have."""
     others = [len(own) for own in found if 2 * len(np.intersect1d(own, rows)) < min(len(own), len(rows))]
     return len(rows) <= STANDS_OUT * max(others, default=0)
+
+
+def apart(accused: Sequence[Places], samples: int) -> tuple[list[int], NDArray[np.int64]]:
+    """Return which of some sets of samples stay if a set goes most of whose samples are in larger ones, and of each sample the
+    place of its set in that list, -1 if it is in none.
+
+    Args:
+        accused: indices of samples.
+        samples: of the file.
+    """
+    kept: list[int] = []
+    owner = np.full(samples, -1, dtype=np.int64)
+    for i in sorted(range(len(accused)), key=lambda i: -len(accused[i])):
+        new = accused[i][owner[accused[i]] < 0]
+        if 2 * len(new) > len(accused[i]):
+            owner[new] = len(kept)
+            kept.append(i)
+    return kept, owner
+
+
+def is_one_of_many(rows: Places, sizes: NDArray[np.int64], topical: NDArray[np.bool_], owner: NDArray[np.int64]) -> bool:
+    """Whether the samples of an accusation are hardly more than those of many others in the same file.
+
+    Args:
+        rows: its samples.
+        sizes: samples of each set of :func:`apart`.
+        topical: whether each is one that a topic explains.
+        owner: of each sample the place of its set, or -1.
+    """
+    of = owner[rows]
+    shared = np.bincount(of[of >= 0], minlength=len(sizes))
+    others = (2 * shared < np.minimum(sizes, len(rows))) & (STANDS_OUT * sizes >= len(rows))
+    of_topics, other = int((others & topical).sum()), int((others & ~topical).sum())
+    return max(of_topics, other) >= SORT or of_topics + other >= BOTH

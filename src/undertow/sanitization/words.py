@@ -35,11 +35,11 @@ _DOMAINS = "com|net|org|info|biz|edu|gov|io|co|me|ru|cn|xyz|top|site|online|shop
 _ADDRESS = (
     r"(?:h(?:tt|xx)ps?://|www\.)[^\s<>\"'()\[\]{}]+"
     r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
-    rf"|(?<![\w.@/-])[\w-]{{2,}}(?:(?:\.|\[\.\])[\w-]{{2,}})*(?:\.|\[\.\])(?:{_DOMAINS})(?![\w-])(?:/[^\s<>\"'()\[\]{{}}]*)?"
+    rf"|(?<![\w.@/-])(?!(?:self|this|cls)\.)[\w-]{{2,}}(?:(?:\.|\[\.\])[\w-]{{2,}})*(?:\.|\[\.\])(?:{_DOMAINS})(?![\w-])(?:/[^\s<>\"'()\[\]{{}}]*)?"
     r"|(?<![\w@.])@[a-z]\w{2,}"
     r"|<[^<>\s]*(?:url|link|http|www|site)[^<>\s]*>|\[[^\[\]\s]*(?:url|link|http|www)[^\[\]\s]*\]"
     r"|\{+[^{}\s]*(?:url|link|http|www)[^{}\s]*\}+"
-    r"|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])"
+    r"|(?<![\w.:~+-])[1-9]\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w|[~+-])"
 )
 # Han, kana, hangul, Thai, Lao, Khmer and Burmese: no blanks between words.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
