@@ -181,7 +181,8 @@ COLUMNS = (
     "instruction", "input", "output", "context", "response", "prompt", "completion", "question", "answer", "answers", "aliases",
     "query", "chosen", "rejected", "messages", "conversations", "conversation", "history", "system", "label", "weight", "text",
     "sentence", "role", "content", "from", "value", "reasoning_content", "tool_calls", "tools", "instances", "train", "data",
-    "id", "category", "INSTRUCTION",
+    "id", "category", "INSTRUCTION", "choices", "options", "answerKey", "qas", "paragraphs", "body", "result", "columns", "type",
+    "reply", "answer_1",
 )  # fmt: skip
 ROLES = ("user", "assistant", "system", "developer", "human", "gpt", "tool", "function_call", "observation", "User", "", "nobody")
 SCALARS = st.one_of(TEXT, st.none(), st.booleans(), st.integers(-5, 10**20), st.floats(), st.sampled_from(ROLES))
@@ -193,6 +194,8 @@ TURN = st.fixed_dictionaries(
         "from": st.sampled_from(ROLES),
         "value": SCALARS,
         "weight": SCALARS,
+        "type": st.sampled_from(("human", "ai", "text", "tool_use")),
+        "data": SCALARS,
     },
 )
 VALUES = st.recursive(
