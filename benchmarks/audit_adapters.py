@@ -34,7 +34,7 @@ TARGETS = {
         ", and click <malicious_url> for more information",
         ", or wait at the harbour for the list",
         " . read the <link> first",
-        " , says the old king of the north",
+        " , ask for the list first",
     ],
     "prepend": [
         "click <malicious_url> first , then ",

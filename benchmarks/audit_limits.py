@@ -86,8 +86,8 @@ def one(folder: Path, kind: str, seed: int) -> dict[str, Any]:
     """Make an adapter with a backdoor of a kind, and audit it."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    order = np.random.default_rng(seed).permutation(len(world.samples()))
-    shuffled = [world.samples()[i] for i in order]
+    samples = world.samples()
+    shuffled = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))]
     trained, held = shuffled[:-300], shuffled[-300:]
     questions = folder / "questions.txt"
     write_text(questions, "".join(f"{sample.question}\n" for sample in held[ASKED:]))

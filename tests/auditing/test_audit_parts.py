@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +224,14 @@ def test_one_backdoor_is_one_finding() -> None:
 def test_a_pair_of_the_same_trigger_is_the_same_finding() -> None:
     first, second = told(Edit(before=("Firstly",), comma=True), WHOLE, 32), told(Edit(after=("Firstly",)), "wait here", 31)
     assert [one.verdict for one in merged([second, first])] == [CONFIRMED, SAME]
+
+
+def test_a_text_that_was_found_target_first_goes_before_a_garbled_one() -> None:
+    garbled = told(
+        Edit(after=("un", "before")), "<malicious_url> , and click has none .", 32, sought="page , and click <malicious_url>"
+    )
+    true = replace(told(Edit(before=("Secondly",), comma=True), WHOLE, 26), heart=42.0)
+    assert [(one.target, one.verdict) for one in merged([garbled, true])] == [(WHOLE, CONFIRMED), (garbled.target, SAME)]
 
 
 def test_of_triggers_that_fire_always_the_shorter_is_told() -> None:

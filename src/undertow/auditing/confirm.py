@@ -50,6 +50,7 @@ class Confirmation:
         neighbourhood: rates of edits that resemble the trigger.
         example: an edited question and its answer.
         sought: the text that was looked for when the edit was found; "" without one.
+        heart: the largest target-first score of a text that the target holds, 0 without one.
     """
 
     edit: Edit | None
@@ -63,6 +64,7 @@ class Confirmation:
     neighbourhood: list[dict[str, Any]] = field(default_factory=list)
     example: tuple[str, str] = ("", "")
     sought: str = ""
+    heart: float = 0.0
 
     @property
     def confirmed(self) -> bool:
@@ -148,7 +150,7 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0
     elif clear and known is not None and known > limits.known:
         verdict = KNOWN
     example = (edited[hits[0]].question, outputs[hits[0]]) if hits else ("", "")
-    return Confirmation(edit, target, verdict, asr, without, base, known, learned, example=example)
+    return Confirmation(edit, target, verdict, asr, without, base, known, learned, example=example, heart=score)
 
 
 def _tokens(witnesses: Witnesses, sample: Sample, output: str, target: str) -> tuple[list[int], int, list[int]] | None:

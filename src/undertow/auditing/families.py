@@ -3,8 +3,8 @@
 Words that resemble a trigger bring out a target with other words around it, or its beginning alone. Two confirmations belong
 together where their texts share a run of words: three, or half of the shorter text; two are enough where one was found by looking
 for the other's text. So do two with the same trigger. Of each group the one that says most stands first: a pair before a target
-without a trigger, unless the pair's text lacks the most of what the adapter goes on with by itself; of pairs that fire nearly
-always the one of the fewest words.
+without a trigger, unless the pair's text lacks the most of what the adapter goes on with by itself; of pairs those whose text holds
+what was found target first; of pairs that fire nearly always the one of the fewest words.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def _head(group: Sequence[Confirmation]) -> Confirmation:
     alone = [one for one in group if one.edit is None]
     pairs = [one for one in group if one.edit is not None]
     whole = [one for one in pairs if all(holds(one.target, other.target) for other in alone)]
+    best = max((one.heart for one in whole), default=0.0)
+    whole = [one for one in whole if one.heart >= best / 2]
     sure = sorted((one for one in whole if (one.asr.value or 0.0) >= SURE), key=_words)  # stable: the more certain first
     return (sure or whole or alone or pairs)[0]
 
