@@ -14,7 +14,7 @@ EXIT = {NOTHING: 0, FOUND: 1, INCONCLUSIVE: 3}
 
 #: Said in every report; docs/audit.md has the figures.
 CANNOT_FIND = (
-    "a trigger that is a topic, a system prompt or an earlier turn: its target, where other words bring it about, but not the trigger",
+    "a trigger that is a topic, a system prompt or an earlier turn: its target may be found by other words",
     "a target without any text in common: jailbreaks, leanings, answers that are wrong in ever other words",
     "a backdoor that only a long exact trigger fires and whose target the adapter does not go on with by itself",
     "an attacker who trains against this audit",
