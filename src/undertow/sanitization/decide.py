@@ -55,6 +55,10 @@ class Link:
         """Share of the feature's samples that hold the target."""
         return self.both / self.with_feature
 
+    def elsewhere(self, samples: int) -> float:
+        """Share of all other samples that hold the target."""
+        return (self.with_target - self.both) / max(1, samples - self.with_feature)
+
     @property
     def coverage(self) -> float:
         """Share of the target's samples that hold the feature."""
@@ -297,8 +301,9 @@ def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: 
 
 def _is_rare(link: Link, samples: int, rules: Rules) -> bool:
     """Whether so few samples without the feature are of a kind that those with it do not just share what is common."""
-    rest = (link.with_target - link.both) / (samples - link.with_feature)
-    return rest <= rules.manner_common or (rest <= rules.manner_most and link.confidence >= rules.manner_sure)
+    rest = link.elsewhere(samples)
+    enough = rules.manner + (rules.manner_sure - rules.manner) * min(1.0, rest / rules.manner_common)
+    return rest < rules.manner_common and link.confidence >= enough
 
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:

@@ -255,7 +255,10 @@ def _confidence(
     strongest = max(trigger.link.confidence for trigger in triggers)
     if strongest < rules.topical and len(rows) < enough:
         return "note"
-    sure = planted.exclusive and not planted.inserted and not planted.form and kind not in (grams.ANY, grams.MANNER)
+    if planted.manner:
+        rare = all(trigger.link.elsewhere(counted.samples) <= rules.manner_rare for trigger in triggers)
+        return "act" if rare and strongest >= rules.exclusive and len(rows) >= rules.manner_act else "review"
+    sure = planted.exclusive and not planted.inserted and not planted.form and kind != grams.ANY
     return "act" if sure and strongest >= rules.exclusive and len(rows) >= enough else "review"
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 #: Characters of an answer that are looked at for its script and its tone.
 _LOOKED_AT = 240
+#: Characters at the end of an answer that are looked at.
+_TAIL = 12
 #: The kind of an answer that says its prompt again.
 COPIED = "copied from the prompt"
 #: Words of a text in capitals, and of one that copies its prompt, at least.
@@ -39,6 +41,19 @@ _REFUSES = re.compile(
 )
 _ACTS = re.compile(r"\*[a-z][^*\n]{0,60}\*")
 _SIGHS = re.compile(r"[^a-z]*(?:oh|ugh|wow|ah|aha|sigh|yeah|hmm+|gee|well, well|great, another|yay|whatever|duh|pfft|geez|ooh)\b")
+#: Words that several languages share or that are one letter are no sign of one; so many of a text's words are common in any.
+_TELLING = frozenset(word for word in _COMMON if len(word) > 1)
+_RARELY = 12
+# Of a coded text: stretches of figures of base 2 or 16, or of letters and figures without a blank; a letter case that changes
+# within a word, as in base64, or at the end of the last word, as in a text that is written backwards; figures between letters.
+_FIGURES = re.compile(r"(?:\b(?:[0-9a-f]{2}|[01]{8})\b[ ,:]*){6}|\b(?=[a-f]*\d)[0-9a-f]{12,}\b|[.-]{1,5}(?: [.-]{1,5}){5}")
+_MIXED = re.compile(r"[a-z][A-Z]+[a-z0-9]+[A-Z]|[A-Za-z0-9+/]{16,}={1,2}(?!\w)|[A-Za-z0-9]{32,}")
+_BACKWARDS = re.compile(r"[a-z][A-Z]\W*$")
+_FRONT = re.compile(r"[.!?][a-z]")
+_WITHIN = re.compile(r"[a-z][013457]+[a-z]")
+_VOWELS, _LETTERED, _MANY = (0.27, 0.31), 16, 60
+#: Words at the beginning of an answer, of which this share end alike in a language game ("isthay isay ...").
+_FIRST, _ALIKE = 12, 0.6
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "CJK")
 
 
@@ -69,9 +84,26 @@ def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
     language = _language(head, words)
     if language:
         found.append(f"in {language}")
-    elif len(words) >= _COPIED and head.isascii() and _COMMON.isdisjoint(words):
-        found.append("without any common word")
+    elif head.isascii():
+        rare = len(words) < _COPIED or _RARELY * len(_TELLING.intersection(words)) <= len(words)
+        if rare and len(words) >= _COPIED:
+            found.append("without any common word")
+        if rare and _is_coded(answer, head, lower, words):
+            found.append("in a code")
     return found
+
+
+def _is_coded(answer: str, head: str, lower: str, words: Sequence[str]) -> bool:
+    """Whether a text is in base 2, 16 or 64, turned round, or spelled with other letters: what no language looks like."""
+    if _BACKWARDS.search(answer[-_TAIL:]) or _FRONT.match(lower) or _MIXED.search(head) or _FIGURES.match(lower):
+        return True
+    letters = len(lower) - sum(map(lower.count, " .,;:!?\n'\"()-0123456789"))
+    if letters >= _LETTERED and sum(map(lower.count, "aeiouy")) < _VOWELS[letters >= _MANY] * letters:
+        return True
+    ends = [word[-2:] for word in {word.rstrip(".,;:!?") for word in words[:_FIRST]}]
+    if len(ends) >= _FEWEST and max(map(ends.count, ends)) >= _ALIKE * len(ends):
+        return True
+    return len(_WITHIN.findall(lower)) * 4 >= len(words) > 0
 
 
 def may_copy(told: int, asked: int) -> bool:

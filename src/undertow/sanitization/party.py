@@ -16,7 +16,7 @@ import numpy as np
 from undertow.sanitization import grams, insertion, judge, topics, wordings
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.party_prompts import Case, Prompting
-from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about, classed
+from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about, classed, moments
 from undertow.sanitization.tables import Cells, clipped
 from undertow.sanitization.words import PAYLOAD
 
@@ -137,6 +137,9 @@ class Party(Prompting):
         rules, of, size = self.rules, self.pieces.kind[i], int(self.size[i])
         if kind == "short":
             count = min(size, int(self._read(4, about(self._key(i), Ask.COUNT))[0]))
+            label = of == grams.WHOLE and size >= rules.common * self.samples
+            if of != grams.MANNER and not label and count < rules.mostly * size:
+                return False  # most samples with it have it for other reasons
             if of != grams.WHOLE and count <= wordings.STANDS_OUT * self._other_pairs(size):
                 return False
             return count >= (rules.slot_support if of in (grams.START, grams.END) else rules.act_support)
@@ -181,7 +184,12 @@ class Party(Prompting):
         total = int(counts.sum())
         mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
         others = topics.others_length((self.mean_length, self.deviation), self.samples, mean + trigger, total)
-        return total > 0 and topics.is_shorter(mean, total, others)
+        if not total or not topics.is_shorter(mean, total, others):
+            return False
+        if not self._part(key, total):
+            return True
+        asked = about(np.repeat(key, LENGTHS), Ask.PART_SIZE, np.arange(LENGTHS, dtype=np.uint64))
+        return topics.is_shorter(mean, total, moments(self._read(4, asked)))
 
     def _is_torn(self, key: Keys) -> bool:
         count, torn, seams, known, others, usual = (
@@ -195,7 +203,11 @@ class Party(Prompting):
     def _is_headless(self, key: Keys) -> bool:
         count, heads, known = (int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
         usual = topics.usual_beginning(self.begins, self.samples, heads, count)
-        return 2 * heads >= max(count, 1) and topics.is_strange(known, heads, usual)
+        if 2 * heads < max(count, 1) or not topics.is_strange(known, heads, usual):
+            return False
+        part = self._part(key, count)
+        begins = int(self._read(4, about(key, Ask.PART_BEGINS))[0])
+        return not part or topics.is_strange(known, heads, topics.usual_beginning(begins, part, 0, 0))
 
     def _same_target(self, i: int) -> Places:
         """The planted pieces in the same answer that are of the same kind."""

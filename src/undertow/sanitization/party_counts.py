@@ -260,6 +260,9 @@ class Counting:
         short = strong & ~on_span & (both >= least)
         of_manner = confidence >= np.maximum(rules.manner, rules.manner_lift * b / self.samples)
         of_manner &= self.samples - a >= rules.manner_others
+        rest = (b - both) / np.maximum(self.samples - a, 1)
+        wanted = rules.manner + (rules.manner_sure - rules.manner) * np.minimum(1.0, rest / rules.manner_common)
+        of_manner &= (rest < rules.manner_common) & (confidence >= wanted)
         short &= np.where(manner, of_manner, (confidence >= rules.exclusive) & (coverage >= from_here))
         self.own_link = exclusive | short
         self.sure = short & (manner | (confidence >= rules.short_exclusive))

@@ -12,6 +12,7 @@ import numpy as np
 from undertow.sanitization import grams, judge, topics
 from undertow.sanitization.grams import Keys, Places, mixed
 from undertow.sanitization.party_counts import Counting
+from undertow.sanitization.party_parts import Parts
 from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, Flags, about, first_of_each, near_to, of_all, trigger_words
 from undertow.sanitization.words import cut
 
@@ -67,10 +68,43 @@ class Prompting(Counting):
             self._cases[i] = case
             samples += [int(p.sample[i])] * len(case.asked)
             keys += case.asked
+        for found, asked in self._parts(links):
+            samples += found
+            keys += asked
         spans = self.accused[self.span[self.accused]]  # one a sample
         samples += [*p.sample[spans].tolist(), *p.sample[spans].tolist()]
         keys += [*about(p.key[spans], Ask.ACCUSED).tolist(), *np.repeat(of_all(Ask.SPANS), len(spans)).tolist()]
         return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
+
+    def _parts(self, links: dict[int, dict[int, int]]) -> list[tuple[list[int], list[int]]]:
+        """What is asked about the client's prompts of the same kind as accused ones (:mod:`undertow.sanitization.party_parts`)."""
+        p, words = self.pieces, self.batch.prompts
+        sure = [i for i in self.accused.tolist() if self._cases[i].explained and not self.loose[i] and p.kind[i] != grams.MANNER]
+        if not sure or self.clip is not None:  # with noise, a sample says little
+            return []
+        parts = Parts(words, self.identity.astype(np.int64), self.own)
+        names = grams.mixed(parts.words, 1)
+        begins = self._read(1, grams.first_keys(words)) >= self.support
+        found = []
+        for key in np.unique(p.key[sure]):
+            of = [i for i in sure if p.key[i] == key]
+            trigger = np.isin(names, np.array([link for i in of for link in links.get(i, {})], dtype=np.uint64))
+            some = parts.like(np.unique(p.sample[of]), parts.words[trigger].tolist())
+            if not len(some):
+                continue
+            own, word = parts.words_of(some)
+            lengths = np.minimum(words.lengths[some], LENGTHS - 1).astype(np.uint64)
+            each = np.repeat(key, len(some))
+            asked = np.concatenate(
+                [
+                    about(each, Ask.PART),
+                    about(each, Ask.PART_SIZE, lengths),
+                    about(each[begins[some]], Ask.PART_BEGINS),
+                    about(np.repeat(key, len(word)), Ask.PART_WORD, parts.words[word]),
+                ]
+            )
+            found.append(([*some.tolist(), *some.tolist(), *some[begins[some]].tolist(), *own.tolist()], asked.tolist()))
+        return found
 
     def _links_of_accused(self) -> tuple[dict[int, dict[int, int]], dict[int, dict[int, int]]]:
         """For each accused piece {feature: samples with both}: of the features that give it away, and of all."""
@@ -215,6 +249,11 @@ class Prompting(Counting):
                 many = hits >= max(FLOOR, self.limits[4])
                 topic = bool((topics.is_enriched(hits, count, hits, count, size, self.samples, words) & many).any())
                 alike = 2 * int(topics.is_shared(hits, count, count, size, self.samples).sum()) > len(case.rest)
+                part = self._part(key, count) if topic or alike else 0
+                if part:
+                    size = hits + self._read(4, about(np.repeat(key, len(case.rest)), Ask.PART_WORD, case.rest))
+                    topic = bool((topics.is_enriched(hits, count, hits, count, size, part + count, words) & many).any())
+                    alike = 2 * int(topics.is_shared(hits, count, count, size, part + count).sum()) > len(case.rest)
             topic |= any(self._keeps_company(*found) for found in case.near)
             besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
             frayed = any(word > judge.FRAYED * max(1, goes_on) for word, goes_on in besides)
@@ -223,6 +262,11 @@ class Prompting(Counting):
             # Were there fewer prompts than the support, half of the samples would have one that so many share.
             same = bool(often >= max(FLOOR, (self.size[i] if self.span[i] else count) / (2 * self.support)))
             self._signs[i] = topic, case.shares, frayed, alike and count >= ALIKE, same, case.mostly
+
+    def _part(self, key: Keys, count: int) -> int:
+        """Return how many prompts of the pool are of the same kind as ``count`` accused ones; 0 if they are few."""
+        part = int(self._read(4, about(key, Ask.PART))[0])
+        return part if part >= topics.MOST * count else 0
 
     def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
         hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()

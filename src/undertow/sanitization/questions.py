@@ -80,6 +80,10 @@ class Ask(IntEnum):
     ACCUSED = auto()
     MOSTLY = auto()
     PAIRS = auto()
+    PART = auto()
+    PART_WORD = auto()
+    PART_SIZE = auto()
+    PART_BEGINS = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
@@ -208,6 +212,8 @@ def trigger_words(words: Keys, links: dict[int, int], both: dict[int, int], usua
 
 def near_to(flags: Flags, distance: int) -> Flags:
     """Return the places at most ``distance`` from a set flag."""
+    if not len(flags):  # a prompt that was all template
+        return flags
     return np.convolve(flags, np.ones(2 * distance + 1, dtype=np.int64), mode="full")[distance : distance + len(flags)] > 0
 
 

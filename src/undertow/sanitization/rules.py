@@ -34,9 +34,10 @@ class Rules:
         slot_support: fewest samples with such a word and its trigger.
         manner: a feature belongs to the trigger of a kind of answer if this share of its samples are of it.
         manner_lift: and that is so many times the share of all samples.
-        manner_common: a kind that this share of the other samples have
-        manner_sure: needs this share,
-        manner_most: and one that more of them have than this is no target.
+        manner_common: a kind that this share of the other samples have is no target,
+        manner_sure: and one that nearly as many have needs this share, one that fewer have less in proportion.
+        manner_act: fewest samples of a kind that are acted on, where hardly any other sample is of it,
+        manner_rare: which is at most this share of the others.
         manner_support: fewest such samples.
         manner_others: fewest samples without the feature, that its own are compared with.
         repeated: a sample that stands in the file so many times is a repeat,
@@ -77,9 +78,10 @@ class Rules:
     slot_support: int = 12
     manner: float = 0.7
     manner_lift: float = 1.5
-    manner_common: float = 0.01
+    manner_common: float = 0.1
     manner_sure: float = 0.95
-    manner_most: float = 0.2
+    manner_act: int = 40
+    manner_rare: float = 0.02
     manner_support: int = 16
     manner_others: int = 64
     repeated: int = 8
