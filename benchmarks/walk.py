@@ -34,7 +34,7 @@ def lines(page: str) -> list[str]:
 def figures(readme: str) -> list[str]:
     """Return what README.md says that the demo prints: a percentage and its interval for each row of the first table."""
     rows = [line.split("|")[2].strip() for line in readme.splitlines() if line.startswith(("| MA", "| ASR", "| FTR"))]
-    return [row.partition(",")[0].removesuffix(")") for row in rows]
+    return [row.partition(",")[0].replace("(", "") for row in rows]
 
 
 def typed(line: str, clone: Path) -> tuple[float, str]:
@@ -68,7 +68,7 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(options.clone.resolve()), str(clone)], check=True)
         taken, printed = typed("make demo", clone)
         readme = (clone / "README.md").read_text(encoding="utf-8")
-        if missing := [row for row in figures(readme) if row not in " ".join(printed.split())]:
+        if missing := [row for row in figures(readme) if row not in " ".join(printed.replace("│", " ").split())]:
             raise SystemExit(f"README.md says {'; '.join(missing)}, and `make demo` printed:\n{printed[-2000:]}")
         steps = {"make demo": taken}
         for line in lines((clone / "docs" / "start.md").read_text(encoding="utf-8")):
