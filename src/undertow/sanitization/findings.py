@@ -130,25 +130,22 @@ def _finding(
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
         letters = {number for number, word in words.items() if is_letter(word)}
         kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words, letters)]
-        covered = len(rows) if planted.inserted else _held(rows, kept, texts, counted).sum()
-        of = (
-            kept[0].link.with_target
-            if kept and planted.short and not planted.manner and not _is_label(planted, kind, counted, rules)
-            else len(rows)
-        )
-        if not kept or covered < rules.mostly * of:
+        if not kept:
+            return None
+        covered = len(rows) if planted.inserted else _Prompts(rows, texts, counted).held(kept).sum()
+        all_targets = planted.short and not planted.manner and not _is_label(planted, kind, counted, rules)
+        if covered < rules.mostly * (kept[0].link.with_target if all_targets else len(rows)):
             return None
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
+    derived = topics.is_derived([words[word] for trigger in kept for word in trigger.words], told)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
     finding = Finding(
         triggers=tuple(_CASES.get(one.words[0]) or " ".join(words[word] for word in one.words) for one in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence=_confidence(planted, target, kept, rows, counted, rules)
-        if not topics.is_derived([words[word] for trigger in kept for word in trigger.words], told)
-        else "note",
+        confidence="note" if derived else _confidence(planted, target, kept, rows, counted, rules),
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -342,8 +339,9 @@ def _free(
     # A target that other samples have, too, has words of its own beside a trigger; phrases are judged one by one.
     labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if planted.short else None
     free: list[_Trigger] = []
+    prompts = _Prompts(rows, texts, counted)
     for trigger in triggers:
-        has = _held(rows, [trigger], texts, counted)
+        has = prompts.held([trigger])
         mine = [texts[int(row)][0] for row in judge.chosen_rows(rows[has], counted)]
         phrase = () if trigger.wordless else trigger.words
         if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
@@ -353,19 +351,25 @@ def _free(
             continue
         free.append(trigger)
     whole = planted.inserted or not planted.short
-    return (rows if whole else rows[_held(rows, free, texts, counted)]), free
+    return (rows if whole else rows[prompts.held(free)]), free
 
 
-def _held(rows: Rows, triggers: Sequence[_Trigger], texts: dict[int, tuple[Words, Words]], counted: Counted) -> NDArray[np.bool_]:
-    """Tell which samples hold any of some triggers."""
-    held = np.zeros(len(rows), dtype=bool)
-    prompts = judge.Joined([texts[int(row)][0] for row in rows])
-    for trigger in triggers:
-        if trigger.wordless:
-            held |= counted.features[rows][:, trigger.link.feature].toarray().ravel() > 0
-        else:
-            held |= prompts.hold(trigger.words)
-    return held
+class _Prompts:
+    """The prompts of some samples, joined once however many triggers are looked for in them."""
+
+    def __init__(self, rows: Rows, texts: dict[int, tuple[Words, Words]], counted: Counted) -> None:
+        self._rows, self._counted = rows, counted
+        self._joined = judge.Joined([texts[int(row)][0] for row in rows])
+
+    def held(self, triggers: Sequence[_Trigger]) -> NDArray[np.bool_]:
+        """Tell which samples hold any of some triggers."""
+        found = np.zeros(len(self._rows), dtype=bool)
+        for trigger in triggers:
+            if trigger.wordless:
+                found |= self._counted.features[self._rows][:, trigger.link.feature].toarray().ravel() > 0
+            else:
+                found |= self._joined.hold(trigger.words)
+        return found
 
 
 def _verdicts(
