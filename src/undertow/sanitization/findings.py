@@ -168,24 +168,25 @@ def _told_apart(
     cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
     texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
 
-    def others(mine: tuple[int, bool, bool]) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        of = [i for i in texts if _sort(planted[i], counted) <= mine[0]]
-        sets = cited if mine[2] else [planted[i].rows for i in of]
-        kept, owner = wordings.apart(sets, len(counted.first))
-        sizes = np.array([len(sets[i]) for i in kept], dtype=np.int64)
-        if mine[2]:
-            return sizes, np.zeros(len(kept), dtype=bool), owner
-        half = [_is_unsure(planted[of[i]]) > mine[1] for i in kept]
-        return sizes // np.where(half, 2, 1), np.array([found[of[i]] is None for i in kept], dtype=bool), owner
+    def others(mine: tuple[int, bool, bool]) -> wordings.Crowd:
+        sort, unsure, is_cited = mine
+        of = [i for i in texts if _sort(planted[i], counted) <= sort]
+        kept, owner = wordings.apart(cited if is_cited else [planted[i].rows for i in of], len(counted.first))
+        sizes = np.array([len(cited[i] if is_cited else planted[of[i]].rows) for i in kept], dtype=np.float64)
+        if is_cited:
+            return wordings.Crowd(sizes, np.ones(len(kept)), np.zeros(len(kept), dtype=bool), owner, False)
+        less = np.where([_is_unsure(planted[of[i]]) > unsure for i in kept], wordings.LESS_SURE, 1.0)
+        topical = np.array([found[of[i]] is None for i in kept], dtype=bool)
+        return wordings.Crowd(sizes * less, less if sort else np.ones(len(kept)), topical, owner, sort > 0)
 
-    known: dict[tuple[int, bool, bool], tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]] = {}
+    known: dict[tuple[int, bool, bool], wordings.Crowd] = {}
     for i in texts:
         one = found[i]
         if one is not None and one[0].kind != "label":
             mine = _sort(planted[i], counted), _is_unsure(planted[i]), not planted[i].links
             if mine not in known:
                 known[mine] = others(mine)
-            if wordings.is_one_of_many(np.unique(counted.first[one[0].samples]), *known[mine]):
+            if wordings.is_one_of_many(np.unique(counted.first[one[0].samples]), known[mine]):
                 result[i] = replace(one[0], confidence="note"), one[1]
     return result
 

@@ -13,10 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from undertow.sanitization import grams, insertion, judge, topics, wordings
+from undertow.sanitization import grams, insertion, judge, wordings
 from undertow.sanitization.grams import Keys, Places
-from undertow.sanitization.party_prompts import Case, Prompting
-from undertow.sanitization.questions import FLOOR, HEAD, LENGTHS, Ask, about, classed, moments
+from undertow.sanitization.party_crowds import Crowding
+from undertow.sanitization.party_prompts import Case
+from undertow.sanitization.questions import (
+    FLOOR,
+    HEAD,
+    LENGTHS,
+    Ask,
+    about,
+)
 from undertow.sanitization.tables import Cells, clipped
 from undertow.sanitization.words import PAYLOAD
 
@@ -46,7 +53,7 @@ _SIGNS = (Ask.TOPIC, Ask.SHARES, Ask.FRAYED, Ask.ALIKE, Ask.SAME, Ask.MOSTLY)
 _NOTED = Suspicion("note", None)
 
 
-class Party(Prompting):
+class Party(Crowding):
     """A client that takes part: :meth:`message` and :meth:`take` in turn, then :meth:`verdict`.
 
     Arguments as :class:`undertow.sanitization.party_counts.Counting`.
@@ -100,7 +107,8 @@ class Party(Prompting):
             votes = self._votes(i, case)
             samples += [int(self.pieces.sample[i])] * len(votes)
             keys += votes
-        return np.array(samples, dtype=np.int64), np.array(keys, dtype=np.uint64)
+        voters, crowds = self._ask_crowds()
+        return np.append(np.array(samples, dtype=np.int64), voters), np.append(np.array(keys, dtype=np.uint64), crowds)
 
     def _votes(self, i: int, case: Case) -> list[int]:
         """Say of each pair of a loose trigger's prompt whether prompts other than the accused ones hold it."""
@@ -118,6 +126,7 @@ class Party(Prompting):
         return bool(at and others) and at_known / at < insertion.BELONGS * others_known / others
 
     def _know_signs(self) -> None:
+        self._know_crowds()
         self._found: dict[int, Suspicion] = {}
         for i, case in self._cases.items():
             kind = self._verdict(i, case)
@@ -130,15 +139,21 @@ class Party(Prompting):
 
     def _verdict(self, i: int, case: Case) -> str | None:
         kind = self._accused_of(i, case)
-        return kind if kind is None or self._is_enough(i, kind) else "note"
+        if kind is None:
+            return None
+        # A label is one of few, and its own kind of answer.
+        many = not self._is_label(i) and self._is_one_of_many(i, case)
+        return kind if self._is_enough(i, kind) and not many else "note"
+
+    def _is_label(self, i: int) -> bool:
+        return bool(self.pieces.kind[i] == grams.WHOLE and not self.span[i] and self.size[i] >= self.rules.common * self.samples)
 
     def _is_enough(self, i: int, kind: str) -> bool:
         """Whether the samples of an accusation are so many, and their target stands so clearly apart, that it is acted on."""
         rules, of, size = self.rules, self.pieces.kind[i], int(self.size[i])
         if kind == "short":
             count = min(size, int(self._read(4, about(self._key(i), Ask.COUNT))[0]))
-            label = of == grams.WHOLE and size >= rules.common * self.samples
-            if of != grams.MANNER and not label and count < rules.mostly * size:
+            if of != grams.MANNER and not self._is_label(i) and count < rules.mostly * size:
                 return False  # most samples with it have it for other reasons
             if of != grams.WHOLE and count <= wordings.STANDS_OUT * self._other_pairs(size):
                 return False
@@ -150,11 +165,6 @@ class Party(Prompting):
             # Fewer are enough where most of all that is said again and again in the pool is this.
             return (edge and (size >= rules.act_support or 2 * size >= self.spans)) or (notable and size >= rules.act_short)
         return size >= rules.act_support and notable and (self._is_address(i) or (edge and self._stands_apart(i)))
-
-    def _other_pairs(self, size: int) -> int:
-        """The size of the largest pair of words in the pool beside one of that size, at most; 0 where pairs are few."""
-        own = int(classed(np.array([size]))[0])
-        return max((2 * of for of, number in self.pairs.items() if number - (of == own) * size / own >= 0.5), default=0)
 
     def _accused_of(self, i: int, case: Case) -> str | None:
         key = self._key(i)
@@ -177,37 +187,6 @@ class Party(Prompting):
         # Prompts that say mostly the same are answered with the same: boilerplate, definitions.
         alike |= natural and 2 * int(self._read(5, about(key, Ask.MOSTLY))[0]) >= max(2, count)
         return None if alike or shares else "span" if natural else "certain"
-
-    def _is_shorter(self, key: Keys, trigger: int) -> bool:
-        sizes = about(np.repeat(key, LENGTHS), Ask.SIZE, np.arange(LENGTHS, dtype=np.uint64))
-        counts = self._read(4, sizes)
-        total = int(counts.sum())
-        mean = float((counts * np.arange(LENGTHS)).sum() / max(total, 1))
-        others = topics.others_length((self.mean_length, self.deviation), self.samples, mean + trigger, total)
-        if not total or not topics.is_shorter(mean, total, others):
-            return False
-        if not self._part(key, total):
-            return True
-        asked = about(np.repeat(key, LENGTHS), Ask.PART_SIZE, np.arange(LENGTHS, dtype=np.uint64))
-        return topics.is_shorter(mean, total, moments(self._read(4, asked)))
-
-    def _is_torn(self, key: Keys) -> bool:
-        count, torn, seams, known, others, usual = (
-            int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.TORN, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
-        )
-        if 2 * torn <= count or not others:
-            return False
-        rate = min(1.0, usual / others)
-        return topics.is_strange(known, seams, rate)
-
-    def _is_headless(self, key: Keys) -> bool:
-        count, heads, known = (int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
-        usual = topics.usual_beginning(self.begins, self.samples, heads, count)
-        if 2 * heads < max(count, 1) or not topics.is_strange(known, heads, usual):
-            return False
-        part = self._part(key, count)
-        begins = int(self._read(4, about(key, Ask.PART_BEGINS))[0])
-        return not part or topics.is_strange(known, heads, topics.usual_beginning(begins, part, 0, 0))
 
     def _same_target(self, i: int) -> Places:
         """The planted pieces in the same answer that are of the same kind."""

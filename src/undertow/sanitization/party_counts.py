@@ -27,8 +27,10 @@ from undertow.sanitization.questions import (
     about,
     classed,
     classes,
+    finely_classed,
     is_span,
     joined,
+    largest,
     leading,
     matched,
     moments,
@@ -268,9 +270,9 @@ class Counting:
         self.sure = short & (manner | (confidence >= rules.short_exclusive))
         self.both, self.confidence, self.strong = both, confidence, strong
         mutual = np.flatnonzero(strong & (kind == grams.ANY) & (np.minimum(confidence, coverage) >= wordings.MUTUAL))
-        #: Of each sample the size of its largest pair of words (:mod:`undertow.sanitization.wordings`), 0 if it has none.
-        self.paired = np.zeros(len(self.first), dtype=np.int64)
-        np.maximum.at(self.paired, p.sample[self.link_piece[mutual]], self.size[self.link_piece[mutual]])
+        #: (sample, size) of its pairs of words (:mod:`undertow.sanitization.wordings`), and of the largest of its addresses.
+        self.paired = p.sample[self.link_piece[mutual]], self.size[self.link_piece[mutual]]
+        self.cited = largest(p.sample[p.kind == grams.ADDRESS], self.size[p.kind == grams.ADDRESS])
         shared = self._read(2, self._twins)
         branch = (shared >= decide.SAME * self.size[self.twin]) & (decide.SAME * self.size[self.other] > self.size[self.twin])
         self.branch = np.zeros(len(p.key), dtype=bool)
@@ -295,9 +297,11 @@ class Counting:
             chosen = np.flatnonzero(flags & self.varied & self.span)
             samples.append(p.sample[chosen])
             keys.append(about(p.key[chosen], salt))
-        paired = np.flatnonzero(self.paired)
-        samples.append(paired)
-        keys.append(about(np.repeat(of_all(Ask.PAIRS), len(paired)), Ask.PAIRS, classed(self.paired[paired])))
+        for salt, (voters, sizes) in ((Ask.PAIRS, self.paired), (Ask.CITED, self.cited)):
+            # Several words of one trigger and one target are in the same samples, and one pair.
+            votes = np.unique(np.stack([voters.astype(np.uint64), finely_classed(sizes)]), axis=1)
+            samples.append(votes[0].astype(np.int64))
+            keys.append(about(np.repeat(of_all(salt), votes.shape[1]), Ask.CROWD, votes[1]))
         own = np.flatnonzero(self._any(self.sure) & self.varied)
         samples.append(p.sample[own])
         keys.append(about(p.key[own], Ask.OWN))
@@ -350,11 +354,6 @@ class Counting:
         covered, always, topical, branch = (
             self._read(3, about(p.key, salt)) for salt in (Ask.COVERED, Ask.ALWAYS, Ask.TOPICAL, Ask.BRANCH)
         )
-        sizes = np.array(classes(), dtype=np.uint64)
-        of_size = self._read(3, about(np.repeat(of_all(Ask.PAIRS), len(sizes)), Ask.PAIRS, sizes)) / sizes
-        #: {size: pairs of words of that size}; empty where they are few.
-        usual = of_size.sum() >= wordings.least_pairs(self.samples)
-        self.pairs = dict(zip(sizes.tolist(), of_size.tolist(), strict=True)) if usual else {}
         some = max(FLOOR, self.limits[3])
         self.exclusive = self.span & self.varied & (covered >= rules.covered * self.size)
         placed = np.isin(p.kind, (grams.WHOLE, grams.ADDRESS)) | (self.exact >= rules.exact)

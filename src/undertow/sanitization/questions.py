@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, auto
 
 import numpy as np
@@ -24,6 +25,8 @@ _EACH = (16, 32, 8, 16, 2)
 FLOOR = 2
 #: Classes of how often a rest occurs end here.
 OFTEN = 1 << 20
+#: Classes of the size of a set, an octave.
+FINE = 4
 
 
 class Ask(IntEnum):
@@ -84,6 +87,8 @@ class Ask(IntEnum):
     PART_WORD = auto()
     PART_SIZE = auto()
     PART_BEGINS = auto()
+    CITED = auto()
+    CROWD = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
@@ -140,6 +145,25 @@ def classed(times: Counts) -> Keys:
     return np.where(times <= 8, times, coarse).astype(np.uint64)
 
 
+def finely_classed(sizes: Counts) -> Keys:
+    """Return sizes exactly up to 8, then rounded down to one of :data:`FINE` steps an octave."""
+    octaves = np.floor(FINE * np.log2(np.clip(sizes, 1, OFTEN)) + 1e-9) / FINE
+    return np.where(sizes <= 8, sizes, np.floor(2.0**octaves)).astype(np.uint64)
+
+
+def of_sizes(key: Keys, heard: Callable[[Keys], Counts]) -> dict[int, float]:
+    """Return {class of size: sets of samples of that size}, where each sample voted for a set that it is in.
+
+    Args:
+        key: under which was voted, with :func:`finely_classed` the size as detail.
+        heard: gives the votes of some keys.
+    """
+    steps = 2.0 ** (np.arange(3 * FINE, FINE * (OFTEN.bit_length() - 1) + 1) / FINE)
+    sizes = np.array([*range(1, 8), *np.floor(steps).tolist()], dtype=np.uint64)
+    votes = heard(about(np.repeat(key, len(sizes)), Ask.CROWD, sizes))
+    return dict(zip(sizes.tolist(), (votes / sizes).tolist(), strict=True))
+
+
 def matched(one: Places, two: Places) -> tuple[Places, Places]:
     """Return all pairs (i, j) with one[i] == two[j]."""
     order = np.argsort(two, kind="stable")
@@ -167,6 +191,13 @@ def _changes(values: Counts) -> Flags:
     new = np.ones(len(values), dtype=bool)
     new[1:] = values[1:] != values[:-1]
     return new
+
+
+def largest(group: Places, sizes: Counts) -> tuple[Places, Counts]:
+    """Return the groups and the largest size in each."""
+    order = np.lexsort((sizes, group))
+    last = np.append(_changes(group[order])[1:], True) if len(order) else np.zeros(0, dtype=bool)
+    return group[order][last], sizes[order][last]
 
 
 def leading(group: Places, flags: Flags) -> Flags:

@@ -8,6 +8,7 @@ their makers: where many words give an answer away because prompts are about the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sparse
@@ -20,8 +21,11 @@ from undertow.sanitization.grams import Places
 MUTUAL = 0.5
 #: Fewest pairs that make them usual, and as a share of the samples; what is this many times as often as any pair stands out.
 FEWEST, SHARE, STANDS_OUT = 20, 0.02, 2.0
-#: So many other answers given away by words that are a topic, or by others, or by any, make one more usual.
-SORT, BOTH = 3, 4
+#: So many other answers given away by words that are no topic, or by words that are one, or by any, make one more usual; of short
+#: targets, of which collections of questions have some by nature ("gender": "male"), more must be.
+OTHERS, LONG, SHORT = 3, (3, 4), (6, 7)
+#: What an accusation that is less sure counts against one that is sure, in number and in size.
+LESS_SURE = 0.5
 
 
 def least_pairs(samples: int) -> float:
@@ -75,17 +79,35 @@ def apart(accused: Sequence[Places], samples: int) -> tuple[list[int], NDArray[n
     return kept, owner
 
 
-def is_one_of_many(rows: Places, sizes: NDArray[np.int64], topical: NDArray[np.bool_], owner: NDArray[np.int64]) -> bool:
-    """Whether the samples of an accusation are hardly more than those of many others in the same file.
+@dataclass(frozen=True)
+class Crowd:
+    """The accusations of a file that one is compared with.
 
-    Args:
-        rows: its samples.
+    Attributes:
         sizes: samples of each set of :func:`apart`.
+        weights: what each counts.
         topical: whether each is one that a topic explains.
         owner: of each sample the place of its set, or -1.
+        short: whether short targets are compared.
     """
-    of = owner[rows]
-    shared = np.bincount(of[of >= 0], minlength=len(sizes))
-    others = (2 * shared < np.minimum(sizes, len(rows))) & (STANDS_OUT * sizes >= len(rows))
-    of_topics, other = int((others & topical).sum()), int((others & ~topical).sum())
-    return max(of_topics, other) >= SORT or of_topics + other >= BOTH
+
+    sizes: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    topical: NDArray[np.bool_]
+    owner: NDArray[np.int64]
+    short: bool
+
+
+def is_one_of_many(rows: Places, crowd: Crowd) -> bool:
+    """Whether the samples of an accusation are hardly more than those of many others in the same file."""
+    of = crowd.owner[rows]
+    shared = np.bincount(of[of >= 0], minlength=len(crowd.sizes))
+    others = (2 * shared < np.minimum(crowd.sizes, len(rows))) & (STANDS_OUT * crowd.sizes >= len(rows))
+    of_topics, other = (float(crowd.weights[others & sort].sum()) for sort in (crowd.topical, ~crowd.topical))
+    return are_many(of_topics, other, crowd.short)
+
+
+def are_many(of_topics: float, others: float, short: bool) -> bool:
+    """Whether so many other answers that words give away, because they are a topic or otherwise, make one more usual."""
+    topical, any_ = SHORT if short else LONG
+    return of_topics >= topical or others >= OTHERS or of_topics + others >= any_
