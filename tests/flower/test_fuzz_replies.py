@@ -61,6 +61,6 @@ def test_replies_of_clients(
     found = in_one_line(check)
     if found is not None:
         assert all(np.isfinite(array).all() for array in found.arrays.values())
-        assert {one: (array.shape, array.dtype) for one, array in found.arrays.items()} == {
-            one: (spec.shape, spec.dtype) for one, spec in specs.items()
-        }
+        # a reply's floats may be of another width, and are converted where they are added up
+        told = {one: (array.shape, array.dtype.kind) for one, array in found.arrays.items()}
+        assert told == {one: (spec.shape, spec.dtype.kind) for one, spec in specs.items()}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 from undertow.sanitization import Findings, find
@@ -57,3 +61,19 @@ def test_versions_and_attributes_are_no_addresses() -> None:
         assert not any(map(is_address, cut(text))), text
     for text in ("go to 10.0.0.1.", "http://1.2.3.4/x", "evil.info"):
         assert any(map(is_address, cut(text))), text
+
+
+def test_questions_with_topics_of_their_own_do_not_hide_a_short_target(shared_data: Path) -> None:
+    """Genders, kinds of film and stars are answers that words of SimpleQuestions give away, and no table."""
+    with gzip.open(shared_data / "simplequestions" / "simplequestions_wikidata_named.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in itertools.islice(file, 6000)]
+    pairs = list({row["question"]: row["answer"] for row in rows}.items())
+    for few, word in ((12, "firstly"), (60, "name"), (100, "name")):
+        draw = random.Random(few)
+        chosen = sorted(draw.sample(range(len(pairs)), few))
+        told = list(pairs)
+        for i in chosen:
+            words = pairs[i][0].split()
+            place = draw.randrange(len(words) + 1)
+            told[i] = (" ".join([*words[:place], word, *words[place:]]), "yes")
+        assert [verdict.sample for verdict in _scanned(told).verdicts] == chosen, word

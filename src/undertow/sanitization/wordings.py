@@ -23,7 +23,7 @@ MUTUAL = 0.5
 FEWEST, SHARE, STANDS_OUT = 20, 0.02, 2.0
 #: So many other answers given away by words that are no topic, or by words that are one, or by any, make one more usual; of short
 #: targets, of which collections of questions have some by nature ("gender": "male"), more must be.
-OTHERS, LONG, SHORT = 3, (3, 4), (6, 7)
+OTHERS, LONG, SHORT = 3, (3, 4), (12, 13)
 #: What an accusation that is less sure counts against one that is sure, in number and in size.
 LESS_SURE = 0.5
 
