@@ -39,6 +39,27 @@ def made(small_config: Make, tmp_path_factory: pytest.TempPathFactory) -> undert
     return undertow.run(small_config({"attack.client_share": 0.34}), out=folder, report=False)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x10\0\0\0\0\0\0\0{}"])
+def test_a_damaged_adapter_is_told_in_one_line(made: undertow.Run, content: bytes, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    (copy / "adapter" / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing or damaged .*; copy the run again") as caught:
+        _ = undertow.load_run(copy).adapter
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("rounds", "said"), [(None, "missing"), ("two", "rounds = two"), (-1, "rounds = -1")])
+def test_a_finished_run_with_a_damaged_result_is_told(made: undertow.Run, rounds: Any, said: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    result = json.loads((copy / "result.json").read_text())
+    result = {**result, "rounds": rounds} if rounds is not None else {key: one for key, one in result.items() if key != "rounds"}
+    (copy / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=rf"result\.json: .*{said}"):
+        undertow.run(made.config, out=copy, report=False)
+
+
 def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 

@@ -186,4 +186,4 @@ def test_facts(
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
     file.write_bytes(content if damage is None else damaged(content, *damage))
     found = in_one_line(lambda: read_facts(file, limit=limit))
-    assert found is None or all(row.subject and row.relation and row.answer for row in found)
+    assert found is None or all(row.subject and row.relation and row.object for row in found)

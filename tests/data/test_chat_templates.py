@@ -188,6 +188,7 @@ def test_a_template_of_ones_own_that_leaves_something_out_is_told(
         ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}", "leaves out an earlier answer"),
         ("{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}{{ messages[0].content }}",
          r"does not take sample 2 \(TemplateError: no system here\)"),
+        ("{{ messages[-1].content }}\ud800", "writes half a character"),
     ],
 )  # fmt: skip
 def test_a_chat_template_that_leaves_something_out_is_told(tokenizer: Any, template: str, what: str) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 from undertow.config import Config, by_short_names
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_json, write_text
-from undertow.runs.records import Round, Score, Written, lines, read_json, read_jsonl
+from undertow.runs.records import Result, Round, Score, Written, check, lines, read_json, read_jsonl
 from undertow.runs.seal import FILE as SEALED
 from undertow.runs.seal import changes, extend, refuse_edited
 
@@ -109,7 +109,11 @@ class RunDirectory:
     def result(self) -> dict[str, Any] | None:
         """Return the final figures, or None while the run is unfinished."""
         path = self.folder / "result.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        values = read_json(path)
+        check(Result, values, path)
+        return values
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows to one of the growing files as records of its kind, and wait until they are on disk."""

@@ -81,7 +81,14 @@ class Chat(PromptFormat):
         except Exception as error:  # of jinja or of what the template calls: it is a program from elsewhere
             what = f"does not take sample {sample}" if sample else "does not take a question"
             raise UserError(f"template 'chat': the tokenizer's chat template {what} ({reason(error)}); {_OTHERS}") from error
-        return str(found)
+        text = str(found)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"template 'chat': the tokenizer's chat template writes half a character (a lone surrogate); {_OTHERS}"
+            ) from error
+        return text
 
 
 def _template_of(tokenizer: Any) -> str:
