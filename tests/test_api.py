@@ -49,15 +49,24 @@ def test_a_damaged_adapter_is_told_in_one_line(made: undertow.Run, content: byte
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("rounds", "said"), [(None, "missing"), ("two", "rounds = two"), (-1, "rounds = -1")])
-def test_a_finished_run_with_a_damaged_result_is_told(made: undertow.Run, rounds: Any, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [({"rounds": None}, "rounds = "), ({"rounds": "two"}, "rounds = 'two'"), ({"rounds": -1}, "rounds = -1"), (None, "not JSON")],
+)
+def test_a_damaged_result_of_a_finished_run_is_told_and_made_again(
+    made: undertow.Run, damage: dict[str, Any] | None, said: str, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(made.folder, copy)
-    result = json.loads((copy / "result.json").read_text())
-    result = {**result, "rounds": rounds} if rounds is not None else {key: one for key, one in result.items() if key != "rounds"}
-    (copy / "result.json").write_text(json.dumps(result))
-    with pytest.raises(UserError, match=rf"result\.json: .*{said}"):
+    path = copy / "result.json"
+    whole = json.loads(path.read_text())
+    path.write_text("{" if damage is None else json.dumps({**whole, **damage}))
+    with pytest.raises(UserError, match=rf"result\.json.*{said}.*; delete it and repeat the command"):
         undertow.run(made.config, out=copy, report=False)
+    path.unlink()
+    undertow.run(made.config, out=copy, report=False)
+    again = json.loads(path.read_text())
+    assert {**again, "run": "", "seconds": 0} == {**whole, "run": "", "seconds": 0}
 
 
 def python(code: str) -> str:

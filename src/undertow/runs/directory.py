@@ -107,12 +107,16 @@ class RunDirectory:
         self._lock.close()
 
     def result(self) -> dict[str, Any] | None:
-        """Return the final figures, or None while the run is unfinished."""
-        path = self.folder / "result.json"
+        """Return the final figures, or None while the run is unfinished.
+
+        Raises:
+            UserError: they are damaged.
+        """
+        path, then = self.folder / Result.FILE, "delete it and repeat the command, which makes it again from the last checkpoint"
         if not path.exists():
             return None
-        values = read_json(path)
-        check(Result, values, path)
+        values = read_json(path, then)
+        check(Result, values, path, then)
         return values
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:

@@ -309,15 +309,16 @@ _R = TypeVar("_R", bound=Record)
 _W = TypeVar("_W", bound=Written)
 
 
-def check(kind: type[_R], values: Mapping[str, Any], place: object) -> _R:
-    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value, with ``place`` named."""
+def check(kind: type[_R], values: Mapping[str, Any], place: object, then: str = "repeat the `undertow run` command") -> _R:
+    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value, with ``place`` named and what
+    to do ``then``."""
     number = values.get("format", 0)
     if issubclass(kind, Written) and isinstance(number, int) and number > kind.NEWEST:
         raise UserError(f"{place}: format {number} is of a newer Undertow, this one reads up to {kind.NEWEST}; update undertow")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{place}: {first_rule(error)}; repeat the `undertow run` command") from error
+        raise UserError(f"{place}: {first_rule(error)}; {then}") from error
 
 
 def lines(kind: type[Written], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -350,8 +351,8 @@ def read_record(folder: Path, kind: type[_W]) -> _W:
     return check(kind, read_json(folder / kind.FILE), folder / kind.FILE)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run.
+def read_json(path: Path, then: str = "repeat the same command to rebuild it") -> dict[str, Any]:
+    """Read a JSON object of a run; an error says what to do ``then``.
 
     Raises:
         UserError: missing, or not an object.
@@ -361,9 +362,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged: not JSON ({error}); repeat the same command to rebuild it") from error
+        raise UserError(f"{path} is damaged: not JSON ({error}); {then}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: no JSON object; repeat the same command to rebuild it")
+        raise UserError(f"{path} is damaged: no JSON object; {then}")
     return found
 
 
