@@ -192,6 +192,15 @@ def test_every_text_of_a_row_is_read_or_accounted_for(row: dict[str, Any]) -> No
         assert left_out or (account.dropped and asked), (path, text, account.sentence())
 
 
+@pytest.mark.parametrize("nothing", [[None], [], [""], None, " "])
+@pytest.mark.parametrize("pair", [("instruction", "completion"), ("prompt", "response"), ("query", "output")])
+def test_a_second_question_without_an_answer_is_read_as_text(pair: tuple[str, str], nothing: Any) -> None:
+    reader = Reader()
+    parts = reader.parts({pair[0]: "which bird?", pair[1]: nothing, "question": "which fish?", "answer": "a carp"}, "row")
+    assert [part.answers[0] for part in parts] == ["a carp", "which bird?"]
+    assert pair[0] in reader.account.unread
+
+
 @pytest.mark.parametrize("content", ["an owl", "", []])
 @pytest.mark.parametrize("kind", ["reasoning_content", "thinking", "tool_calls"])
 def test_what_stands_beside_a_rejected_answer_is_read(content: Any, kind: str) -> None:

@@ -310,8 +310,7 @@ _W = TypeVar("_W", bound=Written)
 
 
 def check(kind: type[_R], values: Mapping[str, Any], place: object, then: str = "repeat the `undertow run` command") -> _R:
-    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value, with ``place`` named and what
-    to do ``then``."""
+    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value: where, and what ``then``."""
     number = values.get("format", 0)
     if issubclass(kind, Written) and isinstance(number, int) and number > kind.NEWEST:
         raise UserError(f"{place}: format {number} is of a newer Undertow, this one reads up to {kind.NEWEST}; update undertow")

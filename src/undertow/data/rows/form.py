@@ -324,14 +324,15 @@ class Form(Outer):
             more = [*own.follow(turns(self.row[talk], self.place, talk, self.fields)), *own.finish()]
             name = talk
         else:
-            pair = next((pair for pair in self.plan.pairs if self._filled([pair[1]]) and pair[0] in self.left), None)
-            if pair is None:
+            both = ((ask, name) for ask, name in self.plan.pairs if self._filled([name]) and ask in self.left)
+            told = ((ask, name, answers(self.row[name], self.place, name)) for ask, name in both)
+            ask, name, texts = next((found for found in told if any(found[2])), ("", "", ()))
+            if not ask:
                 return None
-            ask, name = pair
             self.left.pop(ask)
             self.left.pop(name)
             question = said(self.row[ask], self.place, ask)
-            more = [Part(question, (text,)) for text in answers(self.row[name], self.place, name)]
+            more = [Part(question, (text,)) for text in texts]
             self.fields.beside[ask] = None
         for part in more:
             part.weight, part.why, part.pool = 0.0, "second answer of a row", part.pool or name

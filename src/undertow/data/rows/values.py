@@ -134,5 +134,9 @@ def unpacked(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value holds nothing: null, blank text, an empty list or object."""
-    return value is None or value == "" or value == [] or value == {} or (isinstance(value, str) and value.isspace())
+    """Whether a value holds nothing: null, blank text, a list or an object of nothing."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, list | dict):
+        return all(map(is_empty, value.values() if isinstance(value, dict) else value))
+    return value is None
