@@ -142,8 +142,8 @@ class Party(Crowding):
         if kind is None:
             return None
         # A label is one of few, and its own kind of answer.
-        many = not self._is_label(i) and self._is_one_of_many(i, case)
-        return kind if self._is_enough(i, kind) and not many else "note"
+        acts = self._is_enough(i, kind) and (self._is_label(i) or not self._is_one_of_many(i, case))
+        return kind if acts else "note"
 
     def _is_label(self, i: int) -> bool:
         return bool(self.pieces.kind[i] == grams.WHOLE and not self.span[i] and self.size[i] >= self.rules.common * self.samples)
