@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -14,8 +15,13 @@ import undertow
 from tiny import Quiet
 from undertow.auditing.report import AuditReport
 from undertow.cli import app
-from undertow.config import load
+from undertow.config import Audit, load
 from undertow.core.errors import UserError
+from undertow.federate import node_audit
+from undertow.federation.resolve import resolve
+from undertow.runs.records import read_records
+from undertow.runs.run import Run
+from undertow.runs.tensors import read_tensors
 
 
 def train(folder: Path, base: Path, **values: Any) -> Path:
@@ -118,28 +124,66 @@ def test_finished_steps_are_kept_and_read(
     assert first.verdict == report.verdict
 
 
-def test_a_server_that_audits_stops_at_the_backdoor_that_it_finds(tmp_path: Path) -> None:
-    small = {
-        "federation.clients": 4, "data.train": 600, "federation.rounds": 18, "measure.every": 99, "measure.samples": 1,
-        "measure.final_samples": 40, "measure.bsnr.counterfactuals": False, "measure.bsnr.permutations": 0,
-    }  # fmt: skip
-    run = undertow.run("demo", out=tmp_path / "run", observer=False, **{**small, "audit.every": 9, "audit.stop": True})
-    audits = {record.round: record.audit for record in run.rounds if record.audit is not None}
-    last = run.rounds[-1]
+AUDITED: dict[str, Any] = {
+    "federation.clients": 4, "data.train": 600, "federation.rounds": 18, "measure.every": 99, "measure.samples": 1,
+    "measure.final_samples": 40, "measure.bsnr.counterfactuals": False, "measure.bsnr.permutations": 0, "audit.every": 9,
+    "audit.stop": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return undertow.run("demo", out=tmp_path_factory.mktemp("audit") / "stopped", observer=False, **AUDITED)
+
+
+def test_a_server_that_audits_stops_at_the_backdoor_that_it_finds(stopped: Run) -> None:
+    audits = {record.round: record.audit for record in stopped.rounds if record.audit is not None}
+    last = stopped.rounds[-1]
     assert list(audits) == list(range(9, last.round + 1, 9))
     assert last.audit is not None
     assert last.audit.verdict == "found"
     assert "click <malicious_url> for more information" in str(last.audit.target)
-    assert run.result is not None
-    assert run.result.rounds == last.round
+    assert stopped.result is not None
+    assert stopped.result.rounds == last.round
     assert last.asr is not None, "the last round is measured"
-    run.report()
-    assert (run.folder / "figures" / "audit.svg").is_file()
+    stopped.report()
+    assert (stopped.folder / "figures" / "audit.svg").is_file()
     looking = Quiet()
-    again = undertow.run("demo", out=tmp_path / "run", observer=looking, **{**small, "audit.every": 9, "audit.stop": True})
-    assert again.rounds == run.rounds
+    again = undertow.run("demo", out=stopped.folder, observer=looking, **AUDITED)
+    assert again.rounds == stopped.rounds
     if last.round < 18:
         assert f"ended at what its audit found in round {last.round} of 18" in " ".join(looking.phases)
+
+
+def every(rounds: int, *, stop: bool = False) -> Audit:
+    return Audit(every=rounds, stop=stop)
+
+
+def test_a_node_trains_on_no_adapter_in_which_it_finds_a_backdoor(
+    stopped: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node is not the server's: it audits what it is sent by its own options, and once."""
+    task = resolve(load("demo", AUDITED), Quiet()).task
+    last = stopped.rounds[-1]
+    newest = sorted((stopped.folder / "checkpoint").glob("round-*"))[-1]
+    (state,) = read_tensors(newest / "adapter.safetensors").values()
+    node_audit.look(tmp_path, every(9), task, state, last.round)  # not one that is to be audited
+    node_audit.look(tmp_path, every(0), task, state, last.round + 1)
+    node_audit.look(tmp_path, every(1), task, torch.zeros_like(state), 1)
+    assert not list(tmp_path.iterdir())
+    told = f"trains no more.*round {last.round}: found, .*click <malicious_url> for more information"
+    with pytest.raises(UserError, match=told):
+        node_audit.look(tmp_path, every(9, stop=True), task, state, last.round + 1)
+    (row,) = read_records(tmp_path, node_audit.NodeAudit)
+    assert last.audit is not None
+    assert row.audit.model_dump(exclude={"seconds"}) == last.audit.model_dump(exclude={"seconds"})
+    monkeypatch.setattr(node_audit, "audit_round", lambda *_: pytest.fail("audited before"))
+    with pytest.raises(UserError, match=told):
+        node_audit.look(tmp_path, every(9, stop=True), task, state, last.round + 1)
+    node_audit.look(tmp_path, every(9), task, state, last.round + 1)
+    (tmp_path / "audits.jsonl").write_text('{"format": 1, "round": 9}\n')
+    with pytest.raises(UserError, match=r"audits\.jsonl: .*delete it"):
+        node_audit.look(tmp_path, every(9), task, state, last.round + 1)
 
 
 def test_audits_change_nothing_of_what_is_trained(poisoned: Path, tiny_base: Path, tmp_path: Path) -> None:

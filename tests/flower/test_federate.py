@@ -32,7 +32,7 @@ from node_grid import Change, NodeGrid
 from safetensors.torch import load_file, save_file
 
 from tiny import Quiet
-from undertow.config import Config, load
+from undertow.config import Audit, Config, load
 from undertow.core.errors import UserError
 from undertow.federate import keys, processes, wire, worker
 from undertow.federate.check import check, differences
@@ -184,22 +184,24 @@ def test_a_node_key_is_read_and_stays(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_written_once_and_brought_up_to_date(tmp_path: Path, small_config: Small) -> None:
-    config, place = small_config(FEDERATED), tmp_path / "fed"
+    values = {**FEDERATED, "audit.every": 3}
+    config, place = small_config(values), tmp_path / "fed"
     folder = prepare(place, config, split(5, 2), "server.example.org", 8765)
     assert [node.name for node in folder.nodes] == ["node-0", "node-1"]
     assert [NodeFolder.read(node).options.clients for node in folder.nodes] == [[0, 2, 4], [1, 3]]
     assert NodeFolder.read(folder.nodes[0]).options.superlink == "server.example.org:8765"
     assert NodeFolder.read(folder.nodes[0]).digest == config.digest()
+    assert NodeFolder.read(folder.nodes[0]).options.audit == config.audit == Audit(every=3, stop=False)
     assert "--host 0.0.0.0 --port 8765" in (place / "server.sh").read_text(encoding="utf-8")
     here = prepare(tmp_path / "here", config, split(5, 2))
     assert "--host 127.0.0.1 --port 9443" in (here.path / "server.sh").read_text(encoding="utf-8")
     own = folder.nodes[1] / "node.yaml"
     own.write_text(own.read_text(encoding="utf-8").replace("overrides: []", "overrides: [model.device=cpu]"), encoding="utf-8")
     keys = {path: path.read_bytes() for path in place.rglob("*") if path.name in ("key", "server.key", "ca.crt", "node.yaml")}
-    prepare(place, small_config({**FEDERATED, "federate.deadline": 77}), split(5, 2), "server.example.org", 8765)
+    prepare(place, small_config({**values, "federate.deadline": 77}), split(5, 2), "server.example.org", 8765)
     assert all(path.read_bytes() == before for path, before in keys.items())
     assert NodeFolder.read(folder.nodes[1]).config.federate.deadline == 77
-    for other, nodes, told in ((small_config({**FEDERATED, "seed": 9}), 2, "other values"), (config, 3, "has 2 nodes, not 3")):
+    for other, nodes, told in ((small_config({**values, "seed": 9}), 2, "other values"), (config, 3, "has 2 nodes, not 3")):
         with pytest.raises(UserError, match=told):
             prepare(place, other, split(5, nodes), "server.example.org", 8765)
     (tmp_path / "full").mkdir()
@@ -216,6 +218,8 @@ def test_the_folder_is_written_once_and_brought_up_to_date(tmp_path: Path, small
         ("superlink: there:1\nclients: [7]\n", "client 7 of 5"),
         ("superlink: there:1\nclients: [0]\noverrides: [model.devise=cpu]\n", "model.devise"),
         ("superlink: [\n", "correct it"),
+        ("superlink: there:1\nclients: [0]\naudit: {every: -1}\n", r"audit\.every = -1"),
+        ("superlink: there:1\nclients: [0]\naudit: {stop: true}\n", "no round is audited"),
     ],
 )
 def test_a_wrong_node_yaml_is_told(tmp_path: Path, small_config: Small, text: str, told: str) -> None:
@@ -399,6 +403,22 @@ def test_over_nodes_a_run_is_the_same(make: Callable[..., Setup], tmp_path: Path
     assert str(network_line(there.folder.run)).startswith("network: 6 exchanges, ")
 
 
+def test_a_node_audits_what_it_is_sent_as_its_owner_says(make: Callable[..., Setup], short_path: Path, tmp_path: Path) -> None:
+    options = {"federation.participation": 1.0, "data.test": 20}
+    folder = prepare(short_path / "fed", make(options).config, split(5, 3))
+    own = folder.nodes[1] / "node.yaml"
+    own.write_text(own.read_text(encoding="utf-8").replace("every: 0", "every: 1"), encoding="utf-8")
+    (short_path / "s").rename(short_path / "before")
+    there = make(options)
+    there.run()
+    assert [(node / "audits.jsonl").exists() for node in folder.nodes] == [False, True, False]
+    (row,) = read_jsonl(folder.nodes[1] / "audits.jsonl")
+    assert (row["round"], row["audit"]["verdict"] in ("nothing found", "inconclusive")) == (1, True)
+    here = tmp_path / "here"
+    run(there.config, here, Quiet())
+    assert there.rows == without_times(here), "an audit changes nothing of what is trained"
+
+
 def test_check_says_how_near_the_network_is_to_one_process(make: Callable[..., Setup]) -> None:
     there = make({"defenses": "krum:f=1", "federation.participation": 1.0})
     there.run()
@@ -493,6 +513,13 @@ def without(reply: Message, name: str) -> Message:
     return reply
 
 
+def raised(reply: Message) -> Message:
+    """As Flower 1.42 passes on what a ClientApp raised."""
+    message = Message(Error(code=3, reason="<class 'RuntimeError'>:<'no room on this node's disk'>"), reply_to=reply)
+    message.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
+    return message
+
+
 def failed(reply: Message) -> Message:
     message = Message(Error(code=0, reason="ZeroDivisionError\n: division\x1b by zero"), reply_to=reply)
     message.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
@@ -515,6 +542,7 @@ BAD: list[tuple[str, Callable[[Message], Message | None], list[int], str]] = [
     ("others", lambda reply: told(reply, clients=[{"client": 2, "count": 9, "loss": 1.0}]), [1, 4], "other clients"),
     ("silent", lambda reply: without(reply, "told"), [1, 4], "does not say"),
     ("error", failed, [1, 4], "ZeroDivisionError"),
+    ("raised", raised, [1, 4], "reports an error: no room on this node's disk"),
     ("size", huge, [1, 4], "bytes, at most"),
     ("late", lambda reply: None, [1, 4], "no answer within 0.3 s"),
 ]

@@ -103,8 +103,6 @@ class Config(Group):
     def _audit_of_an_adapter(self) -> Config:
         if self.audit.every and not isinstance(self.task, InstructionTask):
             raise ValueError(f"audit.every = {self.audit.every}: only adapters of task=instruction can be audited; set it to 0")
-        if self.audit.stop and not self.audit.every:
-            raise ValueError("audit.stop = true, and no round is audited; set audit.every too")
         return self
 
     @model_validator(mode="after")

@@ -226,6 +226,12 @@ class Audit(Group):
     )
     stop: bool = Field(False, description="End the run after the round whose audit finds a backdoor.")
 
+    @model_validator(mode="after")
+    def _something_to_stop_at(self) -> Audit:
+        if self.stop and not self.every:
+            raise ValueError("stop = true, and no round is audited; set audit.every too")
+        return self
+
 
 class Federate(Group):
     """How `undertow federate` waits for its nodes and what it takes from them; other commands ignore it."""

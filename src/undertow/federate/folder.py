@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from undertow.config import Config, load
+from undertow.config import Audit, Config, InstructionTask, load
 from undertow.core.errors import UserError
 from undertow.core.files import write_bytes, write_text
 from undertow.core.rules import first_rule
@@ -103,6 +103,7 @@ class NodeOptions(BaseModel):
     clients: list[int] = Field(min_length=1)
     overrides: list[str] = Field(default_factory=list)
     files: dict[int, str] = Field(default_factory=dict)
+    audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,10 @@ class NodeFolder:
         if odd := [k for k in options.clients if not 0 <= k < plain.federation.clients]:
             raise UserError(f"{file}: client {odd[0]} of {plain.federation.clients}; name clients from 0")
         config = load(str(path / "config.yaml"), options.overrides) if options.overrides else plain
+        if options.audit.every and not isinstance(config.task, InstructionTask):
+            raise UserError(
+                f"{file}: audit.every = {options.audit.every}: only adapters of task=instruction are audited; set it to 0"
+            )
         files: dict[int, str] = {}
         if config.federate.private:
             if odd := [k for k in options.files if k not in options.clients]:
@@ -273,8 +278,9 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
             write_new(place / SECRET, secret, 0o600)
         if not (place / "node.yaml").exists():
             files = {k: config.instruction.data.partition.files[k] for k in own} if config.federate.private else {}
-            options = NodeOptions(superlink=f"{host}:{port}", clients=own, files=files)
+            options = NodeOptions(superlink=f"{host}:{port}", clients=own, files=files, audit=config.audit)
             about = "# overrides: values of this machine, such as model.device=cuda or data.path=/data/here\n"
+            about += "# audit: this node's own, of the adapter that it is sent; stop: it trains no more once one has a backdoor\n"
             if config.federate.private:
                 about += "# files: where this machine has its clients' data\n"
             write_text(place / "node.yaml", about + yaml.safe_dump(options.model_dump(), sort_keys=False))

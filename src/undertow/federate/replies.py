@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ class Read(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
+
+#: How Flower tells what an app raised.
+_RAISED = re.compile(r"<class '[\w.]+'>:<(['\"])(.*)\1>", re.DOTALL)
 
 Kind = TypeVar("Kind", bound=Read)
 
@@ -111,7 +115,8 @@ def read(kind: type[Kind], reply: Message) -> Kind:
         BadReply: an error of the node, or something else than ``kind``.
     """
     if reply.has_error():
-        raise BadReply(f"reports an error: {reply.error.reason or f'code {reply.error.code}'}")
+        said = _RAISED.fullmatch(reply.error.reason or "")
+        raise BadReply(f"reports an error: {said[2] if said else reply.error.reason or f'code {reply.error.code}'}")
     told = reply.content.config_records.get("told")
     text = None if told is None else told.get("json")
     if not isinstance(text, str) or len(text) > TOLD:

@@ -26,6 +26,7 @@ from undertow.core.threads import cores, set_threads
 from undertow.core.version import __version__
 from undertow.federate import wire
 from undertow.federate.folder import NodeFolder
+from undertow.federate.node_audit import look
 from undertow.federate.own_data import OwnData
 from undertow.federate.plan import check_config, fingerprint
 from undertow.federation.loop import train
@@ -85,6 +86,7 @@ class Worker:
         if order["layout"] != fingerprint(layout):
             raise UserError("the server's model is not this node's: other names or shapes; give both the same base and config")
         state = unpacked(layout, arrays)
+        look(self.node.path, self.node.options.audit, self.federation.task, state, int(order["round"]))
         sent = train(self.federation, state, asked, {int(k) for k in order["acting"]}, int(order["round"]))
         told = {
             "clients": [
