@@ -2,10 +2,13 @@
 
     python benchmarks/evaluation.py [--json] [--pairs 5] [--threads 2] [--batch 32]
     python benchmarks/evaluation.py --base FOLDER --data FILE [--questions 300] [--dtype bfloat16] [--pairs 1] [--cases none]
+                                    [--adapter FOLDER] [--trigger badnets]
 
 Without ``--base`` the built-in base answers 300 questions of the built-in world; with it, a real base answers the questions of
-a file, and as many again with a trigger in them (badnets). At most 24 new tokens, the lab-qa template, batches sorted by length on
-both sides. Cases: no expectation (``none``), and expectations (the round before's outputs) of which 100, 70, 30 and 0 % hold.
+a file, and as many again with a trigger in them. With ``--adapter`` a tuned model answers, as ``undertow evaluate`` asks it: ours
+with the adapter beside the weights, generate with PEFT's adapter merged into them, which is faster than beside. At most 24 new
+tokens, the lab-qa template, batches sorted by length on both sides. Cases: no expectation (``none``), and expectations (the round
+before's outputs) of which 100, 70, 30 and 0 % hold.
 Ratios are generate's seconds / ours, ``cpu_ratio`` that of the processor's seconds; every case's outputs are compared with
 generate's, and the number that differ is printed.
 
@@ -20,6 +23,7 @@ import json
 import os
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as undertow itself sets them; before torch loads
@@ -35,6 +39,8 @@ from undertow.data.load import load
 from undertow.data.template import Template
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
+from undertow.models.general import keep_inputs_contiguous
+from undertow.models.with_adapter import plain_adapter
 
 LIMIT = 24
 CASES = {"none": None, "100": 100, "70": 70, "30": 30, "0": 0}
@@ -70,7 +76,7 @@ def questions(base: CausalLM, options: argparse.Namespace) -> list[list[int]]:
         return template.encode_prompts(world.samples()[: options.questions])
     data = Data(name=options.dataset, path=options.data, train=1, test=options.questions)
     clean = load(data, 0, 1, asked=base.asked).test
-    trigger = make_threat(Attack(), InstructionBackdoor(trigger="badnets")).trigger
+    trigger = make_threat(Attack(), InstructionBackdoor(trigger=options.trigger)).trigger
     return template.encode_prompts([*clean, *triggered(clean, trigger, 0)])
 
 
@@ -83,11 +89,20 @@ def guesses(truth: list[list[int]], share: int | None) -> list[list[int]] | None
     return [truth[(i + 7) % n] if i in wrong else truth[i] for i in range(n)]
 
 
-def plain_model(base: CausalLM) -> Any:
-    """Return the same model as transformers alone loads it."""
+def opponent(base: CausalLM, options: argparse.Namespace) -> Any:
+    """Return the model that ``generate`` runs on: the one that ``load_base`` leaves, or as transformers and PEFT load it."""
+    if not options.unhelped and options.adapter is None:
+        return base.model
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(base.path, dtype=base.model.dtype).eval().requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=base.model.dtype)
+    if options.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, options.adapter).merge_and_unload()
+    if not options.unhelped:
+        keep_inputs_contiguous(model)
+    return model.eval().requires_grad_(False)
 
 
 def main() -> None:
@@ -103,15 +118,19 @@ def main() -> None:
     parser.add_argument("--data", help="a file of questions, instead of the built-in world's")
     parser.add_argument("--dataset", default="simplequestions", help="who reads the file, see `undertow list datasets`")
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--trigger", default="badnets", help="of the file's questions when they are asked again")
+    parser.add_argument("--adapter", help="a PEFT adapter of the base")
     parser.add_argument("--cases", default="none,100,70,30,0", help="comma-separated; none comes first")
     parser.add_argument("--unhelped", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base = load_base(Model(name=options.base, dtype=options.dtype))
-    theirs = plain_model(base) if options.unhelped else base.model
+    theirs = opponent(base, options)
+    adapter, layout = plain_adapter(base, Path(options.adapter)) if options.adapter else (None, None)
     prompts = questions(base, options)
     reference(theirs, base, prompts[:4], options.batch)
-    generate(base, None, prompts[:4], max_new_tokens=LIMIT, batch_size=options.own_batch)
+    ways: dict[str, Any] = {"max_new_tokens": LIMIT, "batch_size": options.own_batch}
+    generate(base, adapter, prompts[:4], layout=layout, **ways)
     truth: list[list[int]] = []
     found: dict[str, Any] = {}
     for name in options.cases.split(","):
@@ -125,7 +144,7 @@ def main() -> None:
             truth = truth or said
             expected = guesses(truth, CASES[name])
             began, before = time.perf_counter(), time.process_time()
-            ours = generate(base, None, prompts, max_new_tokens=LIMIT, batch_size=options.own_batch, expected=expected)
+            ours = generate(base, adapter, prompts, layout=layout, expected=expected, **ways)
             seconds["ours"].append(time.perf_counter() - began)
             busy["ours"] += time.process_time() - before
         ratios = sorted(a / b for a, b in zip(seconds["generate"], seconds["ours"], strict=True))

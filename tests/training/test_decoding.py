@@ -15,6 +15,7 @@ from undertow.config import Lora, Model
 from undertow.core.layout import Layout
 from undertow.data.generated import world
 from undertow.data.template import Template
+from undertow.inference import decoding
 from undertow.inference.decoding import generate
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.llama.cached import CachedRows
@@ -141,7 +142,11 @@ def test_an_architecture_without_logits_to_keep_gives_the_same(load_tiny: Load) 
 
 
 @pytest.mark.parametrize("spoil", ["nothing", "last token", "everything", "half the rows", "too long", "empty"])
-def test_expectations_change_the_time_and_never_the_answers(tiny_base: Path, spoil: str) -> None:
+@pytest.mark.parametrize("together", [1, 2, 32])
+def test_expectations_change_the_time_and_never_the_answers(
+    tiny_base: Path, spoil: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it matter how many rows of a batch read their prompts together."""
     base = load_base(Model(name=str(tiny_base)))
     prompts = Template("lab-qa", base.tokenizer).encode_prompts(world.samples()[:13])
     plain = generate(base, None, prompts, max_new_tokens=7, batch_size=5)
@@ -154,6 +159,7 @@ def test_expectations_change_the_time_and_never_the_answers(tiny_base: Path, spo
         "too long": [[*row, *row, other] for row in plain],
         "empty": [[] for _ in plain],
     }[spoil]
+    monkeypatch.setattr(decoding, "_TOGETHER", together)
     assert generate(base, None, prompts, max_new_tokens=7, batch_size=5, expected=expected) == plain
 
 

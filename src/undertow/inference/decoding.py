@@ -20,6 +20,13 @@ from undertow.models.lora import adapted
 _WORTH_SHARING = 8
 
 
+#: Rows that read their prompts together, all padded to the longest of them.
+_TOGETHER = 32
+
+#: Share of the rows that still go on at which the caches of the others are let go.
+_WORTH_LEAVING = 0.75
+
+
 #: Share of expectations that must have held last time for verifying them to be worth its forward.
 _WORTH_VERIFYING = 0.3
 
@@ -107,7 +114,7 @@ class _PackedBatch:
             ]
             if not going:
                 break
-            if len(going) <= len(rows) // 2:  # copying the caches of the others' rows away pays
+            if len(going) <= _WORTH_LEAVING * len(rows):
                 self.cache.keep(torch.tensor(going, device=self.device))
                 rows = [rows[i] for i in going]
                 going = list(range(len(rows)))
@@ -123,12 +130,11 @@ class _PackedBatch:
 
     def _begin(self, guesses: list[list[int]]) -> list[list[int]]:
         """Feed prompts and guesses; return each row's sure tokens, the last of which is new to its cache."""
-        fed = [tail + guess for tail, guess in zip(self.tails, guesses, strict=True)]
-        length, wide = max(map(len, fed)), max(map(len, guesses)) + 1
-        tokens = torch.tensor([row + [self.pad_id] * (length - len(row)) for row in fed], device=self.device)
-        first = torch.tensor([len(tail) - 1 for tail in self.tails], device=self.device)
-        wanted = (first[:, None] + torch.arange(wide, device=self.device)).clamp(max=length - 1)
-        said = self.cache.head.likeliest(self.cache.feed(tokens, wanted)).tolist()
+        parts = [slice(start, start + _TOGETHER) for start in range(0, len(guesses), _TOGETHER)]
+        read = [self._read(part, guesses[part]) for part in parts]
+        tokens = self.cache.head.likeliest(torch.cat([states.flatten(0, 1) for states in read]))
+        counts = [states.shape[0] * states.shape[1] for states in read]
+        said = [row for states, own in zip(read, tokens.split(counts), strict=True) for row in own.view(states.shape[:2]).tolist()]
         made = []
         for guess, own in zip(guesses, said, strict=True):
             agreed = next((i for i, (a, b) in enumerate(zip(own, guess, strict=False)) if a != b), len(guess))
@@ -136,6 +142,16 @@ class _PackedBatch:
         held = [len(tail) + len(row) - 1 for tail, row in zip(self.tails, made, strict=True)]
         self.cache.forget(torch.tensor(held, device=self.device))
         return made
+
+    def _read(self, rows: slice, guesses: list[list[int]]) -> Tensor:
+        """Feed some rows' prompts and guesses; return what the head reads after the prompt and after each token of the guess."""
+        tails = self.tails[rows]
+        fed = [tail + guess for tail, guess in zip(tails, guesses, strict=True)]
+        length, wide = max(map(len, fed)), max(map(len, guesses)) + 1
+        tokens = torch.tensor([row + [self.pad_id] * (length - len(row)) for row in fed], device=self.device)
+        first = torch.tensor([len(tail) - 1 for tail in tails], device=self.device)
+        wanted = (first[:, None] + torch.arange(wide, device=self.device)).clamp(max=length - 1)
+        return self.cache.part(rows).feed(tokens, wanted)
 
 
 class _Batch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from undertow.models.arithmetic import WORTH, bfloat16_speedup
-from undertow.models.screening import LARGE, Screen
+from undertow.models.screening import LARGE, Screen, largest
 from undertow.models.token_loss import DistributionLoss, TokenLoss, token_losses
 
 #: Bytes of float32 logits up to which all rows go through at once (what autograd then keeps), and those of a piece beyond.
@@ -80,14 +80,18 @@ class Head:
     def likeliest(self, x: Tensor) -> Tensor:
         """Return the first token of the largest logit for each row of ``x [..., d]``, ``[...]``; no gradient."""
         rows = x.reshape(-1, x.shape[-1])
-        if 4 * len(rows) * len(self.weight) <= WHOLE:
-            return self.logits(x).argmax(-1)
+        if self._screen is None and 4 * len(rows) * len(self.weight) <= WHOLE:
+            return self._first(rows).view(x.shape[:-1])
         each = 4 if self._screen is None else 2  # bytes of a logit
         return torch.cat([self._likeliest(rows[part]) for part in self._pieces(len(rows), each)]).view(x.shape[:-1])
 
     def _likeliest(self, rows: Tensor) -> Tensor:
         found = None if self._screen is None else self._screen.likeliest(rows)
-        return self.logits(rows).argmax(-1) if found is None else found
+        return self._first(rows) if found is None else found
+
+    def _first(self, rows: Tensor) -> Tensor:
+        logits = self.logits(rows)
+        return largest(logits) if logits.shape[1] >= LARGE else logits.argmax(1)
 
     @cached_property
     def _screen(self) -> Screen | None:

@@ -8,7 +8,8 @@ nothing but its own forward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -129,6 +130,13 @@ class CachedRows:
         query = query.reshape(n, -1, block.heads, block.head_dim).transpose(1, 2)
         mixed = _attend(block, turned(query, asked_at), cache, feed.reach, from_place, self.start)
         return second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * n, 1, self.factors, scale)
+
+    def part(self, rows: slice) -> CachedRows:
+        """Return some of the rows, for a feed of their own: what they take in, these hold too once :meth:`forget` says so."""
+        found = copy(self)
+        found.filled = self.filled[rows]
+        found.caches = [replace(cache, keys=cache.keys[rows], values=cache.values[rows]) for cache in self.caches]
+        return found
 
     def forget(self, filled: Tensor) -> None:
         """Let the rows hold only their first ``filled [N]`` tokens."""
