@@ -13,7 +13,7 @@ from fabricated_results import rate, run
 import undertow
 from undertow.core.errors import UserError
 from undertow_reproductions import beside, counts, fig2a, release, table1
-from undertow_reproductions.document import csv_of
+from undertow_reproductions.document import command, csv_of
 from undertow_reproductions.report import reproduce
 from undertow_reproductions.reproduce import Options, get_collection, items_of, make_plan, open_lab, wishes_of
 from undertow_reproductions.results import Results
@@ -65,6 +65,10 @@ def test_the_whole_set_is_what_the_profile_names_and_shares_its_runs(tmp_path: P
     assert len(guards["matrix"] & fit["fig2b"]) == 3 * 2, "no defense is the curve of Fig. 2b: in one folder these run once"
     assert len(cells(lab_of("counts", tmp_path, data), "counts")["counts"]) == 3 * 4 * 2
     assert len(lab_of("fit", tmp_path, data, seeds=1).of("fig2a").seeds) == 1, "what --seeds says goes for every item"
+    asked = lab_of("sanitization", tmp_path, data, seeds=3)
+    assert len(cells(asked, "sanitization")["matrix"]) == 7 * 4 * 3, "also where it is the profile's number"
+    assert "--seeds 3" in command(asked)
+    assert "--seeds" not in command(lab_of("sanitization", tmp_path, data))
 
 
 def test_the_plan_needs_no_run_and_names_minutes_and_memory(tmp_path: Path, data: Path, base: Path) -> None:

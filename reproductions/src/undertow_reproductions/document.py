@@ -111,7 +111,7 @@ def command(lab: FitLab, study: Study | None = None) -> str:
     words = ["undertow", "reproduce", lab.collection, "--profile", lab.profile.name]
     if study:
         words += ["--only", study.id]
-    if len(lab.seeds) != lab.profile.seeds:
+    if not lab.usual:
         words += ["--seeds", str(len(lab.seeds))]
     if lab.rules:
         words += ["--rules", ",".join(lab.rules)]

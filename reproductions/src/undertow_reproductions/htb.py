@@ -17,7 +17,7 @@ def _studies(lab: FitLab) -> dict[str, Study]:
     made = (
         htb_single.make(plans.cases),
         htb_repeated.make(plans.repeated),
-        _with_seeds(htb_evasion.make(plans.evasion), plans.seeds, lab.profile.seeds),
+        _with_seeds(htb_evasion.make(plans.evasion), plans.seeds),
         htb_kinds.make(plans.cases[0]),
         htb_defended.make(plans.defended),
         htb_fit.make(plans.cases[2], plans.ratio),
@@ -25,12 +25,12 @@ def _studies(lab: FitLab) -> dict[str, Study]:
     return {study.id: study for study in made}
 
 
-def _with_seeds(study: Study, seeds: int, usual: int) -> Study:
-    """Return the study with a number of seeds of its own, unless ``--seeds`` names another than the profile's ``usual``."""
+def _with_seeds(study: Study, seeds: int) -> Study:
+    """Return the study with a number of seeds of its own, unless ``--seeds`` names one."""
 
     def wishes(lab: Lab, results: Results) -> list[Wish]:
         assert isinstance(lab, FitLab)
-        return study.wishes(replace(lab, seeds=tuple(range(seeds))) if len(lab.seeds) == usual else lab, results)
+        return study.wishes(replace(lab, seeds=tuple(range(seeds))) if lab.usual else lab, results)
 
     return replace(study, wishes=wishes)
 

@@ -64,6 +64,7 @@ class FitLab:
         data: folder with corpora on which filters are measured; None without.
         corpora: those that ``--corpora`` chose; empty for all that the folder holds.
         base: folder's name of ``--base``; empty for the default one, or none.
+        usual: ``--seeds`` said nothing, so that items may take fewer seeds, or more.
     """
 
     profile: Profile
@@ -78,6 +79,7 @@ class FitLab:
     data: Path | None = None
     corpora: tuple[str, ...] = ()
     base: str = ""
+    usual: bool = True
     _cells: dict[str, Cell] = field(default_factory=dict, repr=False, compare=False)
     _trusted: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -86,7 +88,7 @@ class FitLab:
         """The profile's grids, as far as ``--rhos``, ``--seeds`` and the rounds of ``--set`` say nothing else."""
         found = self.profile.grids
         if self.guards:
-            draws = found.filters.seeds if len(self.seeds) == self.profile.seeds else len(self.seeds)
+            draws = found.filters.seeds if self.usual else len(self.seeds)
             found = replace(found, matrix_rhos=found.guarded_rhos, filters=replace(found.filters, seeds=draws))
         if any(word.partition("=")[0].strip() == "federation.rounds" for word in self.given):
             found = replace(found, long_rounds=self.main.federation.rounds)
@@ -115,7 +117,7 @@ class FitLab:
     def of(self, item: str) -> FitLab:
         """Return the lab with the seeds of an item."""
         few = self.profile.few.get(item, 0)
-        return replace(self, seeds=self.seeds[:few]) if few and len(self.seeds) == self.profile.seeds else self
+        return replace(self, seeds=self.seeds[:few]) if few and self.usual else self
 
     def trusted(self, seed: int) -> str | None:
         """The file of trusted samples of the runs of a seed, there or not; None where defenses get none."""
@@ -212,6 +214,7 @@ def make_lab(
         tuple(given),
         tuple(kept.values()),
         base="" if named == Path(PRETRAINED).name else named,
+        usual=seeds is None,
     )
 
 
