@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats
 
 from undertow.data.sample import Sample
 from undertow.sanitization import Finding, find, grams, repaired, wordings
+from undertow.sanitization import count as counting
 from undertow.sanitization.count import Sketch
 from undertow.sanitization.judge import grow
 from undertow.sanitization.significance import log_tail
@@ -99,6 +101,38 @@ def test_a_sketch_is_never_too_small_and_adds_up() -> None:
     one += two
     assert one.at_least(keys[:2000], 2).all()
     assert int(one.counts.sum()) == 6000
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
+def test_columns_and_what_is_known_of_them_are_a_dictionary_s(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of (sample, key) with a kind, a complement and whether it is exact, against counting in plain Python."""
+    monkeypatch.setattr(counting, "_AT_ONCE", at_once)
+    draw, columns, about = np.random.default_rng(3), counting._Columns(), counting._About()
+    entries: list[tuple[int, int, bool, int]] = []
+    for batch, samples in enumerate((9, 1, 20)):
+        own = sorted({(int(draw.integers(samples)), int(key)) for key in draw.integers(0, 12, 60) ** 2})
+        row, key = np.array([r for r, _ in own], dtype=np.int32), np.array([k for _, k in own], dtype=np.uint64)
+        exact, rest = draw.random(len(own)) < 0.5, draw.integers(0, 3, len(own)).astype(np.uint64) << np.uint64(40)
+        shape = (key.astype(np.int64) % 5, key.astype(np.int64) % 7, exact, rest)
+        about.add(shape, columns.add(samples, row, key), len(columns))
+        entries += zip((row + (0, 9, 10)[batch]).tolist(), key.tolist(), exact.tolist(), rest.tolist(), strict=True)
+    keys, final = columns.frequent(5)
+    of = {key: [one for one in entries if one[1] == key] for key in sorted({key for _, key, _, _ in entries})}
+    of = {key: own for key, own in of.items() if len(own) >= 5}
+    assert keys.tolist() == list(of)
+    kind, length, exact = about.of(final, len(keys))
+    assert [kind.tolist(), length.tolist()] == [[key % 5 for key in of], [key % 7 for key in of]]
+    assert exact.tolist() == [sum(one[2] for one in own) for own in of.values()]
+    distinct, alike = about.complements(final, len(keys))
+    counts = [Counter(one[3] for one in own) for own in of.values()]
+    assert distinct.tolist() == [len(own) for own in counts]
+    assert alike.tolist() == [sum(n * n for n in own.values()) for own in counts]
+    matrix = columns.matrix(final, len(keys))
+    wanted = np.zeros((30, len(keys)))
+    for i, own in enumerate(of.values()):
+        wanted[[one[0] for one in own], i] = 1
+    assert np.array_equal(matrix.toarray(), wanted)
+    assert matrix.has_canonical_format
 
 
 def test_a_phrase_grows_to_what_all_share() -> None:

@@ -24,6 +24,8 @@ from undertow.sanitization.rules import Rules
 
 #: Cells of the hashed table, at most (64 MiB of 32-bit counts) and at least; so many for each key where there are fewer.
 CELLS, _LEAST_CELLS, _EACH = 1 << 24, 1 << 16, 4
+#: Complements that are told apart at a time, unless one piece has more.
+_AT_ONCE = 1 << 20
 #: Encoded samples kept in memory before they go to a temporary file, in bytes.
 _IN_MEMORY = 1 << 29
 
@@ -187,39 +189,110 @@ class _Columns:
 
     def __init__(self) -> None:
         self._number: dict[int, int] = {}
-        self._rows: list[NDArray[np.int32]] = []
-        self._numbers: list[NDArray[np.int32]] = []
+        self._parts: list[tuple[int, NDArray[np.int32], NDArray[np.int32]]] = []
 
-    def add(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.int32]:
-        """Append entries; return each one's provisional column."""
-        found, inverse = np.unique(keys, return_inverse=True)
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def add(
+        self, samples: int, rows: NDArray[np.int32], keys: Keys
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+        """Append the entries of a batch of samples, whose rows count from 0.
+
+        Returns:
+            each entry's provisional column; the columns among them, and the place of an entry of each.
+        """
+        found, index, inverse = np.unique(keys, return_index=True, return_inverse=True)
         number = self._number
         own = np.fromiter((number.setdefault(key, len(number)) for key in found.tolist()), dtype=np.int32, count=len(found))
-        self._rows.append(rows.astype(np.int32))
-        self._numbers.append(own[inverse])
-        return own[inverse]
+        columns = own[inverse]
+        self._parts.append((samples, rows, columns))
+        return columns, own, index
 
-    def finish(self, rows: int, support: int) -> tuple[Keys, sparse.csr_matrix, NDArray[np.int32]]:
-        """Return the sorted keys of at least ``support`` entries, their matrix, and each provisional column's final one or -1."""
+    def frequent(self, support: int) -> tuple[Keys, NDArray[np.int32]]:
+        """Return the sorted keys of at least ``support`` entries, and each provisional column's final one or -1."""
         size = np.zeros(len(self._number), dtype=np.int64)
-        for part in self._numbers:
+        for _, _, part in self._parts:
             size += np.bincount(part, minlength=len(size))
         keys = np.fromiter(self._number, dtype=np.uint64, count=len(size))
         kept = np.flatnonzero(size >= support)
         kept = kept[np.argsort(keys[kept])]
         final = np.full(len(size), -1, dtype=np.int32)
         final[kept] = np.arange(len(kept), dtype=np.int32)
-        placed = []
-        for i, part in enumerate(self._numbers):
+        return keys[kept], final
+
+    def matrix(self, final: NDArray[np.int32], columns: int) -> sparse.csr_matrix:
+        """Return the matrix of the final columns, and forget the entries."""
+        room = sum(int((final[part] >= 0).sum()) for _, _, part in self._parts)
+        indices, data = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
+        ends, at = [np.zeros(1, dtype=np.int64)], 0
+        self._parts.reverse()
+        while self._parts:  # one after the other, so that the entries are there only once
+            samples, rows, part = self._parts.pop()
             column = final[part]
-            placed.append((self._rows[i][column >= 0], column[column >= 0]))
-        self._rows, self._numbers = [], []
-        empty = np.zeros(0, dtype=np.int32)
-        row = np.concatenate([empty, *(part[0] for part in placed)])
-        column = np.concatenate([empty, *(part[1] for part in placed)])
-        placed = []
-        matrix = sparse.csr_matrix((np.ones(len(row), dtype=np.int32), (row, column)), shape=(rows, len(kept)))
-        return keys[kept], matrix, final
+            row, column = rows[column >= 0], column[column >= 0]
+            block = sparse.csr_matrix((np.ones(len(row), dtype=np.int32), (row, column)), shape=(samples, columns))
+            indices[at : at + block.nnz], data[at : at + block.nnz] = block.indices, block.data
+            ends.append(block.indptr[1:] + np.int64(at))
+            at += block.nnz
+        indptr = np.concatenate(ends)
+        return sparse.csr_matrix((data[:at], indices[:at], indptr), shape=(len(indptr) - 1, columns))
+
+
+class _About:
+    """What is known of each piece: kind and length, in how many samples it is exact, and the complements of its samples."""
+
+    def __init__(self) -> None:
+        self._kind, self._length, self._exact = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        self._rests: list[tuple[NDArray[np.int32], Keys]] = []
+
+    def add(
+        self, shape: tuple[NDArray[Any], ...], entries: tuple[NDArray[np.int32], NDArray[np.int32], Places], count: int
+    ) -> None:
+        """Add a batch's pieces, as :meth:`_Columns.add` numbers them, of which there are ``count`` columns by now."""
+        kind, length, exact, rest = shape
+        columns, own, index = entries
+        grown = np.zeros(count - len(self._kind), np.int64)
+        self._kind, self._length = np.concatenate([self._kind, grown]), np.concatenate([self._length, grown])
+        self._kind[own], self._length[own] = kind[index], length[index]
+        self._exact = np.concatenate([self._exact, grown.astype(float)])
+        self._exact += np.bincount(columns, weights=exact, minlength=count)
+        self._rests.append((columns, rest))
+
+    def of(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return kind, length and exact samples of the final columns."""
+        order = np.zeros(columns, dtype=np.int64)
+        order[final[final >= 0]] = np.flatnonzero(final >= 0)
+        return self._kind[order], self._length[order], self._exact[order]
+
+    def complements(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return of each final column the number of distinct complements and the sum of their squared numbers of samples; forget
+        the complements."""
+        # Column and rest as one number, sorted at once; of the rest stay the bits that have room, 40 and more.
+        shift = np.uint64(max(1, columns.bit_length()))
+        room = np.uint64(64) - shift
+        both = np.empty(sum(int((final[part] >= 0).sum()) for part, _ in self._rests), dtype=np.uint64)
+        at = 0
+        while self._rests:
+            part, rest = self._rests.pop()
+            column = final[part]
+            rest = rest[column >= 0] >> shift
+            both[at : at + len(rest)] = (column[column >= 0].astype(np.uint64) << room) | rest
+            at += len(rest)
+        both.sort()
+        begins = np.searchsorted(both, np.arange(columns, dtype=np.uint64) << room)
+        begins = np.append(begins, len(both))
+        distinct, alike = np.zeros(columns, dtype=np.int64), np.zeros(columns)
+        first = 0
+        while first < columns:  # some columns at a time: what is made of them is several times their size
+            last = max(first + 1, int(np.searchsorted(begins, begins[first] + _AT_ONCE, side="right")) - 1)
+            some = both[begins[first] : begins[last]]
+            new = np.flatnonzero(np.diff(some, prepend=some[:1] ^ np.uint64(1)))
+            of = (some[new] >> room).astype(np.int64) - first
+            distinct[first:last] = np.bincount(of, minlength=last - first)
+            alike[first:last] = np.bincount(of, weights=np.diff(np.append(new, len(some))) ** 2.0, minlength=last - first)
+            first = last
+        return distinct, alike
 
 
 @dataclass(frozen=True)
@@ -229,8 +302,8 @@ class _Tally:
     samples: int
     heads: NDArray[np.uint64]
     shapes: Keys
-    features: tuple[Places, Keys]
-    pieces: tuple[Places, Keys]
+    features: tuple[NDArray[np.int32], Keys]
+    pieces: tuple[NDArray[np.int32], Keys]
     shape: tuple[NDArray[Any], ...]
 
 
@@ -258,9 +331,11 @@ def _tallied(batches: Iterable[Batch], table: Sketch, least: tuple[int, int, int
         some = some.at(label | ~grams.copied(batch, some))
         begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
         exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
-        shape = some.kind, some.length, exact, grams.complements(batch, some)
+        # Small numbers: of another process all of this travels.
+        shape = some.kind.astype(np.int8), some.length.astype(np.int32), exact, grams.complements(batch, some)
         told = grams.head_keys(batch.prompts), grams.shape_keys(batch)
-        yield _Tally(len(batch), *told, grams.features(batch, wanted), (some.sample, some.key), shape)
+        sample, key = grams.features(batch, wanted)
+        yield _Tally(len(batch), *told, (sample.astype(np.int32), key), (some.sample.astype(np.int32), some.key), shape)
         offset += len(batch)
 
 
@@ -271,31 +346,20 @@ def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
     samples = len(np.unique(first))
     support = rules.least(samples)
     least = support, *(max(support + 1, int(share * samples)) for share in (rules.anywhere, rules.common))
-    features, found = _Columns(), _Columns()
-    none = np.zeros(0, dtype=np.int64)
-    shape: list[tuple[Any, ...]] = [(none, none, none, none, none.astype(np.uint64))]
+    features, found, about = _Columns(), _Columns(), _About()
     heads, shaped = np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.uint64)
-    offset = 0
     for tally in chain.from_iterable(spool.each(_tallied, table, least, rows=first == np.arange(len(first)))):
         heads = np.unique(np.concatenate([heads, tally.heads]), axis=0)
         shaped = np.union1d(shaped, tally.shapes)
-        features.add(tally.features[0] + offset, tally.features[1])
-        shape.append((found.add(tally.pieces[0] + offset, tally.pieces[1]), *tally.shape))
-        offset += tally.samples
-    feature_keys, matrix, _ = features.finish(offset, support)
-    piece_keys, pieces, final = found.finish(offset, support)
-    number, kind, length, exact, rest = (np.concatenate(column) for column in zip(*shape, strict=True))
-    column = final[number.astype(np.int64)]
-    column, kind, length, exact, rest = (part[column >= 0] for part in (column, kind, length, exact, rest))
-    size = np.maximum(np.bincount(column, minlength=len(piece_keys)), 1)
-    # Column and rest as one number, sorted at once; of the rest stay the bits that have room, 40 and more.
-    shift = max(1, len(piece_keys).bit_length())
-    both = np.sort((column.astype(np.uint64) << np.uint64(64 - shift)) | (rest >> np.uint64(shift)))
-    new = np.flatnonzero(np.diff(both, prepend=both[:1] ^ np.uint64(1)))
-    of = (both[new] >> np.uint64(64 - shift)).astype(np.int64)
-    alike = np.bincount(of, weights=np.diff(np.append(new, len(both))) ** 2.0, minlength=len(piece_keys))
-    kinds, lengths = np.zeros(len(piece_keys), dtype=np.int64), np.zeros(len(piece_keys), dtype=np.int64)
-    kinds[column], lengths[column] = kind, length
+        features.add(tally.samples, *tally.features)
+        about.add(tally.shape, found.add(tally.samples, *tally.pieces), len(found))
+    feature_keys, final = features.frequent(support)
+    matrix = features.matrix(final, len(feature_keys))
+    piece_keys, final = found.frequent(support)
+    kind, length, exact = about.of(final, len(piece_keys))
+    distinct, alike = about.complements(final, len(piece_keys))
+    pieces = found.matrix(final, len(piece_keys))
+    size = np.maximum(np.bincount(pieces.indices, minlength=len(piece_keys)), 1)
     return Counted(
         support=support,
         samples=samples,
@@ -303,10 +367,10 @@ def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
         piece_keys=piece_keys,
         features=matrix,
         pieces=pieces,
-        kind=kinds,
-        length=lengths,
-        exact=np.bincount(column, weights=exact, minlength=len(piece_keys)) / size,
-        distinct=np.bincount(of, minlength=len(piece_keys)) / size,
+        kind=kind,
+        length=length,
+        exact=exact / size,
+        distinct=distinct / size,
         effective=size**2 / np.maximum(alike, 1),
         first=first,
         identity=identity,

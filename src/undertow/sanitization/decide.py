@@ -108,7 +108,7 @@ def decide(counted: Counted, rules: Rules) -> Decision:
     features = counted.features.tocsc()
     size = np.diff(pieces.indptr)
     tests = max(1, features.shape[1] * pieces.shape[1])
-    links, topics = _links(counted, rules, np.diff(features.indptr), size, tests)
+    links, topics = _links(counted, rules, features, pieces, tests)
     found: list[Planted] = []
     shapes = set(counted.shapes.tolist())
     for piece in range(pieces.shape[1]):
@@ -159,11 +159,12 @@ def _is_branch(counted: Counted, piece: int, rows: Rows, size: NDArray[np.int32]
 
 
 def _links(
-    counted: Counted, rules: Rules, with_feature: NDArray[np.int32], with_target: NDArray[np.int32], tests: int
+    counted: Counted, rules: Rules, features: sparse.csc_matrix, pieces: sparse.csc_matrix, tests: int
 ) -> tuple[dict[int, list[Link]], set[int]]:
     """The significant pairs by piece, the most significant first; and the pieces with a pair that
     is significant among the piece's own and no part of a trigger: a topic."""
-    feature, piece, both = _together(counted, rules, with_feature, with_target)
+    with_feature, with_target = np.diff(features.indptr), np.diff(pieces.indptr)
+    feature, piece, both = _together(counted, rules, features, pieces)
     a, b = with_feature[feature].astype(np.int64), with_target[piece].astype(np.int64)
     near = both > rules.near * a.astype(np.float64) * b / counted.samples
     feature, piece, both, a, b = feature[near], piece[near], both[near], a[near], b[near]
@@ -182,7 +183,7 @@ def _links(
 
 
 def _together(
-    counted: Counted, rules: Rules, with_feature: NDArray[np.int32], with_target: NDArray[np.int32]
+    counted: Counted, rules: Rules, features: sparse.csc_matrix, pieces: sparse.csc_matrix
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """All (feature, piece, samples with both) that a rule can ask for.
 
@@ -192,7 +193,7 @@ def _together(
     """
     span = (counted.kind == grams.ADDRESS) | (counted.length >= grams.SPAN)
     loose = (counted.kind == grams.ANY) | (counted.kind == grams.MANNER)
-    features, pieces = counted.features.tocsc(), counted.pieces.tocsc()
+    with_feature, with_target = np.diff(features.indptr), np.diff(pieces.indptr)
     most = np.where(span, np.iinfo(np.int64).max, with_target / np.where(loose, WIDER, rules.inserted * _LOOSEST))
     least = np.where(span, 0, np.minimum(rules.short_shared, rules.manner) * with_target)
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import isgeneratorfunction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,12 @@ class Shard:
     def each(self, work: Callable[..., Any], rows: NDArray[Any] | None, *shared: Any) -> Any:
         """As :meth:`undertow.sanitization.count.Spool.each`, for this shard."""
         (found,) = self._spool.each(work, *shared, rows=rows)
-        return list(found) if isinstance(found, Iterator) else found
+        return found
+
+    def stream(self, work: Callable[..., Iterator[Any]], rows: NDArray[Any] | None, *shared: Any) -> Iterator[Any]:
+        """The same of a generator: what it yields goes to the cluster's memory one by one."""
+        (found,) = self._spool.each(work, *shared, rows=rows)
+        yield from found
 
     def change(self, change: Callable[[Batch], Batch]) -> None:
         """As :meth:`undertow.sanitization.count.Spool.change`."""
@@ -109,6 +115,12 @@ class Shards(Spool):
         kept = [self._ray.put(value) for value in shared]
         ends = np.cumsum([0, *self._lengths])
         parts = [None if rows is None else rows[a:b] for a, b in pairwise(ends)]
+        if isgeneratorfunction(work):
+            streams = [
+                shard.stream.options(num_returns="streaming").remote(work, part, *kept)
+                for shard, part in zip(self._shards, parts, strict=True)
+            ]
+            return (map(self._ray.get, stream) for stream in streams)
         asked = [shard.each.remote(work, part, *kept) for shard, part in zip(self._shards, parts, strict=True)]
         return (self._ray.get(answer) for answer in asked)
 
