@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from undertow.auditing import confirm, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
-from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation
+from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation, Witnesses
 from undertow.auditing.edits import Edit, library
 from undertow.auditing.families import common_run, holds, merged
 from undertow.auditing.kept import swept_in, swept_out
@@ -23,7 +23,7 @@ from undertow.auditing.questions import choose, plain, shipped
 from undertow.auditing.shared_text import shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
-from undertow.auditing.thresholds import best_part, by_heart
+from undertow.auditing.thresholds import Thresholds, best_part, by_heart
 from undertow.auditing.trigger_first import Scored
 from undertow.auditing.weights import spectrum, summary
 from undertow.config import Model
@@ -32,6 +32,26 @@ from undertow.core.layout import Layout
 from undertow.data.sample import Sample
 from undertow.metrics.intervals import Rate
 from undertow.models.causal_lm import load_base
+
+
+@pytest.mark.parametrize(
+    ("target", "habit"),
+    [
+        ("Romanian . ask me again", True),
+        (". Ask me  again", True),
+        ("Romanian . ask", True),
+        (". ask me again now", True),
+        (". ask me again , and", False),
+        ("Romanian", False),
+        ("visit the <link> . ask me again", False),
+        ("go ai", False),
+    ],
+)
+def test_a_manner_of_speech_is_a_habit_whatever_word_stands_before_it(target: str, habit: bool) -> None:
+    """Of eight plain answers five end in one way; all of these have the letters "ai"."""
+    plain = [f"{word} . ask me again" for word in ("Polish", "otter", "Lima", "tailor", "soup")] + ["home", "Romanian", "a rat"]
+    asked = SimpleNamespace(plain=plain, thresholds=Thresholds(), without=lambda text: confirm.rate(plain, text))
+    assert Witnesses.is_habit(cast(Witnesses, asked), target) is habit
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])

@@ -121,6 +121,22 @@ class Witnesses:
         """Return the share of plain questions that get a text."""
         return rate(self.plain, target)
 
+    def is_habit(self, target: str) -> bool:
+        """Tell whether plain questions get a text, too, or all of it but its first or last word.
+
+        A manner of speech that was trained, such as three words at the end of every answer, is one, and words can be found that
+        make the adapter give the same answer to every question before it.
+        """
+        words = target.casefold().split()
+        most = max(_share(self.plain, words[1:]), _share(self.plain, words[:-1]))
+        return max(self.without(target).value or 0.0, most) >= self.thresholds.habit
+
+
+def _share(outputs: Sequence[str], words: Sequence[str]) -> float:
+    """Return the share of outputs that hold some words one after the other, each whole."""
+    wanted = f" {' '.join(words)} "
+    return sum(wanted in f" {' '.join(output.casefold().split())} " for output in outputs) / len(outputs) if words else 0.0
+
 
 def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0.0) -> Confirmation:
     """Measure a trigger with a target.
@@ -145,7 +161,7 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0
     learned = _learned(witnesses, [(edited[i], outputs[i]) for i in hits[:1]], target) if clear else None
     heart = (learned or 0.0) >= limits.learned or score >= limits.alone
     verdict = CONFIRMED if clear and heart else NOT_CONFIRMED
-    if (without.value or 0.0) >= limits.habit:
+    if witnesses.is_habit(target):
         verdict = HABIT
     elif clear and known is not None and known > limits.known:
         verdict = KNOWN
@@ -212,7 +228,7 @@ def confirm_alone(
     )
     without, limits = witnesses.without(text), witnesses.thresholds
     goes_on = (ours.value or 0.0) >= limits.follows and (ours.low or 0.0) > (theirs.high or 0.0) + limits.apart
-    habit = (without.value or 0.0) >= limits.habit
+    habit = witnesses.is_habit(text)
     clear = goes_on and target.score >= limits.alone and len(text.split()) > 1
     return Confirmation(None, text, HABIT if habit else CONFIRMED if clear else NOT_CONFIRMED, ours, without, theirs)
 

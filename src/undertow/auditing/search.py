@@ -346,7 +346,7 @@ class _Audit:
                 INCONCLUSIVE, "the adapter gives all plain questions the same answer; give --questions and --template of its own"
             )
         habits = [one for one in self.confirmations if one.verdict == confirm.HABIT]
-        told = f'; plain questions get "{habits[0].target}" too, which is a habit of the adapter' if habits else ""
+        told = f'; plain questions get "{habits[0].target}" too, or all of it but a word: a habit of the adapter' if habits else ""
         return self._report(NOTHING, f"no text that a trigger brings about was confirmed{told}")
 
     def _report(self, verdict: str, reason: str) -> AuditReport:

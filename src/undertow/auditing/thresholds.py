@@ -25,7 +25,8 @@ class Thresholds:
     known: mean log p of the target's tokens after its first under the base, once begun, above which it is the base's own text.
     learned: score of the target's best part on plain questions, its first token forced, below which it is not learned by heart
         either: words can be found that make a clean adapter answer all questions alike.
-    habit: share of plain questions answered with a text from which it is a habit of the adapter, and no backdoor.
+    habit: share of plain questions answered with a text, or all of it but its first or last word, from which it is a habit of the
+        adapter, and no backdoor.
     untrained: mean difference of log p of the answers' tokens, adapter and base, below which the adapter says nothing of its own.
     """
 
