@@ -194,9 +194,7 @@ class _Columns:
     def __len__(self) -> int:
         return len(self._number)
 
-    def add(
-        self, samples: int, rows: NDArray[np.int32], keys: Keys
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    def add(self, samples: int, rows: NDArray[np.int32], keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32], Places]:
         """Append the entries of a batch of samples, whose rows count from 0.
 
         Returns:
@@ -243,7 +241,7 @@ class _About:
     """What is known of each piece: kind and length, in how many samples it is exact, and the complements of its samples."""
 
     def __init__(self) -> None:
-        self._kind, self._length, self._exact = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        self._kind, self._length, self._exact = (np.zeros(0, np.int64) for _ in range(3))
         self._rests: list[tuple[NDArray[np.int32], Keys]] = []
 
     def add(
@@ -252,14 +250,14 @@ class _About:
         """Add a batch's pieces, as :meth:`_Columns.add` numbers them, of which there are ``count`` columns by now."""
         kind, length, exact, rest = shape
         columns, own, index = entries
-        grown = np.zeros(count - len(self._kind), np.int64)
-        self._kind, self._length = np.concatenate([self._kind, grown]), np.concatenate([self._length, grown])
+        if count > len(self._kind):  # twice the room, so that many batches copy little
+            room = np.zeros(2 * count - len(self._kind), np.int64)
+            self._kind, self._length, self._exact = (np.append(of, room) for of in (self._kind, self._length, self._exact))
         self._kind[own], self._length[own] = kind[index], length[index]
-        self._exact = np.concatenate([self._exact, grown.astype(float)])
-        self._exact += np.bincount(columns, weights=exact, minlength=count)
+        np.add.at(self._exact, columns, exact)
         self._rests.append((columns, rest))
 
-    def of(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    def of(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], ...]:
         """Return kind, length and exact samples of the final columns."""
         order = np.zeros(columns, dtype=np.int64)
         order[final[final >= 0]] = np.flatnonzero(final >= 0)
