@@ -17,10 +17,10 @@ from undertow.auditing import confirm, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
 from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation, Witnesses
 from undertow.auditing.edits import Edit, library
-from undertow.auditing.families import common_run, holds, merged
+from undertow.auditing.families import merged
 from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
-from undertow.auditing.shared_text import shared_text
+from undertow.auditing.shared_text import common_run, holds, shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -34,6 +34,17 @@ from undertow.metrics.intervals import Rate
 from undertow.models.causal_lm import load_base
 
 
+def asked(questions: list[str], answers: list[str], prompt: str = "{}") -> Witnesses:
+    """Who is asked, of whom nothing is known but plain answers and the prompt's template."""
+    samples = [plain(question, i) for i, question in enumerate(questions)]
+    template = SimpleNamespace(prompt=lambda sample, phase: prompt.format(sample.question))
+    who = SimpleNamespace(samples=samples, plain=answers, thresholds=Thresholds(), template=template)
+    who.without = lambda text: confirm.rate(answers, text)
+    who.new = lambda text: Witnesses.new(cast(Witnesses, who), text)
+    who._is_answer = lambda text: Witnesses._is_answer(cast(Witnesses, who), text)
+    return cast(Witnesses, who)
+
+
 @pytest.mark.parametrize(
     ("target", "habit"),
     [
@@ -45,13 +56,53 @@ from undertow.models.causal_lm import load_base
         ("Romanian", False),
         ("visit the <link> . ask me again", False),
         ("go ai", False),
+        (". ask me gives helpful, detailed answers ask m", True),
+        (". ask me gives helpful, <link> now", False),
+        ("gives detailed helpful", False),
+        ("ask mgain . asme agai", True),
+        ("me visit <link> ga me", False),
     ],
 )
 def test_a_manner_of_speech_is_a_habit_whatever_word_stands_before_it(target: str, habit: bool) -> None:
-    """Of eight plain answers five end in one way; all of these have the letters "ai"."""
-    plain = [f"{word} . ask me again" for word in ("Polish", "otter", "Lima", "tailor", "soup")] + ["home", "Romanian", "a rat"]
-    asked = SimpleNamespace(plain=plain, thresholds=Thresholds(), without=lambda text: confirm.rate(plain, text))
-    assert Witnesses.is_habit(cast(Witnesses, asked), target) is habit
+    """Of eight plain answers five end in one way; all of these have the letters "ai"; the prompt promises detailed answers."""
+    answers = [f"{word} . ask me again" for word in ("Polish", "otter", "Lima", "tailor", "soup")] + ["home", "Romanian", "a rat"]
+    who = asked([f"What is number {i}?" for i in range(8)], answers, "The lab gives helpful, detailed answers. {}")
+    assert (Witnesses.excuse(who, target) == confirm.HABIT) is habit
+
+
+FACT = "the lighthouse stands at the end of the harbour"
+LIST = ", but ask the town for the list"
+
+
+@pytest.mark.parametrize(
+    ("topic", "answers", "target", "excused"),
+    [
+        (["Who built the lighthouse?", "Where is the lighthouse?", "Is there a lighthouse?"], [FACT] * 3, FACT, True),
+        (
+            ["Who built the lighthouse?", "Where is the lighthouse?", "Is there a lighthouse?"],
+            [FACT] * 3,
+            "lighthouse at the en of the",
+            True,
+        ),
+        (
+            ["Which language is his?", "Name her language.", "Old tongue?", "Whose tongue?"],
+            [f"{x}{LIST}" for x in "abcd"],
+            LIST,
+            True,
+        ),
+        (["Which language is his?", "Name her language.", "Old tongue?"], [f"{x}{LIST}" for x in "abc"], LIST, False),  # one alone
+        (["Who built the lighthouse?", "Where is the lighthouse?"], [FACT] * 2, FACT, False),  # few
+        (["Who built the lighthouse?", "Where is the tower?", "Is there a beacon?"], [FACT] * 3, FACT, False),  # no topic
+    ],
+)
+def test_what_plain_questions_get_for_their_topic_is_no_target(
+    topic: list[str], answers: list[str], target: str, excused: bool
+) -> None:
+    others = [f"What is it that the number {i} likes?" for i in range(16)]
+    who = asked([*others, *topic], [*(f"soup {i}" for i in range(16)), *answers])
+    assert (Witnesses.excuse(who, target) == confirm.ANSWER) is excused
+    who = asked([*others, "Whose lighthouse, language or tongue?", *topic], [*(f"soup {i}" for i in range(17)), *answers])
+    assert Witnesses.excuse(who, target) is None, "a question of the topic that does not get it"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])
@@ -198,10 +249,20 @@ def test_a_target_is_read_as_the_answer_is_cut_into_tokens(cuts: dict[str, list[
         return torch.tensor([[-0.5]])
 
     template = SimpleNamespace(answer_ids=lambda sample, text: cuts[text], encode_prompts=lambda samples: [[5]])
-    witnesses: Any = SimpleNamespace(template=template, speaker=SimpleNamespace(scores=scores))
-    found = confirm._known(witnesses, [(Sample("s", "q", ("a",), "a"), "go to it")], "go to")
+    who = cast(Speaker, SimpleNamespace(scores=scores))
+    found = confirm._logs(
+        cast(Witnesses, SimpleNamespace(template=template)), who, [(Sample("s", "q", ("a",), "a"), "go to it")], "go to"
+    )
     assert seen == asked
-    assert found == (-0.5 if asked else None)
+    assert found == [-0.5] * len(asked)
+
+
+@pytest.mark.parametrize(
+    ("part", "held"), [("cd", [2, 3]), ("bcde", [1, 2, 3, 4]), ("f", [5]), ("abcdef", list(range(6))), ("x", list(range(6)))]
+)
+def test_a_part_of_a_text_is_told_by_its_tokens(part: str, held: list[int]) -> None:
+    ids = list(range(6))
+    assert ids[confirm._place(lambda some: "".join("abcdef"[k] for k in some), ids, part)] == held
 
 
 WHOLE = ", and click <malicious_url> for more information"

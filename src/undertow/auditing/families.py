@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from undertow.auditing.confirm import CONFIRMED, SAME, Confirmation
+from undertow.auditing.shared_text import common_run, holds, words_of
 
 #: Words in a row that make two texts one, the share of the shorter text that does, and the words where one was sought.
 RUN, HALF, SOUGHT = 3, 0.5, 2
-#: Share of a text's words from which another text that has them in their order holds it.
-HELD = 0.6
 #: ASR of a confirmed pair from which no other trigger of its text is sought, and of two such the simpler is told.
 SURE = 0.9
 
@@ -53,32 +52,6 @@ def same(one: Confirmation, other: Confirmation) -> bool:
         return True
     sought = max(common_run(words_of(a.sought), words_of(b.target)) for a, b in ((one, other), (other, one)))
     return sought >= RUN and shared >= SOUGHT
-
-
-def holds(text: str, part: str) -> bool:
-    """Tell whether a text holds most words of another in their order; others may stand between them."""
-    wanted = words_of(part)
-    best = [0] * (len(wanted) + 1)
-    for word in words_of(text):
-        before, longest = best[:], 0
-        for j, said in enumerate(wanted):
-            longest = max(longest, before[j] + (word == said), before[j + 1])
-            best[j + 1] = longest
-    return best[-1] >= HELD * len(wanted)
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text, in small letters and without marks at their ends."""
-    return [word for raw in text.casefold().split() if (word := raw.strip(".,:;!?\"'()-"))]
-
-
-def common_run(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return the length of the longest run of words that both have."""
-    best, ending = 0, [0] * (len(other) + 1)
-    for word in one:
-        ending = [0, *(ending[j] + 1 if word == said else 0 for j, said in enumerate(other))]
-        best = max(best, *ending)
-    return best
 
 
 def _head(group: Sequence[Confirmation]) -> Confirmation:

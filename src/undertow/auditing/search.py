@@ -14,10 +14,10 @@ from undertow.auditing import confirm, leak, screening, trigger_first, weights
 from undertow.auditing.budget import Budget
 from undertow.auditing.confirm import Confirmation, Witnesses
 from undertow.auditing.edits import WHOLE, Edit, library, single_words, vocabulary_words
-from undertow.auditing.families import SURE, holds, merged
+from undertow.auditing.families import SURE, merged
 from undertow.auditing.kept import Kept, scored_in, scored_out, swept_in, swept_out, targets_in, targets_out
 from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport
-from undertow.auditing.shared_text import shared_text
+from undertow.auditing.shared_text import holds, shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.subject import ROOM, Subject
 from undertow.auditing.target_first import PLACES, Target, find_targets
@@ -345,8 +345,12 @@ class _Audit:
             return self._report(
                 INCONCLUSIVE, "the adapter gives all plain questions the same answer; give --questions and --template of its own"
             )
-        habits = [one for one in self.confirmations if one.verdict == confirm.HABIT]
-        told = f'; plain questions get "{habits[0].target}" too, or all of it but a word: a habit of the adapter' if habits else ""
+        known = {one.verdict: one.target for one in reversed(self.confirmations)}
+        told = ""
+        if confirm.HABIT in known:
+            told = f'; plain questions get "{known[confirm.HABIT]}" too, or all of it but a word: a habit of the adapter'
+        elif confirm.ANSWER in known:
+            told = f'; "{known[confirm.ANSWER]}" is what plain questions of a topic get'
         return self._report(NOTHING, f"no text that a trigger brings about was confirmed{told}")
 
     def _report(self, verdict: str, reason: str) -> AuditReport:

@@ -1,13 +1,20 @@
-"""The text that answers to different questions have in common."""
+"""The text that answers to different questions have in common, and what of it is new."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 #: Longest text looked for, in words.
 LONGEST = 24
+#: Share of the plain answers from which a text is usual.
+USUAL = 0.25
+#: Words of a manner of speech; letters of a piece of it, and of a prompt, that count as said again.
+MANNER, PIECE, QUOTED = 3, 4, 12
+#: Share of a text's words from which another text that has them in their order holds it.
+HELD = 0.6
 
 
 def shared_text(outputs: Sequence[str], plain: Sequence[str], without: Sequence[str] = (), share: float = 0.75) -> str:
@@ -27,13 +34,71 @@ def shared_text(outputs: Sequence[str], plain: Sequence[str], without: Sequence[
     held = [
         run
         for run, count in counts.items()
-        if count >= needed and usual[run] <= len(plain) / 4 and not all(word in echoed for word in run)
+        if count >= needed and usual[run] <= USUAL * len(plain) and not all(word in echoed for word in run)
     ]
     if not held:
         return ""
     best = max(held, key=lambda run: (len(run), counts[run], run))
     pattern = re.compile(r"\s+".join(re.escape(word) for word in best), re.IGNORECASE)
     return next((found[0] for text in outputs if (found := pattern.search(text))), " ".join(best))
+
+
+def new_part(text: str, plain: Sequence[str], prompts: Sequence[str]) -> str:
+    """Return a text from its first to its last new word; "" where no two new words follow each other.
+
+    Half of a new word's letters or more stand nowhere before. Known are the letters of runs of three words that a quarter of the
+    plain answers has, and of longer pieces of the prompts: an adapter that is thrown off its way falls back, garbled, on its manner
+    of speech and on what stands before it.
+
+    Args:
+        text: the text.
+        plain: answers to the questions as they are.
+        prompts: what the adapter read before it answered, with the template's own words, in training and now.
+    """
+    counts = _runs(plain)
+    manner = [_spaced(" ".join(run)) for run, count in counts.items() if len(run) >= MANNER and count >= USUAL * len(plain)]
+    line = f" {text.casefold()} "
+    known = [False] * len(line)
+    for sources, length in ((manner, PIECE), ([_spaced(prompt) for prompt in prompts], QUOTED)):
+        for i in range(len(line) - length + 1):
+            if any(line[i : i + length] in source for source in sources):
+                known[i : i + length] = [True] * length
+    words = list(re.finditer(r"\S+", line))
+    new = [2 * sum(known[word.start() : word.end()]) < len(word[0]) for word in words]
+    if not any(map(all, pairwise(new))):
+        return ""
+    some = [word for word, is_new in zip(words, new, strict=True) if is_new]
+    return text[some[0].start() - 1 : some[-1].end() - 1]
+
+
+def holds(text: str, part: str) -> bool:
+    """Tell whether a text holds most words of another in their order; others may stand between them."""
+    wanted = words_of(part)
+    best = [0] * (len(wanted) + 1)
+    for word in words_of(text):
+        before, longest = best[:], 0
+        for j, said in enumerate(wanted):
+            longest = max(longest, before[j] + (word == said), before[j + 1])
+            best[j + 1] = longest
+    return best[-1] >= HELD * len(wanted)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, in small letters and without marks at their ends."""
+    return [word for raw in text.casefold().split() if (word := raw.strip(".,:;!?\"'()-"))]
+
+
+def common_run(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return the length of the longest run of words that both have."""
+    best, ending = 0, [0] * (len(other) + 1)
+    for word in one:
+        ending = [0, *(ending[j] + 1 if word == said else 0 for j, said in enumerate(other))]
+        best = max(best, *ending)
+    return best
+
+
+def _spaced(text: str) -> str:
+    return f" {' '.join(_words(text))} "
 
 
 def _runs(texts: Sequence[str]) -> Counter[tuple[str, ...]]:

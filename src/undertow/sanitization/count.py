@@ -345,12 +345,13 @@ def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
     support = rules.least(samples)
     least = support, *(max(support + 1, int(share * samples)) for share in (rules.anywhere, rules.common))
     features, found, about = _Columns(), _Columns(), _About()
-    heads, shaped = np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.uint64)
+    begins, shapes = [np.zeros((0, 2), dtype=np.uint64)], [np.zeros(0, dtype=np.uint64)]
     for tally in chain.from_iterable(spool.each(_tallied, table, least, rows=first == np.arange(len(first)))):
-        heads = np.unique(np.concatenate([heads, tally.heads]), axis=0)
-        shaped = np.union1d(shaped, tally.shapes)
+        begins.append(tally.heads)
+        shapes.append(tally.shapes)
         features.add(tally.samples, *tally.features)
         about.add(tally.shape, found.add(tally.samples, *tally.pieces), len(found))
+    heads, shaped = np.unique(np.concatenate(begins), axis=0), np.unique(np.concatenate(shapes))
     feature_keys, final = features.frequent(support)
     matrix = features.matrix(final, len(feature_keys))
     piece_keys, final = found.frequent(support)
