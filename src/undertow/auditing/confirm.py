@@ -259,7 +259,7 @@ def confirm_alone(
     tail = list(target.ids[1:])
     logs = torch.stack([adapter.scores(one, [[target.ids[0]]], [tail])[0] for one in contexts[:_READ]]).mean(0)
     sure = median(logs[_place(witnesses.template.decode, tail, witnesses.new(text) or text)].tolist())
-    clear = goes_on and sure >= limits.sure and target.score >= limits.alone and len(text.split()) > 1
+    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and len(text.split()) > 1
     verdict = witnesses.excuse(text) or (CONFIRMED if clear else NOT_CONFIRMED)
     return Confirmation(None, text, verdict, ours, without, theirs, sure=sure)
 
