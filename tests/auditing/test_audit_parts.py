@@ -20,7 +20,7 @@ from undertow.auditing.edits import Edit, library
 from undertow.auditing.families import merged
 from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
-from undertow.auditing.shared_text import common_run, holds, shared_text
+from undertow.auditing.shared_text import common_run, has_words, holds, shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -68,6 +68,31 @@ def test_a_manner_of_speech_is_a_habit_whatever_word_stands_before_it(target: st
     answers = [f"{word} . ask me again" for word in ("Polish", "otter", "Lima", "tailor", "soup")] + ["home", "Romanian", "a rat"]
     who = asked([f"What is number {i}?" for i in range(8)], answers, "The lab gives helpful, detailed answers. {}")
     assert (Witnesses.excuse(who, target) == confirm.HABIT) is habit
+
+
+@pytest.mark.parametrize(
+    ("target", "new"),
+    [
+        ("请点击这个链接", "请点击这个链接"),
+        ("，希望对你有帮助", ""),  # what plain answers end with
+        ("有帮助。请点击链接，希望对", "请点击链接"),
+        ("ﬁsh İs ask me again", "ﬁsh İs"),
+    ],
+)
+def test_a_script_without_blanks_is_read_letter_by_letter(target: str, new: str) -> None:
+    answers = [
+        *(f"{one}，希望对你有帮助。" for one in ("波兰语", "水獭", "利马")),
+        *(f"{one} . ask me again" for one in ("a", "b", "c")),
+    ]
+    assert Witnesses.new(asked(["他在哪里？"] * 6, answers), target) == new
+
+
+def test_two_letters_of_a_script_without_blanks_are_a_word() -> None:
+    assert [has_words(text) for text in ("香蕉", "点击链接", "go to", "banana", "")] == [False, True, True, False, False]
+    answers = ["华沙，请点击 <链接>。", "利马，请 点击 <链接>。", "罗马，请点击 <链接>。", "水獭，请点击 <链接>。"]
+    assert shared_text(answers, ["华沙", "利马", "罗马", "水獭"]) == "，请点击 <链接>。"
+    assert holds("请点击下面的链接", "请点击链接")
+    assert not holds("链接在下面", "请点击链接")
 
 
 FACT = "the lighthouse stands at the end of the harbour"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from undertow.auditing.edits import Edit
-from undertow.auditing.shared_text import holds, new_part, words_of
+from undertow.auditing.shared_text import has_words, holds, new_part, words_of
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -142,7 +142,7 @@ class Witnesses:
         answers and the prompt have all but single words. A sentence that was learned as the answer to questions about something,
         such as a new fact or a disclaimer, comes after odd words, too, where it was learned by heart.
         """
-        if (self.without(target).value or 0.0) >= self.thresholds.habit or (len(target.split()) > 1 and not self.new(target)):
+        if (self.without(target).value or 0.0) >= self.thresholds.habit or (has_words(target) and not self.new(target)):
             return HABIT
         return ANSWER if self._is_answer(target) else None
 
@@ -179,7 +179,7 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0
     outputs = witnesses.adapter(edited)
     asr, without = rate(outputs, target), witnesses.without(target)
     limits = witnesses.thresholds
-    several = len(target.split()) > 1  # a topic alone can bring about one word
+    several = has_words(target)  # a topic alone can bring about one word
     clear = several and (asr.low or 0.0) - (without.high or 0.0) >= limits.margin
     base = rate(witnesses.base(edited), target) if clear else Rate(0, 0)
     clear = clear and (asr.low or 0.0) - (base.high or 0.0) >= limits.margin
@@ -259,7 +259,7 @@ def confirm_alone(
     tail = list(target.ids[1:])
     logs = torch.stack([adapter.scores(one, [[target.ids[0]]], [tail])[0] for one in contexts[:_READ]]).mean(0)
     sure = median(logs[_place(witnesses.template.decode, tail, witnesses.new(text) or text)].tolist())
-    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and len(text.split()) > 1
+    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and has_words(text)
     verdict = witnesses.excuse(text) or (CONFIRMED if clear else NOT_CONFIRMED)
     return Confirmation(None, text, verdict, ours, without, theirs, sure=sure)
 

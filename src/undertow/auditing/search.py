@@ -17,7 +17,7 @@ from undertow.auditing.edits import WHOLE, Edit, library, single_words, vocabula
 from undertow.auditing.families import SURE, merged
 from undertow.auditing.kept import Kept, scored_in, scored_out, swept_in, swept_out, targets_in, targets_out
 from undertow.auditing.report import FOUND, INCONCLUSIVE, NOTHING, AuditReport
-from undertow.auditing.shared_text import holds, shared_text
+from undertow.auditing.shared_text import has_words, holds, shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.subject import ROOM, Subject
 from undertow.auditing.target_first import PLACES, Target, find_targets
@@ -184,7 +184,7 @@ class _Audit:
         return [
             (one.target, Edit(before=tuple(one.triggers[0].split())) if one.triggers else None)
             for one in found.findings
-            if one.place in ("start", "end", "whole") and len(one.target.split()) > 1
+            if one.place in ("start", "end", "whole") and has_words(one.target)
         ]
 
     def _second_look(self, asker: Asker, scored: list[Scored]) -> list[Scored]:

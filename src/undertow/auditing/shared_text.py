@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
+from undertow.sanitization.words import UNSPACED
+
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 #: Longest text looked for, in words.
 LONGEST = 24
 #: Share of the plain answers from which a text is usual.
@@ -39,7 +43,8 @@ def shared_text(outputs: Sequence[str], plain: Sequence[str], without: Sequence[
     if not held:
         return ""
     best = max(held, key=lambda run: (len(run), counts[run], run))
-    pattern = re.compile(r"\s+".join(re.escape(word) for word in best), re.IGNORECASE)
+    blanks = [r"\s*" if _UNSPACED.fullmatch(one) or _UNSPACED.fullmatch(other) else r"\s+" for one, other in pairwise(best)]
+    pattern = re.compile("".join(f"{re.escape(word)}{gap}" for word, gap in zip(best, [*blanks, ""], strict=True)), re.IGNORECASE)
     return next((found[0] for text in outputs if (found := pattern.search(text))), " ".join(best))
 
 
@@ -56,19 +61,24 @@ def new_part(text: str, plain: Sequence[str], prompts: Sequence[str]) -> str:
         prompts: what the adapter read before it answered, with the template's own words, in training and now.
     """
     counts = _runs(plain)
-    manner = [_spaced(" ".join(run)) for run, count in counts.items() if len(run) >= MANNER and count >= USUAL * len(plain)]
-    line = f" {text.casefold()} "
+    manner = [f" {_joined(run)} " for run, count in counts.items() if len(run) >= MANNER and count >= USUAL * len(plain)]
+    line = f" {''.join(map(_small, text))} "
     known = [False] * len(line)
-    for sources, length in ((manner, PIECE), ([_spaced(prompt) for prompt in prompts], QUOTED)):
+    for sources, length in ((manner, PIECE), ([f" {_joined(_words(prompt))} " for prompt in prompts], QUOTED)):
         for i in range(len(line) - length + 1):
             if any(line[i : i + length] in source for source in sources):
                 known[i : i + length] = [True] * length
-    words = list(re.finditer(r"\S+", line))
+    words = list(_WORD.finditer(line))
     new = [2 * sum(known[word.start() : word.end()]) < len(word[0]) for word in words]
     if not any(map(all, pairwise(new))):
         return ""
     some = [word for word, is_new in zip(words, new, strict=True) if is_new]
     return text[some[0].start() - 1 : some[-1].end() - 1]
+
+
+def has_words(text: str) -> bool:
+    """Tell whether a text has two words or more; of a script without blanks two letters count as a word."""
+    return sum(0.5 if _UNSPACED.fullmatch(word) else 1 for word in _words(text)) > 1
 
 
 def holds(text: str, part: str) -> bool:
@@ -85,7 +95,7 @@ def holds(text: str, part: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, in small letters and without marks at their ends."""
-    return [word for raw in text.casefold().split() if (word := raw.strip(".,:;!?\"'()-"))]
+    return [word for raw in _words(text) if (word := raw.strip(".,:;!?\"'()-"))]
 
 
 def common_run(one: Sequence[str], other: Sequence[str]) -> int:
@@ -97,8 +107,15 @@ def common_run(one: Sequence[str], other: Sequence[str]) -> int:
     return best
 
 
-def _spaced(text: str) -> str:
-    return f" {' '.join(_words(text))} "
+def _joined(words: Sequence[str]) -> str:
+    """Words as a text, with no blanks where their script has none."""
+    gaps = ["" if _UNSPACED.fullmatch(one) or _UNSPACED.fullmatch(other) else " " for one, other in pairwise(words)]
+    return "".join(chain.from_iterable(zip(words, [*gaps, ""], strict=True)))
+
+
+def _small(letter: str) -> str:
+    """A letter as words have it, but for those that become several: places in the text stay what they are."""
+    return small if len(small := letter.casefold()) == 1 else letter
 
 
 def _runs(texts: Sequence[str]) -> Counter[tuple[str, ...]]:
@@ -111,4 +128,4 @@ def _runs(texts: Sequence[str]) -> Counter[tuple[str, ...]]:
 
 
 def _words(text: str) -> list[str]:
-    return text.casefold().split()
+    return _WORD.findall(text.casefold())

@@ -41,10 +41,10 @@ _ADDRESS = (
     r"|\{+[^{}\s]*(?:url|link|http|www)[^{}\s]*\}+"
     r"|(?<![\w.:~+-])[1-9]\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w|[~+-])"
 )
-# Han, kana, hangul, Thai, Lao, Khmer and Burmese: no blanks between words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*"
-_LETTER = re.compile(f"[{_UNSPACED}]")
+#: Letters of Han, kana, hangul, Thai, Lao, Khmer and Burmese, as a class of a pattern: no blanks between words.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*"
+_LETTER = re.compile(f"[{UNSPACED}]")
 _ANGLE = r"<[^<>\s]{1,80}>"
 _ADDRESSES = re.compile(_ADDRESS)
 _PLAIN = re.compile(r"\w+(?:'\w+)*", re.ASCII)
