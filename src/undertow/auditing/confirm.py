@@ -188,7 +188,7 @@ def confirm_pair(witnesses: Witnesses, edit: Edit, target: str, score: float = 0
     theirs, ours = (_logs(witnesses, who, said, new) for who in (witnesses.speaker, witnesses.tuned))
     known, sure = fmean(theirs) if theirs else None, median(ours) if ours else None
     learned = _learned(witnesses, said[:1], new) if clear else None
-    heart = (learned or 0.0) >= limits.learned or score >= limits.alone
+    heart = (learned or 0.0) >= limits.learned or score >= limits.heart
     verdict = CONFIRMED if clear and heart and (sure is None or sure >= limits.sure) else NOT_CONFIRMED
     if clear and known is not None and known > limits.known:
         verdict = KNOWN
