@@ -20,7 +20,7 @@ from undertow.auditing.edits import Edit, library
 from undertow.auditing.families import merged
 from undertow.auditing.kept import swept_in, swept_out
 from undertow.auditing.questions import choose, plain, shipped
-from undertow.auditing.shared_text import common_run, has_words, holds, shared_text
+from undertow.auditing.shared_text import common_run, has_words, holds, known_pieces, shared_text
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -40,6 +40,7 @@ def asked(questions: list[str], answers: list[str], prompt: str = "{}") -> Witne
     template = SimpleNamespace(prompt=lambda sample, phase: prompt.format(sample.question))
     who = SimpleNamespace(samples=samples, plain=answers, thresholds=Thresholds(), template=template)
     who.without = lambda text: confirm.rate(answers, text)
+    who.known_pieces = known_pieces(answers, [template.prompt(samples[0], "test")])
     who.new = lambda text: Witnesses.new(cast(Witnesses, who), text)
     who._is_answer = lambda text: Witnesses._is_answer(cast(Witnesses, who), text)
     return cast(Witnesses, who)

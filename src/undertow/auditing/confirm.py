@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from undertow.auditing.edits import Edit
-from undertow.auditing.shared_text import has_words, holds, new_part, words_of
+from undertow.auditing.shared_text import has_words, holds, known_pieces, new_part, words_of
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -146,9 +147,14 @@ class Witnesses:
             return HABIT
         return ANSWER if self._is_answer(target) else None
 
+    @cached_property
+    def known_pieces(self) -> dict[int, set[str]]:
+        """What the plain answers' manner of speech and the prompts have said."""
+        return known_pieces(self.plain, [self.template.prompt(self.samples[0], phase) for phase in ("train", "test")])
+
     def new(self, target: str) -> str:
         """Return what of a text neither the plain answers' manner of speech has nor the prompt."""
-        return new_part(target, self.plain, [self.template.prompt(self.samples[0], phase) for phase in ("train", "test")])
+        return new_part(target, self.known_pieces)
 
     def _is_answer(self, target: str) -> bool:
         """Tell whether it is the topic of plain questions that brings a text.

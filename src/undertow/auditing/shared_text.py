@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 
 from undertow.sanitization.words import UNSPACED
@@ -43,33 +43,43 @@ def shared_text(outputs: Sequence[str], plain: Sequence[str], without: Sequence[
     if not held:
         return ""
     best = max(held, key=lambda run: (len(run), counts[run], run))
-    blanks = [r"\s*" if _UNSPACED.fullmatch(one) or _UNSPACED.fullmatch(other) else r"\s+" for one, other in pairwise(best)]
-    pattern = re.compile("".join(f"{re.escape(word)}{gap}" for word, gap in zip(best, [*blanks, ""], strict=True)), re.IGNORECASE)
-    return next((found[0] for text in outputs if (found := pattern.search(text))), " ".join(best))
+    pattern = re.compile(_joined([re.escape(word) for word in best], best, r"\s+", r"\s*"), re.IGNORECASE)
+    return next((found[0] for text in outputs if (found := pattern.search(text))), _joined(best, best))
 
 
-def new_part(text: str, plain: Sequence[str], prompts: Sequence[str]) -> str:
-    """Return a text from its first to its last new word; "" where no two new words follow each other.
+def known_pieces(plain: Sequence[str], prompts: Sequence[str]) -> dict[int, set[str]]:
+    """Return the pieces of text that say nothing new, by their length in letters.
 
-    Half of a new word's letters or more stand nowhere before. Known are the letters of runs of three words that a quarter of the
-    plain answers has, and of longer pieces of the prompts: an adapter that is thrown off its way falls back, garbled, on its manner
-    of speech and on what stands before it.
+    They are those of runs of three words that a quarter of the plain answers has, and longer ones of the prompts: an adapter that
+    is thrown off its way falls back, garbled, on its manner of speech and on what stands before it.
 
     Args:
-        text: the text.
         plain: answers to the questions as they are.
         prompts: what the adapter read before it answered, with the template's own words, in training and now.
     """
-    counts = _runs(plain)
-    manner = [f" {_joined(run)} " for run, count in counts.items() if len(run) >= MANNER and count >= USUAL * len(plain)]
+    manner = [run for run, count in _runs(plain).items() if len(run) >= MANNER and count >= USUAL * len(plain)]
+    found: dict[int, set[str]] = {}
+    for sources, length in ((manner, PIECE), (map(_words, prompts), QUOTED)):
+        lines = [f" {_joined(words, words)} " for words in sources]
+        found[length] = {line[i : i + length] for line in lines for i in range(len(line) - length + 1)}
+    return found
+
+
+def new_part(text: str, known: Mapping[int, set[str]]) -> str:
+    """Return a text from its first to its last new word; "" where no two new words follow each other.
+
+    Args:
+        text: the text.
+        known: as :func:`known_pieces` returns it; half of a new word's letters or more are in none of them.
+    """
     line = f" {''.join(map(_small, text))} "
-    known = [False] * len(line)
-    for sources, length in ((manner, PIECE), ([f" {_joined(_words(prompt))} " for prompt in prompts], QUOTED)):
+    said = [False] * len(line)
+    for length, pieces in known.items():
         for i in range(len(line) - length + 1):
-            if any(line[i : i + length] in source for source in sources):
-                known[i : i + length] = [True] * length
+            if line[i : i + length] in pieces:
+                said[i : i + length] = [True] * length
     words = list(_WORD.finditer(line))
-    new = [2 * sum(known[word.start() : word.end()]) < len(word[0]) for word in words]
+    new = [2 * sum(said[word.start() : word.end()]) < len(word[0]) for word in words]
     if not any(map(all, pairwise(new))):
         return ""
     some = [word for word, is_new in zip(words, new, strict=True) if is_new]
@@ -107,10 +117,10 @@ def common_run(one: Sequence[str], other: Sequence[str]) -> int:
     return best
 
 
-def _joined(words: Sequence[str]) -> str:
-    """Words as a text, with no blanks where their script has none."""
-    gaps = ["" if _UNSPACED.fullmatch(one) or _UNSPACED.fullmatch(other) else " " for one, other in pairwise(words)]
-    return "".join(chain.from_iterable(zip(words, [*gaps, ""], strict=True)))
+def _joined(parts: Sequence[str], words: Sequence[str], blank: str = " ", none: str = "") -> str:
+    """The parts that stand for some words as a text, with ``none`` between words whose script has no blanks."""
+    gaps = [none if _UNSPACED.fullmatch(one) or _UNSPACED.fullmatch(other) else blank for one, other in pairwise(words)]
+    return "".join(chain.from_iterable(zip(parts, [*gaps, ""], strict=True)))
 
 
 def _small(letter: str) -> str:
