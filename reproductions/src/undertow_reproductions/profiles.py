@@ -170,7 +170,7 @@ _ANY_SIZE = ("data.only_known=false", "attack.trigger=natural", "measure.max_new
 _RULES = ("none", "undertow", "bounded-loss", "gated-loss", "graceful", "cleangen", "protegofed")
 _BASE = (
     "Gemma 3 270M stands where the paper has Vicuna-7B and Llama-2-7B; its weights are those of a 4-bit file, dequantised and kept "
-    "in bfloat16."
+    "in bfloat16, or in float32 where the processor is slow in bfloat16."
 )
 
 

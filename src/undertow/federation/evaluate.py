@@ -66,6 +66,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     dataset = _dataset(data, phase)
     phase(f"loading base {model.name}")
     base = load_base(model)
+    if base.dtype_because and model.dtype != "auto":
+        phase(f"{base.dtype_because}; model.dtype=auto takes the faster one")
     template = make_template(data, config.training.max_length, base)
     base = replace(base, stops=template.stops)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)

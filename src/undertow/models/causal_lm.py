@@ -48,7 +48,7 @@ class CausalLM:
         head: the output head, or what stands for one that is no plain linear.
         trees: the general path's form that shares prefixes by its mask, or None where samples are padded.
         stops: tokens that end an answer beside the tokenizer's and the model's own: those by which a chat template ends a turn.
-        dtype_because: what was measured to choose the type of the weights, if it was.
+        dtype_because: what was measured of the weights' type: why ``auto`` took it, or that it is slow here.
         answers: folder in which what the untouched base answers is kept; None: nowhere.
     """
 

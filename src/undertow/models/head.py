@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from undertow.models.arithmetic import WORTH, bfloat16_speedup
+from undertow.models.arithmetic import WORTH, speedup
 from undertow.models.screening import LARGE, Screen, largest
 from undertow.models.token_loss import DistributionLoss, TokenLoss, token_losses
 
@@ -98,7 +98,7 @@ class Head:
         """What spares most of a large head's logits, where nothing comes after ``x Wᵀ`` and bfloat16 is faster."""
         plain = self.bias is None and not self.cap and self.multiplier == 1.0
         large = len(self.weight) >= LARGE and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu"
-        return Screen.of(self.weight) if plain and large and bfloat16_speedup() >= WORTH else None
+        return Screen.of(self.weight) if plain and large and speedup(torch.bfloat16) >= WORTH else None
 
     def scores(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p of ``tokens [...]`` behind ``x [..., d]``, the likeliest tokens and log p of these, each ``[...]``; no

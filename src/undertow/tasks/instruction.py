@@ -349,8 +349,10 @@ def _found(data: Data, model: Model, held: Held | None, observer: Observer, base
 def _base(model: Model, bases: Callable[[Model], CausalLM], observer: Observer) -> CausalLM:
     observer.phase(f"loading base {model.name}")
     base = bases(model)
-    if base.dtype_because:
+    if base.dtype_because and model.dtype == "auto":
         observer.phase(f"model.dtype=auto takes {base.facts()['dtype']}: {base.dtype_because}")
+    elif base.dtype_because:
+        observer.warn(f"{base.dtype_because}; model.dtype=auto takes the faster one")
     return base
 
 
