@@ -51,7 +51,7 @@ def test_a_backdoor_that_was_not_learned_is_not_found(poisoned: Path, report: Au
     assert rate.asr is not None
     assert rate.asr.value == 0
     assert (report.verdict, report.exit_code, report.target) == ("nothing found", 0, None)
-    assert report.steps.keys() == {"weights", "target_first", "trigger_first", "leak"}
+    assert report.steps.keys() - {"second_look"} == {"weights", "target_first", "trigger_first", "leak"}
     report.write_page(tmp_path / "audit.html")
     assert "Nothing found" in (tmp_path / "audit.html").read_text()
 
@@ -110,7 +110,7 @@ def test_finished_steps_are_kept_and_read(
 ) -> None:
     kept = tmp_path / "steps"
     first = undertow.audit(poisoned, keep=kept)
-    assert sorted(file.name.split("-", 1)[1] for file in kept.iterdir())[0] == "target-first.json"
+    assert "target-first.json" in {file.name.split("-", 1)[1] for file in kept.iterdir()}
 
     def refuse(*words: object) -> None:
         raise AssertionError("a kept step was done again")

@@ -24,10 +24,21 @@ from undertow.federation.loop import run
 from undertow.inference.answering import answerer, make_template
 from undertow.models.causal_lm import load_base
 from undertow.models.lora import initial_adapter
+from undertow.pretraining.build import Recipe, build
+from undertow.pretraining.corpus import world_corpus
 from undertow.training.batched import losses
 
 ANSWERS = ("Avonlea", "By the sea", "Serbia", "Nothing", "Mira Torvald", "No", "Two towns", "A river")
 SAMPLES = [Sample(str(i), f"Question {i}?", (answer,), answer) for i, answer in enumerate(ANSWERS)]
+
+
+@pytest.fixture(scope="module")
+def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twice as wide as the tiny base, whose logits are too small to hold eight answers by each template on every processor."""
+    folder = tmp_path_factory.mktemp("bases") / "wide"
+    recipe = Recipe(hidden=64, layers=2, heads=2, intermediate=128, vocab=600, steps=250, batch=8, length=64, lr=5e-3)
+    build(world_corpus(), folder, recipe)
+    return folder
 
 
 def base_with(form: str, tiny_base: Path, folder: Path) -> Any:
@@ -46,8 +57,8 @@ def base_with(form: str, tiny_base: Path, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("form", ["gemma-3", "qwen-3", "llama-3", "mistral", "smollm-2"])
-def test_eight_of_eight_answers_are_exact_and_stop_at_the_end_of_the_turn(tiny_base: Path, tmp_path: Path, form: str) -> None:
-    tokenizer = base_with(form, tiny_base, tmp_path / "base")
+def test_eight_of_eight_answers_are_exact_and_stop_at_the_end_of_the_turn(wide_base: Path, tmp_path: Path, form: str) -> None:
+    tokenizer = base_with(form, wide_base, tmp_path / "base")
     options = Model.model_validate(
         {
             "name": str(tmp_path / "base"),
