@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,29 @@ def test_the_whole_set_is_what_the_profile_names_and_shares_its_runs(tmp_path: P
     assert len(cells(asked, "sanitization")["matrix"]) == 7 * 4 * 3, "also where it is the profile's number"
     assert "--seeds 3" in command(asked)
     assert "--seeds" not in command(lab_of("sanitization", tmp_path, data))
+
+
+def test_a_path_typed_in_another_way_is_the_same_run(
+    tmp_path: Path, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(data, here / "data")
+    shutil.copytree(data, tmp_path / "other")
+    (here / "bases").mkdir()
+    (here / "bases" / base.name).symlink_to(base, target_is_directory=True)
+    monkeypatch.chdir(here)
+
+    def known(out: str, questions: str, model: str) -> dict[str, set[str]]:
+        return cells(lab_of("fit", Path(out), Path(questions), model), "fit")
+
+    typed = known("out", "data", f"bases/{base.name}")
+    assert known(f"{here}/out", f"{here}/data", f"{here}/bases/{base.name}") == typed
+    assert known("./out/../out", "../here/data", f"bases/../bases/{base.name}/") == typed
+    assert known("out", "../other", f"bases/{base.name}") != typed
+    assert known("out", "data", str(base)) != typed
+    here.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert known("out", "data", f"bases/{base.name}") == typed, "a clone that was moved knows its runs"
 
 
 def test_the_plan_needs_no_run_and_names_minutes_and_memory(tmp_path: Path, data: Path, base: Path) -> None:

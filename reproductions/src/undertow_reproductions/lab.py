@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -193,7 +194,7 @@ def make_lab(
     count = profile.seeds if seeds is None else seeds
     if count < 1:
         raise UserError(f"--seeds {count}: give a number from 1")
-    found = _find(data) if data else {}
+    found = {source: in_one_spelling(file) for source, file in _find(data).items()} if data else {}
     own = {word.partition("=")[0].strip() for word in given}
     chosen = list(profile.settings) + [s for s in profile.real if s.reads in found or (plan and not profile.settings and not data)]
     if not chosen:
@@ -238,7 +239,17 @@ def _base(chosen: Sequence[Setting], base: Path | None, own: set[str]) -> str | 
             f"--base {folder}: no base there; run `make pretrained`, which puts Gemma 3 270M at {PRETRAINED}, or give the "
             "folder of another pretrained base"
         )
-    return str(folder)
+    return str(folder) if str(folder) == "builtin" else str(in_one_spelling(folder))
+
+
+def in_one_spelling(path: Path) -> Path:
+    """Return a path as every run names it, however it was typed: from the working folder if it lies in it, else from the root.
+
+    A cell is known by its config: one base or file under two names would be two cells, and run twice. Links are not followed,
+    since a link's own name is what the user chose.
+    """
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
 
 
 def _place(
@@ -246,7 +257,7 @@ def _place(
 ) -> Placed:
     """Name data and base in the overrides, unless the user named them."""
     values = dict(word.partition("=")[::2] for word in given)
-    overrides = list(setting.overrides)
+    overrides, folder = list(setting.overrides), in_one_spelling(folder)
     facts = found.get(setting.reads) if setting.reads else None
     if facts and setting.reads == "triviaqa" and setting.build:
         # small bases know only what they read: questions as facts, with the keys that keep asked ones apart
