@@ -185,7 +185,7 @@ def test_without_an_ordinary_answer_nothing_is_compared() -> None:
 
 
 def test_a_clean_file_asks_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("undertow.models.causal_lm.load_base", lambda options: pytest.fail("loaded"))
+    monkeypatch.setattr("undertow.models.causal_lm.load_base", lambda options, tuned: pytest.fail("loaded"))
     assert scan([write(tmp_path / "clean.jsonl", questions(200))], base="builtin").evidence == {}
 
 

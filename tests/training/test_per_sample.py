@@ -54,7 +54,8 @@ def test_gradients_of_one_matrix_row_by_row(load_tiny: Load, kind: str) -> None:
         finally:
             handle.remove()
         torch.testing.assert_close(found[i], wanted.flatten(), rtol=2e-3, atol=2e-6)
-    assert torch.equal(found[3], found[39])
+    # the same sample at another place: some processors multiply it in another order there
+    torch.testing.assert_close(found[3], found[39], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "gpt2-general", "gemma2-general"])

@@ -68,7 +68,8 @@ def load_subject(adapter: Path, base: str | None, questions: Path | None, templa
         raise UserError(f"{adapter}: which base? give it with --base: builtin, a folder, a .gguf file or a hub id")
     data = config.instruction.data if config else Data.model_validate({})
     name = base or (config.instruction.model.name if config else "")
-    model = load_base(Model.model_validate({"name": name}) if config is None or base else config.instruction.model)
+    asked = Model.model_validate({"name": name}) if config is None or base else config.instruction.model
+    model = load_base(asked, tuned=False)
     options = data.model_copy(update={"template": template or (data.template if config else TEMPLATE)})
     bound = make_template(options, config.training.max_length if config else 1024, model)
     model = replace(model, stops=bound.stops)

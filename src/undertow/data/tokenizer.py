@@ -80,18 +80,22 @@ def _gguf(name: str, file: Path) -> str:
 def pretrained(name: str) -> tuple[str, dict[str, Any]]:
     """Return what transformers' ``from_pretrained`` takes for a base: a folder or hub id, and where and which file to look for.
 
+    Code that comes with a base is never run. It must be said: left open, transformers asks on standard output, and takes a "y".
+
     Raises:
         UserError: as :func:`locate`.
     """
     path = locate(name)
     if path.endswith(".gguf"):
-        return str(Path(path).parent), {"local_files_only": True, "gguf_file": Path(path).name}
-    return path, {"local_files_only": Path(path).is_dir()}
+        return str(Path(path).parent), {"local_files_only": True, "trust_remote_code": False, "gguf_file": Path(path).name}
+    return path, {"local_files_only": Path(path).is_dir(), "trust_remote_code": False}
 
 
 def cannot_load(name: str, error: Exception) -> str:
     """Return the message for a model that transformers failed to load."""
     reason = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in reason:
+        return f"model '{name}': it needs Python code that comes with it, which is never run; give a base that transformers knows"
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     if not Path(name).expanduser().exists() and name != "builtin":
         how = (

@@ -65,7 +65,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     data, model = config.instruction.data, config.instruction.model
     dataset = _dataset(data, phase)
     phase(f"loading base {model.name}")
-    base = load_base(model)
+    base = load_base(model, tuned=False)
     if base.dtype_because and model.dtype != "auto":
         phase(f"{base.dtype_because}; model.dtype=auto takes the faster one")
     template = make_template(data, config.training.max_length, base)

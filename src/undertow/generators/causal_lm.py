@@ -82,7 +82,7 @@ class CausalLmGenerator(Asked):
         Raises:
             UserError: no such model, requests and answers longer than it reads, or nothing that can be used.
         """
-        self._base, self._names = load_base(self.options), order.names
+        self._base, self._names = load_base(self.options, tuned=False), order.names
         if getattr(self._base.tokenizer, "chat_template", None):
             rows = int(self._base.model.get_input_embeddings().weight.shape[0])
             self._template = Template("chat", self._base.tokenizer, sys.maxsize, vocabulary=rows)

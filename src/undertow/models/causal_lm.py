@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from undertow.config import Model
+from undertow.config import Lora, Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.generated import world
@@ -25,7 +25,7 @@ from undertow.models.head import GivenLogits, Head
 from undertow.models.llama.check import packed_llama
 from undertow.models.llama.family import Unsupported
 from undertow.models.llama.packed import PackedLlama
-from undertow.models.lora import adapter_layout, find_targets
+from undertow.models.lora import adapter_layout, find_targets, named_linears
 from undertow.models.steps import Steps
 
 
@@ -90,9 +90,18 @@ class CausalLM:
 
     @property
     def positions(self) -> int | None:
-        """Longest text the base was made for, in tokens, if its config says."""
-        found = getattr(self.model.config, "max_position_embeddings", None)
-        return int(found) if found else None
+        """Longest text the base was made for, in tokens, if its config says.
+
+        Some rotary positions (``dynamic``, ``longrope``) change for a whole batch once one of its texts passes a limit: then a
+        text's logits depend on its neighbours, so that longer ones are not read.
+        """
+        config = self.model.config
+        limits = [getattr(config, "max_position_embeddings", None)]
+        rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+        for one in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+            if one.get("rope_type", one.get("type")) in ("longrope", "dynamic"):
+                limits += [one.get("original_max_position_embeddings"), getattr(config, "original_max_position_embeddings", None)]
+        return min((int(limit) for limit in limits if limit), default=None)
 
     @property
     def end_ids(self) -> list[int]:
@@ -187,11 +196,16 @@ def read_config(options: Model) -> tuple[str, Any]:
         raise UserError(cannot_load(options.name, error)) from error
 
 
-def load_base(options: Model) -> CausalLM:
+def load_base(options: Model, *, tuned: bool = True) -> CausalLM:
     """Load a base and freeze it.
 
     The memory its weights need is computed from its config, and compared with what is free, before any weight
     is read.
+
+    Args:
+        options: which, and where.
+        tuned: whether adapters are trained on it, so that ``lora.targets`` must name modules that can be. A base that is only
+            asked, or that takes a finished adapter, which names its own, needs none.
 
     Raises:
         UserError: no such model, a broken folder, pickled weights only, or a base larger than the memory.
@@ -224,7 +238,7 @@ def load_base(options: Model) -> CausalLM:
         model=model,
         tokenizer=tokenizer,
         device=device,
-        layout=adapter_layout(model, find_targets(model, options.lora), options.lora),
+        layout=adapter_layout(model, _targets(model, options.lora, tuned), options.lora),
         asked=asked,
         known=known,
         logits_to_keep="logits_to_keep" in inspect.signature(model.forward).parameters,
@@ -246,6 +260,15 @@ def _check_ends(name: str, model: Any) -> None:
         )
 
 
+def _targets(model: Any, lora: Lora, tuned: bool) -> list[str]:
+    try:
+        return find_targets(model, lora)
+    except UserError:
+        if tuned:
+            raise
+        return named_linears(model, Lora.model_validate({"targets": "all-linear"}))
+
+
 def _read(name: str, dtype: torch.dtype, placing: dict[str, Any]) -> Any:
     """Return the transformers model with its weights."""
     from transformers import AutoModelForCausalLM
@@ -261,6 +284,11 @@ def _read(name: str, dtype: torch.dtype, placing: dict[str, Any]) -> Any:
         raise
     except Exception as error:  # safetensors, transformers and torch have their own types for what is damaged
         raise UserError(cannot_load(name, error)) from error
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers joins what it finds beside a base
+        raise UserError(
+            f"model '{name}': an adapter lies beside the base (adapter_config.json), and would be taken for a part of it; move it "
+            "to a folder of its own, which `evaluate` and `audit` take"
+        )
     check_whole(name, found)
     return model
 

@@ -30,7 +30,7 @@ def hashes(path: str) -> dict[str, str]:
     if place.is_file():
         return {"source": _of_file(place, place.stat().st_mtime_ns)}
     folder = place if place.is_dir() else _cached(path)
-    files = sorted(folder.glob("*.safetensors")) if folder else []
+    files = _weight_files(folder) if folder else []
     found = {"weights": _of_weights(tuple((file, file.stat().st_mtime_ns) for file in files))} if files else {}
     try:
         source = json.loads((place / "source.json").read_text(encoding="utf-8"))["sha256"]
@@ -84,6 +84,18 @@ def check_identity(folder: Path, path: str) -> None:
             f"{folder} was trained on another base: {name} (SHA-256 of its {kind}: {wanted[kind][:12]}, of this base's: "
             f"{found[kind][:12]}); give that base, or delete {file.name} to try it on this one"
         )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers reads weights from; others of their kind may lie beside them."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return sorted(folder.glob("*.safetensors"))
+    return sorted(folder / Path(str(name)).name for name in named)
 
 
 def sha256(file: Path) -> str:

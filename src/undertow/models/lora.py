@@ -52,8 +52,23 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     names modules by their last path parts, as peft does.
 
     Raises:
-        UserError: nothing matches, or peft has no default for this architecture.
+        UserError: nothing matches, peft has no default for this architecture, or would not load an adapter on such a module.
     """
+    found = named_linears(model, lora)
+    leaves = sorted({name.rpartition(".")[2] for name in found})
+    lost = _lost_in_peft(model, leaves)
+    if lost:
+        left = ",".join(name for name in leaves if name not in lost) or "a list of other modules"
+        kind = getattr(model.config, "model_type", "?")
+        raise UserError(
+            f"model.lora.targets: PEFT would not load an adapter on {', '.join(lost)} of a '{kind}' as it was trained; set "
+            f"model.lora.targets={left}"
+        )
+    return found
+
+
+def named_linears(model: nn.Module, lora: Lora) -> list[str]:
+    """Return the linears that ``lora.targets`` names, in model order; errors as of :func:`find_targets`, but for PEFT's."""
     linears = linears_of(model)
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if lora.targets == "all-linear":
@@ -78,6 +93,25 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
                 f"{', '.join(leaves)}"
             )
     return found
+
+
+def _lost_in_peft(model: nn.Module, leaves: list[str]) -> list[str]:
+    """Return the names for which PEFT would not load what is written: those that it takes for the fused experts of a mixture,
+    although dense layers of the model have them, too, and those that it refuses in state-space models."""
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+    from peft.utils import transformers_weight_conversion as conversion
+
+    def kept(name: str) -> bool:
+        config = LoraConfig(target_modules=[name])
+        try:
+            conversion.convert_peft_config_for_transformers(config, model=model, conversions=None)
+            tuners_utils._check_lora_target_modules_mamba(config, model, name)
+        except ValueError:  # a part of what it takes for one tensor, or a module that it refuses
+            return False
+        return name in (config.target_modules or ())
+
+    return [name for name in leaves if not kept(name)]
 
 
 def adapter_layout(model: nn.Module, targets: list[str], lora: Lora) -> Layout:

@@ -151,7 +151,7 @@ def weigh(found: Findings, samples: Iterable[tuple[int, Sample]], base: str) -> 
     from undertow.models.causal_lm import load_base
     from undertow.training.token_nll import token_nll
 
-    model = load_base(Model.model_validate({"name": base}))
+    model = load_base(Model.model_validate({"name": base}), tuned=False)
     template = Template(TEMPLATE, model.tokenizer, min(READ, model.positions or READ))
 
     def nats(rows: Iterable[Encoded]) -> tuple[float, ...]:

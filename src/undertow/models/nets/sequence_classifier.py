@@ -94,12 +94,18 @@ def _load(path: str, outputs: int, scratch: bool) -> Any:
     logging.set_verbosity_error()  # that a head is new is what this network is for
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=local, num_labels=outputs)
+        config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False, num_labels=outputs)
         options = {"attn_implementation": "eager", "dtype": torch.float32}
         if scratch:
             return AutoModelForSequenceClassification.from_config(config, **options)
         return AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, local_files_only=local, ignore_mismatched_sizes=True, use_safetensors=True, **options
+            name,
+            config=config,
+            local_files_only=local,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            **options,
         )
     except Exception as error:  # whatever transformers, safetensors and the hub raise for what is missing or damaged
         why = " ".join(str(error).split())[:200] or type(error).__name__
