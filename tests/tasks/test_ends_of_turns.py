@@ -73,7 +73,7 @@ def test_eight_of_eight_answers_are_exact_and_stop_at_the_end_of_the_turn(wide_b
     assert end in base.end_ids
     assert (end == tokenizer.eos_token_id) == (form == "mistral")
     rows = [template.encode(sample) for sample in SAMPLES]
-    training = Training.model_validate({"batch_size": 8, "lr": 1e-2})
+    training = Training.model_validate({"batch_size": 8, "lr": 5e-3, "schedule": "linear"})
     adapter = tune(base, training, initial_adapter(base.layout, 0), rows, 250, 0)
     asked = Measure.model_validate({"max_new_tokens": 40, "batch_size": 8})
     said = answerer(base, template, adapter, asked)(SAMPLES)
