@@ -20,7 +20,7 @@ from undertow.models import identity
 from undertow.models.adapters import load_peft
 from undertow.models.causal_lm import CausalLM
 from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, linear_sizes, save_peft
-from undertow.models.with_adapter import plain_adapter, with_adapter
+from undertow.models.with_adapter import Adapted, plain_adapter, with_adapter
 
 Load = Callable[..., CausalLM]
 LORA = Lora(r=2, alpha=3, targets="all-linear")
@@ -290,6 +290,27 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Breaker:
     return rewrite
 
 
+def _without(key: str) -> Breaker:
+    def change(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+
+    return change
+
+
+def _renamed(name: str) -> Breaker:
+    def change(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").rename(folder / name)
+
+    return change
+
+
+def _four_bits(folder: Path) -> None:
+    """Write a type that torch has and does not compute with."""
+    header = json.dumps({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
 def _first(tensors: dict[str, torch.Tensor]) -> str:
     return sorted(tensors)[0]
 
@@ -305,8 +326,30 @@ def _truncate(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Breaker, str]] = {
-    "no folder": (shutil.rmtree, "adapter_config.json is missing"),
-    "pickled": (_pickled, "pickled adapters are refused"),
+    "no folder": (shutil.rmtree, "adapter: no such folder; give the folder of a PEFT adapter"),
+    "no config": (
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        "is no PEFT adapter: adapter_config.json is missing",
+    ),
+    "no weights": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        "adapter_model.safetensors, only adapter_config",
+    ),
+    "pickled": (_pickled, "adapter_model.bin is pickled, and pickled adapters are refused"),
+    "in parts": (_renamed("adapter_model-00001-of-00002.safetensors"), r"in parts \(adapter_model-00001-of-00002.safetensors\)"),
+    "mlx": (_renamed("adapters.safetensors"), "adapters.safetensors is an adapter of MLX, not of PEFT; convert it"),
+    "other weights": (_renamed("model.safetensors"), "has no adapter_model.safetensors, only model.safetensors; copy"),
+    "for classes": (
+        _config(task_type="SEQ_CLS"),
+        "task_type = 'SEQ_CLS', the adapter is for sequence classification, not for",
+    ),
+    "for features": (_config(task_type="FEATURE_EXTRACTION"), "the adapter is for feature extraction, not for a causal language"),
+    "for a task of tomorrow": (_config(task_type=["X"]), r"task_type = \['X'\], which peft does not know"),
+    "integers": (
+        _weights(lambda t: t.update({_first(t): torch.ones(2, 32, dtype=torch.int8)})),
+        "is of type int8, which",
+    ),
+    "four bits": (_four_bits, "a is of type float4_e2m1fn_x2, which is not read here"),
     "dora": (_config(use_dora=True), "an adapter with use_dora changes the base's own weights"),
     "lora bias": (_config(lora_bias=True), "an adapter with lora_bias changes"),
     "whole modules": (_config(modules_to_save=["norm"]), "modules_to_save"),
@@ -357,9 +400,11 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
         _weights(lambda t: [t.update({k.replace("layers.1.", "layers.2."): t.pop(k)}) for k in list(t)]),
         r"does not fit this base: it holds model\.layers\.2.*, where this base and the config need model\.layers\.1",
     ),
-    "alpha no number": (_config(lora_alpha=float("nan")), "lora_alpha = nan"),
+    "alpha not finite": (_config(lora_alpha=float("nan")), "lora_alpha = nan, it must be finite"),
+    "alpha in words": (_config(lora_alpha="8"), "lora_alpha = '8', which is no number"),
+    "alpha that is long": (_config(lora_alpha=-(10**400)), "holds a value that LoRA has no use for"),
     "alpha pattern in words": (_config(alpha_pattern={"q_proj": "x"}), "holds a value that LoRA has no use for"),
-    "rank pattern of zero": (_config(rank_pattern={"q_proj": 0}), "holds a value that LoRA has no use for|need"),
+    "rank pattern of zero": (_config(rank_pattern={"q_proj": 0}), "gives a rank of 0 in rank_pattern, but .* is of rank 2"),
     "rank pattern a list": (_config(rank_pattern=[4]), "holds a value that LoRA has no use for"),
     "targets no names": (_config(target_modules=5), "holds a value that LoRA has no use for"),
     "targets no regex": (_config(target_modules="(q_proj"), "holds a value that LoRA has no use for"),
@@ -367,10 +412,17 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "tied weights": (_config(ensure_weight_tying=True), "ensure_weight_tying"),
     "mica": (_config(init_lora_weights="mica"), "init_lora_weights = 'mica' is not supported"),
     "other method": (_config(peft_type="IA3"), "peft_type = 'IA3' is not supported"),
-    "several ranks": (_config(rank_pattern={"q_proj": 8}), r"q_proj.lora_A is \(2, 32\), .* rank 8 need \(8, 32\)"),
-    "other rank": (_config(r=5), "does not fit this base"),
-    "rank of zero": (_config(r=0), "adapter_config.json|r = 0|lora_alpha"),
-    "rank in words": (_config(r="four"), "adapter_config.json|r = "),
+    "several ranks": (_config(rank_pattern={"q_proj": 8}), r"gives a rank of 8 in rank_pattern, but .*q_proj.lora_A is of rank 2"),
+    "other rank": (_config(r=5), "adapter_config.json has r = 5, but .* is of rank 2; write the r of its training into the config"),
+    "no rank": (_without("r"), "adapter_config.json has no r, which means 8, but .* is of rank 2"),
+    "other rank of dora": (_config(r=5, use_dora=True), "adapter_config.json has r = 5, but .* is of rank 2"),
+    "rank of zero": (_config(r=0), "adapter_config.json has r = 0, it must be above 0"),
+    "rank in words": (_config(r="4"), "adapter_config.json has r = '4', which is no whole number"),
+    "rank with a point": (_config(r=2.0), "r = 2.0, which is no whole number"),
+    "nothing left": (
+        _config(target_modules="all-linear", exclude_modules=".*proj"),
+        "exclude_modules and modules_to_save leave no linear layer",
+    ),
     "config no object": (lambda folder: (folder / "adapter_config.json").write_text("[1]") and None, "damaged"),
     "config no json": (lambda folder: (folder / "adapter_config.json").write_text('{"r": ') and None, "damaged"),
     "config no text": (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff\xfe\x00") and None, "damaged"),
@@ -396,6 +448,131 @@ def test_what_cannot_be_used_is_refused_in_one_line(load_tiny: Load, tmp_path: P
         load_peft(folder, base.model)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_file_in_the_place_of_a_folder_is_told(load_tiny: Load, tmp_path: Path, inside: str) -> None:
+    base, folder = load_tiny(r=2, alpha=3), tmp_path / "adapter"
+    save_peft(folder, some_adapter(base), base.layout, LORA, base.path)
+    with pytest.raises(UserError, match=rf"{inside} is a file; give its folder, {folder}$"):
+        load_peft(folder / inside, base.model)
+    (tmp_path / "README.md").write_text("#")
+    with pytest.raises(UserError, match=r"README\.md is a file; give the folder of a PEFT adapter"):
+        load_peft(tmp_path / "README.md", base.model)
+    with pytest.raises(UserError, match=rf"adapter_config\.json is missing; give {folder}$"):
+        load_peft(tmp_path, base.model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dora", [False, True])
+def test_every_floating_type_is_read_as_peft_reads_it(load_tiny: Load, tmp_path: Path, dtype: torch.dtype, dora: bool) -> None:
+    base = load_tiny("qwen2", r=2, alpha=3)
+    save_of_peft(base, tmp_path, use_dora=dora)
+    _weights(lambda t: t.update({k: v.to(dtype) for k, v in t.items()}))(tmp_path)
+    same_as_peft(base, tmp_path)
+    _weights(lambda t: t.update({k: v.float().fill_(float("nan")).to(dtype) for k, v in t.items()}))(tmp_path)
+    with pytest.raises(UserError, match="NaN or infinity"):
+        with_adapter(base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora_alpha": -8},
+        {"lora_alpha": 0, "alpha_pattern": {"k_proj": 5}},
+        {"lora_alpha": 4, "alpha_pattern": {"k_proj": -5, "q_proj": 0}},
+        {"lora_alpha": -8, "use_dora": True},
+    ],
+)
+def test_every_finite_alpha_is_read_as_peft_reads_it(load_tiny: Load, tmp_path: Path, changes: dict[str, Any]) -> None:
+    base = load_tiny("qwen2", r=2, alpha=3)
+    save_of_peft(base, tmp_path)
+    if "use_dora" in changes:
+        save_of_peft(base, tmp_path, use_dora=True)
+    _config(**changes)(tmp_path)
+    found = same_as_peft(base, tmp_path)
+    assert found.layout is None or found.layout.scale > 0, "a sign is B's, so that norms of changes stay above 0"
+
+
+@pytest.mark.parametrize("excluded", [["o_proj", "mlp.down_proj"], r".*layers\.0\..*"])
+@pytest.mark.parametrize("word", ["all-linear", "All-Linear"])
+def test_all_linear_leaves_out_what_is_excluded(load_tiny: Load, tmp_path: Path, excluded: Any, word: str) -> None:
+    base = load_tiny("qwen2", r=2, alpha=3)
+    save_of_peft(base, tmp_path, target_modules="all-linear", exclude_modules=excluded)
+    _config(target_modules=word)(tmp_path)
+    found = same_as_peft(base, tmp_path)
+    names = [slot.name for slot in found.layout.slots] if found.layout else []
+    assert len(names) == 2 * (7 if isinstance(excluded, str) else 10)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_dora": True}, {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}], ids=str
+)
+def test_embeddings_saved_with_an_adapter(load_tiny: Load, tmp_path: Path, options: dict[str, Any]) -> None:
+    base = load_tiny("qwen2", r=2, alpha=3)
+    save_of_peft(base, tmp_path, embeddings=True, **options)
+    assert any("embed_tokens" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    same_as_peft(base, tmp_path)
+
+    def is_own(name: str) -> bool:
+        return name.endswith("lm_head.weight" if options.get("modules_to_save") != ["lm_head"] else "embed_tokens.weight")
+
+    whole = load_file(tmp_path / "adapter_model.safetensors")
+    _weights(lambda t: t.update({k: v + 1 for k, v in t.items() if is_own(k)}))(tmp_path)
+    with pytest.raises(UserError, match=r"holds embeddings of its own, .* differ .*save_embedding_layers=False") as caught:
+        with_adapter(base, tmp_path)
+    assert "\n" not in str(caught.value)
+    save_file(whole, tmp_path / "adapter_model.safetensors")
+    _weights(lambda t: t.update({k: torch.cat([v, v[:2]]) for k, v in t.items() if "lm_head" in k or "embed_" in k}))(tmp_path)
+    with pytest.raises(UserError, match=r"embeddings of \d+ tokens .*, this base has \d+: the vocabulary was resized"):
+        with_adapter(base, tmp_path)
+    _weights(lambda t: t.update({k: v[:, :5].clone() for k, v in t.items() if "lm_head" in k or "embed_" in k}))(tmp_path)
+    with pytest.raises(UserError, match=r"does not fit this base: .* the base's is"):
+        with_adapter(base, tmp_path)
+
+
+def test_embeddings_are_compared_in_the_bases_type(load_tiny: Load, tmp_path: Path) -> None:
+    base, half = load_tiny("qwen2", r=2, alpha=3), load_tiny("qwen2", r=2, alpha=3, dtype="bfloat16")
+    save_of_peft(base, tmp_path, embeddings=True)
+    load_peft(tmp_path, half.model)
+    _weights(lambda t: t.update({k: v.bfloat16() for k, v in t.items()}))(tmp_path)
+    load_peft(tmp_path, half.model)
+    with pytest.raises(UserError, match="holds embeddings of its own"):  # rounded ones, which PEFT would use
+        load_peft(tmp_path, base.model)
+
+
+def save_of_peft(base: CausalLM, folder: Path, embeddings: bool = False, **options: Any) -> None:
+    """Save an adapter that peft made, and that does something."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    wanted = {"r": 4, "target_modules": ["q_proj", "k_proj"], "task_type": "CAUSAL_LM", **options}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32), LoraConfig(**wanted))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder, save_embedding_layers=embeddings)
+
+
+def same_as_peft(base: CausalLM, folder: Path) -> Adapted:
+    """Read an adapter; its logits are peft's."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    found = with_adapter(base, folder)
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+        wanted = PeftModel.from_pretrained(plain, folder).eval()(input_ids=IDS).logits
+        if found.flat is None or found.layout is None:
+            made = found.base.model(input_ids=IDS).logits
+        else:
+            with adapted(base.model, found.layout, found.flat[None]):
+                made = base.model(input_ids=IDS).logits
+        assert (wanted - base.model(input_ids=IDS).logits).abs().max() > 1e-3, "the adapter does something"
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
+    return found
 
 
 def test_another_bases_adapter_is_refused(load_tiny: Load, tmp_path: Path) -> None:
@@ -432,7 +609,7 @@ FOLDED_BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, torch.Tensor]
     "other vocabulary": (
         {"modules_to_save": ["lm_head"]},
         lambda t: t.update({k: v[:-3].clone() for k, v in t.items() if "lm_head" in k}),
-        "does not fit this base: size mismatch",
+        "the vocabulary was resized",
     ),
     "other magnitude": (
         {"use_dora": True},

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,9 +29,7 @@ _INERT = {
     "auto_mapping",
     "base_model_name_or_path",
     "revision",
-    "peft_type",
     "peft_version",
-    "task_type",
     "inference_mode",
     "lora_dropout",
     "eva_config",
@@ -44,6 +43,8 @@ _INERT = {
 
 #: Keys that are read below.
 _READ = {
+    "peft_type",
+    "task_type",
     "r",
     "lora_alpha",
     "rank_pattern",
@@ -66,6 +67,15 @@ _FOLDED = ("use_dora", "lora_bias", "modules_to_save")
 
 #: Ways to begin that draw A and B and leave the base's weights; and those that change the base, always in the same way.
 _BEGUN, _BASE_CHANGED = (True, False, "gaussian", "eva", "orthogonal"), ("pissa", "olora")
+
+#: What PEFT's other tasks are, in words.
+_OTHER_TASKS = (
+    ("SEQ_CLS", "sequence classification"),
+    ("SEQ_2_SEQ_LM", "a sequence-to-sequence model"),
+    ("TOKEN_CLS", "token classification"),
+    ("QUESTION_ANS", "extractive question answering"),
+    ("FEATURE_EXTRACTION", "feature extraction"),
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +108,14 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
     try:
         targets = _targets(folder, config, model)
         named = _named(folder, tensors)
+        surplus = _base_embeddings(folder, config, named, model)
+        named = {key: value for key, value in named.items() if key not in surplus}
+        factors = {key for key in named if key.endswith((".lora_A.weight", ".lora_B.weight"))}
+        _complete(folder, factors if folded else set(named), targets)
+        ranks = _ranks(folder, config, named, targets, model)
         if folded:
-            own = {key for key in named if key.endswith((".lora_A.weight", ".lora_B.weight"))}
-            _complete(folder, own, targets)
             return Adapter(None, None, ", ".join(folded))
-        layout, values = _plain(folder, config, named, targets, model)
+        layout, values = _plain(config, named, ranks)
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, re.error) as error:  # values of other kinds
@@ -133,13 +146,14 @@ def folded(folder: Path, model: Any) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    _, tensors = _files(folder)
+    config, tensors = _files(folder)
     try:
+        surplus = {_PREFIX + key for key in _base_embeddings(folder, config, _named(folder, tensors), model)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is told below
             whole = PeftModel.from_pretrained(copy.deepcopy(model), str(folder))
             wanted = get_peft_model_state_dict(whole, save_embedding_layers=False)
-            if odd := sorted(wanted.keys() ^ tensors.keys()):
+            if odd := sorted(wanted.keys() ^ (tensors.keys() - surplus)):
                 kind = "lacks" if odd[0] in wanted else "holds, and its config does not announce,"
                 raise UserError(f"{folder} {kind} {odd[0]}; copy the adapter again")
             merged = whole.merge_and_unload(safe_merge=True)
@@ -159,11 +173,9 @@ def folded(folder: Path, model: Any) -> Any:
 def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     if not config_file.is_file():
-        raise UserError(f"{folder} is no PEFT adapter: adapter_config.json is missing; give the folder that holds it")
+        raise UserError(_no_config(folder))
     if not weights.is_file():
-        raise UserError(
-            f"{folder} has no adapter_model.safetensors (pickled adapters are refused); save the adapter as safetensors"
-        )
+        raise UserError(_no_weights(folder))
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         tensors = load_file(weights)
@@ -172,15 +184,58 @@ def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter is damaged ({' '.join(str(error).split())}); copy it again") from error
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        numbers = _numbers(tensor)
+        if numbers is None:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{folder}: {name} is of type {dtype}, which is not read here; save the adapter in float32, float16 or bfloat16"
+            )
+        if not numbers.isfinite().all():
             raise UserError(f"{folder}: {name} holds NaN or infinity; train or copy the adapter again")
     return config, tensors
+
+
+def _numbers(tensor: Tensor) -> Tensor | None:
+    """Return a tensor in float32, as torch computes little in float8; None where it is no floating-point type that torch reads."""
+    try:
+        return tensor.float() if tensor.is_floating_point() else None
+    except NotImplementedError:  # float4
+        return None
+
+
+def _no_config(folder: Path) -> str:
+    """Return what is there in the place of a folder with ``adapter_config.json``."""
+    if folder.is_file():
+        its = (folder.parent / "adapter_config.json").is_file()
+        wanted = f"its folder, {folder.parent}" if its else "the folder of a PEFT adapter, with adapter_config.json in it"
+        return f"{folder} is a file; give {wanted}"
+    if not folder.is_dir():
+        return f"{folder}: no such folder; give the folder of a PEFT adapter (one of a hub must be downloaded first)"
+    below = sorted(file.parent for file in folder.glob("*/adapter_config.json"))
+    wanted = f"give {below[0]}" if below else "give the folder that holds it"
+    return f"{folder} is no PEFT adapter: adapter_config.json is missing; {wanted}"
+
+
+def _no_weights(folder: Path) -> str:
+    """Return what is there in the place of ``adapter_model.safetensors``."""
+    names = sorted(file.name for file in folder.iterdir())
+    told = f"{folder} has no adapter_model.safetensors"
+    for name in names:
+        if re.fullmatch(r"adapter_model.*\.(bin|pt|pth|ckpt)", name):
+            return f"{told}: {name} is pickled, and pickled adapters are refused; save the adapter as safetensors"
+        if re.fullmatch(r"adapter_model(-.*\.safetensors|\.safetensors\.index\.json)", name):
+            return f"{told}: it is in parts ({name}), which peft does not read; join them into one adapter_model.safetensors"
+        if name in ("adapters.safetensors", "adapters.npz"):
+            return f"{told}: {name} is an adapter of MLX, not of PEFT; convert it to PEFT's format"
+    others = ", ".join(name for name in names if name != "adapter_config.json")[:160]
+    return f"{told}, only {others or 'adapter_config.json'}; copy the adapter again"
 
 
 def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
     """Refuse any key that may change the function and is not read here."""
     if config.get("peft_type") not in (None, "LORA"):
         raise UserError(f"{folder}: peft_type = {config['peft_type']!r} is not supported; only LoRA adapters are")
+    _causal(folder, config.get("task_type"))
     for key, value in config.items():
         if key in _INERT or key in _READ or key in _FOLDED or not value:
             continue
@@ -195,10 +250,27 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
             f"{folder}: init_lora_weights = {begun!r} {how}; save the adapter converted to plain LoRA (peft: "
             "path_initial_model_for_weight_conversion)"
         )
-    for name in ("r", "lora_alpha"):
-        value = config.get(name, 8)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise UserError(f"{folder}: adapter_config.json has {name} = {value!r}, it must be above 0; copy it again")
+    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
+    wrong = None
+    if not isinstance(rank, int) or isinstance(rank, bool):
+        wrong = f"r = {rank!r}, which is no whole number"
+    elif rank <= 0:
+        wrong = f"r = {rank}, it must be above 0"
+    elif not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        wrong = f"lora_alpha = {alpha!r}, which is no number"
+    elif not -math.inf < alpha < math.inf:
+        wrong = f"lora_alpha = {alpha}, it must be finite"
+    if wrong:
+        raise UserError(f"{folder}: adapter_config.json has {wrong}; write the number of its training there, or copy it again")
+
+
+def _causal(folder: Path, task: Any) -> None:
+    """Refuse an adapter of another task than a causal language model's."""
+    if task in (None, "CAUSAL_LM"):
+        return
+    words = [told for name, told in _OTHER_TASKS if name == task]
+    known = f"the adapter is for {words[0]}, not for a causal language model" if words else "which peft does not know"
+    raise UserError(f"{folder}: task_type = {task!r}, {known}; give an adapter with task_type = 'CAUSAL_LM'")
 
 
 def _lost(begun: Any) -> bool:
@@ -215,11 +287,14 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
         raise UserError(f"{folder}: adapter_config.json names no target_modules; copy it again")
     linears = linears_of(model)
     head = model.get_output_embeddings()
-    if wanted == "all-linear":
-        return [name for name, module in linears.items() if module is not head]
     names = ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
     matching = LoraConfig(target_modules=wanted, **{name: config.get(name) for name in names})
+    every = isinstance(wanted, str) and wanted.lower() == "all-linear"
+    if every:
+        matching.target_modules = {name for name, module in linears.items() if module is not head}
     found = [name for name, _ in model.named_modules() if name and check_target_module_exists(matching, name)]
+    if every and not found:
+        raise UserError(f"{folder}: exclude_modules and modules_to_save leave no linear layer of this base; copy the adapter again")
     if not found:
         first = wanted if isinstance(wanted, str) else sorted(wanted)[0]
         raise UserError(f"{folder} does not fit this base: no module is named {first}; give the base it was trained on")
@@ -248,6 +323,52 @@ def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
+def _base_embeddings(folder: Path, config: dict[str, Any], named: dict[str, Tensor], model: Any) -> set[str]:
+    """Return the tensors that are copies of the base's own embeddings or output head, which change nothing.
+
+    PEFT writes them with ``save_embedding_layers``, by itself after the vocabulary was resized, and reads them into the base.
+
+    Raises:
+        UserError: such a tensor is of another vocabulary, or differs from the base's and is not in ``modules_to_save``.
+    """
+    own: dict[str, Tensor] = {}
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    for name, module in model.named_modules():
+        if any(module is layer for layer in layers):
+            own.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+    copies = set()
+    for key, held in named.items():
+        plain = key.replace(".original_module.", ".").replace(".modules_to_save.", ".")
+        if plain not in own:
+            continue
+        _same_vocabulary(folder, key, held, own[plain])
+        announced = any(plain.rpartition(".")[0].endswith(one) for one in config.get("modules_to_save") or ())
+        if announced and key == plain:
+            continue
+        second = announced and ".modules_to_save." in key  # PEFT reads the first, which is announced
+        if not second and not torch.equal(held.to(own[plain].dtype), own[plain].cpu()):
+            raise UserError(
+                f"{folder} holds embeddings of its own, saved with it, that differ from this base's ({key}); give the base it was "
+                "trained on, merge the adapter into that base, or save it with save_embedding_layers=False"
+            )
+        copies.add(key)
+    return copies
+
+
+def _same_vocabulary(folder: Path, key: str, held: Tensor, own: Tensor) -> None:
+    if held.shape == own.shape:
+        return
+    if held.shape[1:] == own.shape[1:] and held.dim():
+        raise UserError(
+            f"{folder} holds embeddings of {held.shape[0]} tokens ({key}), this base has {own.shape[0]}: the vocabulary was "
+            "resized in training, or the base is another; merge the adapter into the base it was trained on and give the result"
+        )
+    raise UserError(
+        f"{folder} does not fit this base: {key} is {tuple(held.shape)}, the base's is {tuple(own.shape)}; give the base it was "
+        "trained on"
+    )
+
+
 def _complete(folder: Path, found: set[str], targets: list[str]) -> None:
     wanted = {f"{name}.lora_{side}.weight" for name in targets for side in "AB"}
     missing, surplus = sorted(wanted - found), sorted(found - wanted)
@@ -269,31 +390,46 @@ def _complete(folder: Path, found: set[str], targets: list[str]) -> None:
         )
 
 
-def _plain(
-    folder: Path, config: dict[str, Any], named: dict[str, Tensor], targets: list[str], model: nn.Module
-) -> tuple[Layout, dict[str, Tensor]]:
-    """Return A and B of each module, B times what its own scale differs from the common one."""
-    _complete(folder, set(named), targets)
-    rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
-    common = _scale(alpha, rank, config)
-    shapes: dict[str, tuple[int, ...]] = {}
-    values: dict[str, Tensor] = {}
+def _ranks(folder: Path, config: dict[str, Any], named: dict[str, Tensor], targets: list[str], model: nn.Module) -> dict[str, int]:
+    """Return each target's rank, A and B checked against it and against the base's layer."""
+    ranks: dict[str, int] = {}
     for name in targets:
-        r, own = _pattern(config, "rank_pattern", name, rank), _pattern(config, "alpha_pattern", name, alpha)
         inputs, outputs = linear_sizes(model.get_submodule(name))
-        for side, shape in (("A", (r, inputs)), ("B", (outputs, r))):
-            key = f"{name}.lora_{side}"
-            held = named[f"{key}.weight"]
-            if tuple(held.shape) != shape:
+        rank = ranks[name] = _pattern(config, "rank_pattern", name, config.get("r", 8))
+        for side, axis, size in (("A", 0, inputs), ("B", 1, outputs)):
+            key, held = f"{name}.lora_{side}", tuple(named[f"{name}.lora_{side}.weight"].shape)
+            if len(held) != 2 or held[1 - axis] != size:
+                need = (rank, size) if side == "A" else (size, rank)
                 raise UserError(
-                    f"{folder} does not fit this base: {key} is {tuple(held.shape)}, the base's layer and "
-                    f"rank {r} need {shape}; give the base it was trained on"
+                    f"{folder} does not fit this base: {key} is {held}, the base's layer and rank {rank} need {need}; give the "
+                    "base it was trained on"
                 )
-            shapes[key], values[key] = shape, held.float()
-        scale = _scale(own, r, config)
+            if held[axis] != rank or not isinstance(rank, int):
+                raise UserError(
+                    f"{folder}: adapter_config.json {_rank_told(config, rank)}, but {key} is of rank {held[axis]}; write the r "
+                    "of its training into the config, or copy the adapter again"
+                )
+    return ranks
+
+
+def _rank_told(config: dict[str, Any], rank: Any) -> str:
+    if rank != config.get("r", 8):
+        return f"gives a rank of {rank!r} in rank_pattern"
+    return f"has r = {rank}" if "r" in config else f"has no r, which means {rank}"
+
+
+def _plain(config: dict[str, Any], named: dict[str, Tensor], ranks: dict[str, int]) -> tuple[Layout, dict[str, Tensor]]:
+    """Return A and B of each module, B times what its own scale differs from the common one, which is above 0."""
+    alpha = config.get("lora_alpha", 8)
+    common = abs(_scale(alpha, config.get("r", 8), config)) or 1.0
+    values: dict[str, Tensor] = {}
+    for name, rank in ranks.items():
+        for side in "AB":
+            values[f"{name}.lora_{side}"] = named[f"{name}.lora_{side}.weight"].float()
+        scale = _scale(_pattern(config, "alpha_pattern", name, alpha), rank, config)
         if scale != common:
             values[f"{name}.lora_B"] = values[f"{name}.lora_B"] * (scale / common)
-    return Layout.of(shapes, scale=common), values
+    return Layout.of({key: tuple(value.shape) for key, value in values.items()}, scale=common), values
 
 
 def _scale(alpha: float, rank: int, config: dict[str, Any]) -> float:
