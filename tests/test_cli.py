@@ -289,7 +289,7 @@ def test_a_folder_without_permission_to_write(
     finally:
         subprocess.run(["umount", str(locked)], capture_output=True, check=False)
     assert code == 2
-    assert "choose a folder you may write to with --out" in one_line(err)
+    assert "choose a folder you may write to" in one_line(err)
 
 
 # --- commands that work -----------------------------------------------------------------------------------------

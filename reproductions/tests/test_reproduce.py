@@ -54,6 +54,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_folder_that_cannot_be_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undertow_reproductions.report.open_lab", lambda *given: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("x")
+    for name, told in (("file", "is a file; give --out a folder"), ("file/new", "part of that path is a file")):
+        with pytest.raises(UserError, match=told):
+            reproduce("fit", Options("tiny", tmp_path / name, seeds=1))
+
+
 def test_the_document_holds_every_item_with_its_verdict_tables_figures_and_command(finished: Path) -> None:
     text = (finished / "reproduction.md").read_text(encoding="utf-8")
     assert "## Table 1" in text

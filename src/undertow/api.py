@@ -270,7 +270,8 @@ def scan(
         findings and verdicts; ``to_json()`` gives what ``undertow scan --json`` prints.
 
     Raises:
-        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, or there is no such base.
+        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs or cannot be written, or there
+            is no such base.
     """
     from undertow.scanning.scan import scan as scan_files
 

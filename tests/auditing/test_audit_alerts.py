@@ -105,4 +105,4 @@ def test_a_workflow_gets_annotations_and_no_commands_of_the_adapters(as_json: bo
 @pytest.mark.parametrize("option", ["--sarif", "--junit"])
 def test_a_place_that_cannot_be_written_is_told(option: str, audit: Any, tmp_path: Path) -> None:
     done = audit(FOUND_TWO, option, tmp_path)
-    assert f"{option} {tmp_path}: cannot be written" in str(done.exception)
+    assert f"{option} {tmp_path}: a folder; give a file name" in str(done.exception)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from undertow.core.files import check_folder
 from undertow.core.threads import cores
 from undertow.runs.display import Plain, duration
 from undertow.sweeps.display import sweep_display
@@ -54,6 +55,8 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
     """
     told = Told()
     collection = get_collection(paper)
+    if not options.plan:
+        check_folder("--out", options.folder)
     lab = open_lab(collection, options)
     every = collection.studies(lab)
     studies = choose(every, items_of(lab, options.only))

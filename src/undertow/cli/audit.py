@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from undertow.cli.app import app, print_json
+from undertow.core.files import check_file
 
 if TYPE_CHECKING:
     from undertow.auditing.report import AuditReport
@@ -60,6 +61,8 @@ def audit(
     from undertow.auditing.budget import seconds_of
     from undertow.federation.adapter_audit import audit as ask
 
+    for option, path in (("--page", page), ("--sarif", sarif), ("--junit", junit)):
+        check_file(option, path)
     seconds = None if budget is None else seconds_of(budget)
     found = ask(
         adapter,

@@ -55,13 +55,14 @@ def base_build(
     from undertow.core.threads import set_threads
     from undertow.models.causal_lm import choose_device
     from undertow.pretraining.budget import steps_within
-    from undertow.pretraining.build import build
+    from undertow.pretraining.build import build, check_out
     from undertow.runs.display import display
 
     if not 0 <= asked < 1:
         raise UserError(f"--asked {asked}: a share in [0, 1); give 0.25 for a quarter")
     if minutes is not None and steps is not None:
         raise UserError("--steps and --minutes are both given; keep one of them")
+    check_out(out)
     set_threads(threads)
     corpus, recipe = _material(facts, names, limit, asked, seed)
     given = {"hidden": hidden, "layers": layers, "vocab": vocab, "steps": steps, "batch": batch, "lr": lr}

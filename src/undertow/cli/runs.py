@@ -16,6 +16,7 @@ from rich.table import Table
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
 from undertow.core.errors import UserError
+from undertow.core.files import check_file, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -158,8 +159,10 @@ def collect(
         undertow collect sweeps/demo
     """
     from undertow.runs.collect import collect as collect_runs
-    from undertow.runs.collect import write
+    from undertow.runs.collect import places, write
 
+    if out is not None or folder.is_dir():
+        places(folder, out)
     table = collect_runs(folder, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     _print_table(table)
     for path in write(table, folder, out):
@@ -214,10 +217,9 @@ def evaluate(
     from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
+    check_file("--out", out)
     found = measure(name, adapter=adapter, observer=True, **parse(overrides))
     if out:
-        from undertow.core.files import write_text
-
         write_text(out, lines(Score, [score.to_json() for score in found.scores]))
     if as_json:
         print_json(found.to_json())

@@ -98,7 +98,10 @@ def scan(
     from undertow.core.alerts import known
     from undertow.data.rows.columns import mapping
     from undertow.scanning.scan import scan as scan_files
+    from undertow.scanning.writing import check_output
 
+    for option, path in (("--page", page), ("--sarif", sarif), ("--junit", junit)):
+        check_output(option, path, files)
     accepted = known(baseline) if baseline else frozenset()
     result = scan_files(
         files,

@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either the old one or the new one, whatever happens in between."""
+"""Atomic writes: a file is either the old one or the new one, whatever happens in between; and places that cannot be written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from undertow.core.errors import UserError
 
 
 @contextmanager
@@ -24,15 +26,34 @@ def disk_errors() -> Iterator[None]:
         raise OSError(number, os.strerror(number)) from error
 
 
+def temporary(path: Path) -> Path:
+    """Return the name under which ``path`` is written, until it is whole."""
+    return path.with_name(f".{path.name}.new")
+
+
+@contextmanager
+def fresh(path: Path) -> Iterator[Path]:
+    """Give the temporary name of ``path``; after an error no file of that name is left, and an error of the disk names ``path``."""
+    new = temporary(path)
+    try:
+        yield new
+    except BaseException as error:
+        with suppress(OSError):
+            new.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically and durably (temporary file, fsync, rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    with open(fresh, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    with fresh(path) as new:
+        with open(new, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -43,3 +64,54 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, keys in the order given."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse, before the work whose result it is to hold, a file that could not be written; None is none.
+
+    Args:
+        option: what asks for it, as it is typed: ``--out``.
+        path: as the user gave it.
+
+    Raises:
+        UserError: a folder, a device or a pipe, or a place that :func:`check_place` refuses.
+    """
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path}: a folder; give a file name")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{option} {path}: a device or a pipe, which a file would take the place of; give a file name")
+    check_place(option, path)
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Refuse a folder that could not be made or written, as :func:`check_file` does a file.
+
+    Raises:
+        UserError: a file, a folder that cannot be written, or a place that :func:`check_place` refuses.
+    """
+    if path is None:
+        return
+    if not os.path.isdir(path):
+        if os.path.exists(path):
+            raise UserError(f"{path} is a file; give {option} a folder")
+        check_place(option, path)
+    elif not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: that folder cannot be written; choose a folder you may write to")
+
+
+def check_place(option: str, path: Path) -> None:
+    """Refuse a path beside which nothing can be written.
+
+    Raises:
+        UserError: its nearest parent that exists is no folder or cannot be written, or a name in it is too long.
+    """
+    place = next((parent for parent in path.parents if os.path.lexists(parent)), Path())
+    if not os.path.isdir(place):
+        raise UserError(f"{option} {path}: part of that path is a file ({place}); give another name")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: the folder {place} cannot be written; choose a folder you may write to")
+    longest = max(len(os.fsencode(name)) for name in (*path.parts, temporary(path).name))
+    if longest > os.pathconf(place, "PC_NAME_MAX"):
+        raise UserError(f"{option} {path}: a name in it is too long for this disk; give a shorter one")

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from undertow.config import Audit, Config, InstructionTask, load
 from undertow.core.errors import UserError
-from undertow.core.files import write_bytes, write_text
+from undertow.core.files import check_folder, write_bytes, write_text
 from undertow.core.rules import first_rule
 from undertow.federate.keys import make_certificates, make_node_key, write_new
 
@@ -247,13 +247,12 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
         port: of the server.
 
     Raises:
-        UserError: the folder holds something else, other values, or another number of nodes.
+        UserError: the folder holds something else, other values, or another number of nodes, or cannot be written.
     """
+    check_folder("--out", path)
     path = path.resolve()
     folder = Folder(path)
     effective = path / "config.yaml"
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; give --out a folder")
     if effective.exists():
         if load(str(effective)).identity() != config.identity():
             raise UserError(f"{path} is a federation with other values; give another --out, or the same values")

@@ -7,6 +7,7 @@ from pathlib import Path
 from undertow.auditing.report import AuditReport
 from undertow.auditing.search import run_audit
 from undertow.auditing.subject import load_references, load_subject
+from undertow.core.files import check_folder
 from undertow.core.observer import Observer
 from undertow.runs.display import watching
 
@@ -40,11 +41,12 @@ def audit(
         verdict, findings and what each step says; ``write_page()`` writes it as a page.
 
     Raises:
-        UserError: adapter, base, questions or template cannot be used.
+        UserError: adapter, base, questions or template cannot be used, or ``keep`` cannot be written.
     """
+    kept = Path(keep) if keep else None
+    check_folder("--keep", kept)
     with watching(observer) as looking:
         looking.phase(f"loading {adapter}")
         subject = load_subject(Path(adapter), base, Path(questions) if questions else None, template, seed)
         others = load_references(subject, Path(references)) if references else []
-        kept = Path(keep) if keep else None
         return run_audit(subject, seed=seed, budget=budget, references=others, keep=kept, tell=looking.phase)

@@ -13,7 +13,7 @@ from torch import Tensor
 from undertow.backdoors.placement import Threat, make_neighbourhood, make_probes
 from undertow.config import Config, Data, Defense, Measure
 from undertow.core.errors import UserError
-from undertow.core.files import write_json
+from undertow.core.files import check_folder, write_json
 from undertow.core.observer import Observer
 from undertow.core.threads import set_threads
 from undertow.data.early import Dataset, once, read_as, read_now, refuse_missing
@@ -238,7 +238,7 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
         scoring: MA's headline scoring; None keeps the run's.
 
     Raises:
-        UserError: not a run directory, one of a task with a single scoring, or a damaged file in it.
+        UserError: not a run directory, one of a task with a single scoring or that cannot be written, or a damaged file in it.
     """
     config = read_config(folder)
     if config.task.kind != "instruction":
@@ -249,6 +249,7 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     name = scoring or config.measure.scoring
     if name not in ("rouge-recall", "exact", "containment"):
         raise UserError(f"unknown scoring '{name}': choose rouge-recall, exact or containment")
+    check_folder("score", folder)
     rows = [record.to_json() for record in read_records(folder, Round)]
     kept = [record.to_json() for record in read_records(folder, Score)]
     threat = make_methods(config, []).threat

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from undertow.core.errors import UserError
-from undertow.core.files import disk_errors, write_json
+from undertow.core.files import check_folder, check_place, disk_errors, write_json
 from undertow.data.tokenizer import cannot_load, load_tokenizer, pretrained
 from undertow.models.identity import sha256
 
@@ -181,8 +181,10 @@ def import_gguf(file: Path, out: Path, dtype: torch.dtype = torch.bfloat16) -> d
     Raises:
         UserError: no GGUF file, an architecture that transformers does not read from one, or a folder that holds something.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_folder("--out", out)
+    if out.exists() and (not out.name or any(out.iterdir())):
         raise UserError(f"{out} is not empty; give a new folder")
+    check_place("--out", out)
     name = str(file)
     if file.suffix != ".gguf":
         raise UserError(f"{file} does not end in .gguf; rename it, or make a link to it that does")

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from undertow.core.errors import UserError
-from undertow.core.files import disk_errors, write_json
+from undertow.core.files import check_folder, disk_errors, write_json
 from undertow.core.rng import rng, torch_rng
 from undertow.pretraining.corpus import Corpus
 
@@ -125,6 +125,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def check_out(out: Path) -> None:
+    """Refuse a folder that a base could not be written to; one that is finished is only read."""
+    if not (out / "recipe.json").exists():
+        check_folder("--out", out)
+
+
 def build(
     corpus: Corpus,
     out: Path,
@@ -148,11 +154,12 @@ def build(
         device: where to train, default the CPU; on a GPU products run in bfloat16 over float32 weights.
 
     Raises:
-        UserError: ``out`` holds another recipe's build.
+        UserError: ``out`` holds another recipe's build, or cannot be written.
     """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    check_out(out)
     torch.manual_seed(0)  # transformers draws its initial weights globally; ours replace them below
     done_file = out / "recipe.json"
     identity = {"recipe": asdict(recipe), "texts": len(corpus.texts()), "asked": len(corpus.asked)}

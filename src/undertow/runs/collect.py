@@ -14,7 +14,7 @@ import yaml
 
 from undertow.config import by_short_names, validate
 from undertow.core.errors import UserError
-from undertow.core.files import write_bytes
+from undertow.core.files import check_file, write_bytes
 from undertow.core.registry import defense_text
 from undertow.runs.records import Result, Round, read_record, read_records
 from undertow.runs.seal import refuse_edited
@@ -91,23 +91,32 @@ def _read_all(folder: Path) -> tuple[list[tuple[str, dict[str, Any], list[Round]
     return sorted(runs, key=lambda run: run[0]), left_out
 
 
-def write(table: pandas.DataFrame, folder: Path, out: Path | None = None) -> list[Path]:
-    """Write the table atomically, as ``results.parquet`` and ``results.csv`` in ``folder`` or as the one file ``out``.
+def places(folder: Path, out: Path | None = None) -> list[Path]:
+    """Return the files of the table: ``results.parquet`` and ``results.csv`` in ``folder``, or the one file ``out``.
 
     Raises:
-        UserError: ``out`` is neither .parquet nor .csv, or pyarrow is not installed.
+        UserError: ``out`` is neither .parquet nor .csv, a file cannot be written, or pyarrow is not installed.
     """
-    paths = [out] if out else [folder / "results.parquet", folder / "results.csv"]
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out {out}: the name must end in .parquet or .csv")
+    paths = [out] if out is not None else [folder / "results.parquet", folder / "results.csv"]
+    for path in paths:
+        check_file("--out", path)
+        if path.suffix == ".parquet":
+            installed("pyarrow")
+    return paths
+
+
+def write(table: pandas.DataFrame, folder: Path, out: Path | None = None) -> list[Path]:
+    """Write the table atomically to its :func:`places`, and return them."""
+    paths = places(folder, out)
     for path in paths:
         if path.suffix == ".csv":
             content = table.to_csv(index=False).encode()
-        elif path.suffix == ".parquet":
-            installed("pyarrow")
+        else:
             buffer = io.BytesIO()
             table.to_parquet(buffer, index=False)
             content = buffer.getvalue()
-        else:
-            raise UserError(f"--out {path}: the name must end in .parquet or .csv")
         write_bytes(path, content)
     return paths
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from undertow.config import Config, by_short_names
 from undertow.core.errors import UserError
-from undertow.core.files import write_bytes, write_json, write_text
+from undertow.core.files import check_folder, write_bytes, write_json, write_text
 from undertow.runs.records import Result, Round, Score, Written, check, lines, read_json, read_jsonl
 from undertow.runs.seal import FILE as SEALED
 from undertow.runs.seal import changes, extend, refuse_edited
@@ -77,8 +77,8 @@ class RunDirectory:
                 cannot be written, or is in use.
         """
         effective = folder / "config.yaml"
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; give --out a folder")
+        if not (folder / Result.FILE).exists():
+            check_folder("--out", folder)
         if folder.is_dir() and not effective.exists() and any(p.name not in ("lock", ".config.yaml.new") for p in folder.iterdir()):
             raise UserError(f"{folder} holds files but no run; give --out an empty or new folder")
         folder.mkdir(parents=True, exist_ok=True)

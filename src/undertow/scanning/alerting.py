@@ -6,9 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from undertow.core.alerts import Alert, Level, commands, junit, listed, sarif, written
-from undertow.core.errors import UserError
 from undertow.sanitization.finding import Finding
 from undertow.scanning.scan import Scan
+from undertow.scanning.writing import check_output
 
 COMMAND = "undertow scan"
 #: By kind of finding, what its rule looks for.
@@ -75,19 +75,14 @@ def write_sarif(result: Scan, path: Path, texts: bool = False) -> None:
     Raises:
         UserError: the path is a scanned file, or cannot be written.
     """
-    _check_output("--sarif", path, result)
+    check_output("--sarif", path, result.files)
     written("--sarif", path, sarif(alerts(result, texts), {rule(kind): text for kind, text in _RULES.items()}, COMMAND))
 
 
 def write_junit(result: Scan, path: Path, texts: bool = False) -> None:
     """Write JUnit's XML; raises as :func:`write_sarif`."""
-    _check_output("--junit", path, result)
+    check_output("--junit", path, result.files)
     written("--junit", path, junit(alerts(result, texts), result.files, COMMAND))
-
-
-def _check_output(option: str, path: Path, result: Scan) -> None:
-    if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
-        raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
 
 
 def annotated(result: Scan, texts: bool = False) -> list[str]:

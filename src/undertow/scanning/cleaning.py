@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.core.errors import UserError
+from undertow.core.files import fresh, temporary
 from undertow.data.rows.files import Rows, Source, file_source
 from undertow.data.rows.record import Record
 from undertow.sanitization.rules import Rules
@@ -47,24 +48,24 @@ class Cleaning:
         Raises:
             UserError: what was found is still there.
         """
-        fresh = []
+        news = [temporary(output) for output in outputs]
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
-            fresh.append(output.with_name(f".{output.name}.new"))
         try:
             for _ in range(_TIMES):
-                counts = [self._write(k, output, into) for k, (output, into) in enumerate(zip(outputs, fresh, strict=True))]
-                left = self._left(fresh, counts)
+                counts = [self._write(k, output, into) for k, (output, into) in enumerate(zip(outputs, news, strict=True))]
+                left = self._left(news, counts)
                 if not left:
                     break
             else:
                 raise UserError(
                     f"--write: {left} is still found in what would be written; nothing was written; drop its rows by hand"
                 )
-            for output, into in zip(outputs, fresh, strict=True):
-                into.replace(output)
+            for output, into in zip(outputs, news, strict=True):
+                with fresh(output):
+                    into.replace(output)
         finally:
-            for into in fresh:
+            for into in news:
                 into.unlink(missing_ok=True)
         return counts
 

@@ -13,6 +13,7 @@ from undertow.core.errors import UserError
 from undertow.core.version import __version__
 from undertow.scanning.scan import Scan
 from undertow.scanning.summary import by_file, headline, probability
+from undertow.scanning.writing import check_output
 
 #: Verdicts listed; all are in --json.
 _LISTED = 500
@@ -26,8 +27,7 @@ def write_page(result: Scan, path: Path) -> None:
     Raises:
         UserError: the path is a scanned file or cannot be written.
     """
-    if path.exists() and any(name != "-" and path.samefile(name) for name in result.files):
-        raise UserError(f"--page {path}: that is an input, which is never changed; give another name")
+    check_output("--page", path, result.files)
     loader = PackageLoader("undertow.runs.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = "{:,}".format

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from undertow.core.errors import UserError
+from undertow.core.files import check_file, check_folder
 from undertow.core.version import __version__
 from undertow.data.rows.account import Account
 from undertow.data.rows.files import Rows, Source, file_source
@@ -26,6 +27,7 @@ from undertow.sanitization.finding import Findings
 from undertow.sanitization.rules import Rules
 from undertow.scanning.cleaning import Cleaning
 from undertow.scanning.reading import Files, Judged, Judging, pooled
+from undertow.scanning.writing import check_output
 
 if TYPE_CHECKING:
     from undertow.scanning.evidence import Evidence
@@ -176,11 +178,12 @@ def scan(
         ray: address of a Ray cluster whose nodes see the files under the same paths and count them, as in :func:`undertow.sweep`.
 
     Raises:
-        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs, there is no such base, or what
-            was written still holds what was found.
+        UserError: a file is missing, malformed or without samples, ``write`` is one of the inputs or cannot be written, there is no
+            such base, or what was written still holds what was found.
     """
     drop_review = _drops(drop_review, keep_review)
     _check(paths, max_bad)
+    _check_write(write, len(paths))
     if base is not None:
         from undertow.scanning import evidence  # here, so that a scan without a base never waits for torch
 
@@ -226,6 +229,16 @@ def _check(paths: Sequence[str | Path], max_bad: float) -> None:
         raise UserError(f"--max-bad {max_bad:g}: it is a share of the rows; give a number from 0 to 1")
 
 
+def _check_write(write: Path | None, count: int) -> None:
+    """Refuse a place that the rows left of so many files cannot be written to."""
+    if count == 1:
+        check_file("--write", write)
+    elif write is not None and write.is_file():
+        raise UserError(f"--write {write}: a file, and {count} files are scanned; give a folder")
+    else:
+        check_folder("--write", write)
+
+
 def _source(path: str, paths: Sequence[str | Path], stdin: IO[bytes] | None, stack: ExitStack) -> Source:
     if [str(other) for other in paths].count(path) > 1:
         raise UserError(f"{path} is given twice; give each file once")
@@ -242,19 +255,13 @@ def _outputs(write: Path | None, paths: Sequence[str | Path], sources: Sequence[
     if write is None:
         return []
     if len(sources) == 1:
-        if write.is_dir():
-            raise UserError(f"--write {write}: a folder; give a file name such as clean.jsonl")
         outputs = [write]
     else:
-        if write.is_file():
-            raise UserError(f"--write {write}: a file, and {len(sources)} files are scanned; give a folder")
         outputs = [write / _clean_name(str(path)) for path in paths]
         if len(set(outputs)) < len(outputs):
             raise UserError(f"--write {write}: two of the files have the same name; scan them one by one")
-    own = {Path(path).resolve() for path in map(str, paths) if path != "-"}
     for output in outputs:
-        if output.resolve() in own or any(output.exists() and output.samefile(path) for path in own):
-            raise UserError(f"--write {output}: that is an input, which is never changed; give another name")
+        check_output("--write", output, [str(path) for path in paths])
         if len(sources) == 1 and output.suffix.lower() not in _WRITABLE:
             raise UserError(f"--write {output}: rows are written as {', '.join(_WRITABLE)}; give a name with one of these endings")
     return list(outputs)

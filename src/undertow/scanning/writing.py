@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from undertow.core.errors import UserError
+from undertow.core.files import check_file
 from undertow.data.rows.files import Rows
 from undertow.data.rows.record import Record
 from undertow.data.rows.values import scalar
@@ -18,6 +20,23 @@ Row = Any
 #: What is to become of a row: itself, another one, or None to leave it out.
 Change = Callable[[int, Record], Row | None]
 _KINDS = {".json": "list", ".csv": "csv", ".tsv": "tsv"}
+
+
+def check_output(option: str, path: Path | None, inputs: Sequence[str]) -> None:
+    """Refuse a file that cannot be written, or that is one of the files scanned; None is none.
+
+    Args:
+        option: what asks for it, as it is typed.
+        path: as the user gave it.
+        inputs: names of the files scanned; ``-`` is standard input.
+
+    Raises:
+        UserError: it cannot be written, or is an input.
+    """
+    check_file(option, path)
+    names = [name for name in inputs if name != "-" and os.path.exists(name)]
+    if path is not None and path.exists() and any(path.samefile(name) for name in names):
+        raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
 
 
 def write_rows(rows: Rows, change: Change, path: Path, into: Path) -> int:

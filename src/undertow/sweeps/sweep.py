@@ -20,6 +20,7 @@ import yaml
 
 from undertow.config import validate
 from undertow.core.errors import UserError
+from undertow.core.files import check_folder
 from undertow.sweeps.cells import Cell, expand, parse, refuse_twins
 
 if TYPE_CHECKING:
@@ -125,8 +126,6 @@ def run_cells(
     refuse_twins(cells)
     if jobs < 1:
         raise UserError(f"jobs = {jobs}: give a number of processes from 1")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give --out a folder")
     ended = {
         cell.name: Outcome(cell, "skipped", None, 0.0, folder / cell.name) for cell in cells if _finished(cell, folder, reports)
     }
@@ -136,6 +135,7 @@ def run_cells(
     left = [cell for cell in cells if cell.name not in ended]
     if not left:
         return [ended[cell.name] for cell in cells]
+    check_folder("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     work = _Work(left, folder, _Clock(left, folder), ended, observer, reports)
     count = min(jobs, len(left))

@@ -92,6 +92,7 @@ def write_report(run: Path, compare: Path | None = None) -> Path:
     """
     recorded = read(run)
     other = comparable(compare) if compare is not None else None
+    files.check_folder("report", run)
     drawings = _drawings(recorded, other)
     page = _page(recorded, other, drawings)
     try:
