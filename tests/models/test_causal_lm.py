@@ -14,9 +14,10 @@ from tiny import ARCHITECTURES
 from undertow.config import Model
 from undertow.core.errors import UserError
 from undertow.data.generated import world
-from undertow.models import arithmetic, causal_lm
+from undertow.models import arithmetic, memory
 from undertow.models.arithmetic import speedup as measured_speedup
-from undertow.models.causal_lm import CausalLM, choose_device, free_bytes, load_base, predicted_bytes
+from undertow.models.causal_lm import CausalLM, choose_device, load_base
+from undertow.models.memory import free_bytes, predicted_bytes
 from undertow.tasks import instruction
 
 Load = Callable[..., CausalLM]
@@ -122,7 +123,7 @@ def test_a_base_too_large_is_refused_before_any_weight_is_read(tiny_base: Path, 
 
     needed = 4 * load_base(options(tiny_base)).parameters
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were read"))
-    monkeypatch.setattr(causal_lm, "free_bytes", lambda device: needed)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     told = refused(tiny_base)
     assert f"needs {needed:,} bytes" in told
     assert f"{needed:,} are free on cpu" in told
@@ -131,7 +132,7 @@ def test_a_base_too_large_is_refused_before_any_weight_is_read(tiny_base: Path, 
 
 def test_half_precision_halves_what_is_needed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 4 * load_base(options(tiny_base)).parameters
-    monkeypatch.setattr(causal_lm, "free_bytes", lambda device: needed)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     assert load_base(options(tiny_base, dtype="bfloat16")).model.dtype == torch.bfloat16
 
 

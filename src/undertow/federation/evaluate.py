@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from undertow.backdoors.placement import Threat, make_neighbourhood, make_probes
-from undertow.config import Config, Data, Defense, Measure
+from undertow.config import Config, Data, Defense, Measure, Model
 from undertow.core.errors import UserError
 from undertow.core.files import check_folder, write_json
 from undertow.core.observer import Observer
@@ -64,10 +64,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     set_threads(config.training.threads)
     data, model = config.instruction.data, config.instruction.model
     dataset = _dataset(data, phase)
-    phase(f"loading base {model.name}")
-    base = load_base(model, tuned=False)
-    if base.dtype_because and model.dtype != "auto":
-        phase(f"{base.dtype_because}; model.dtype=auto takes the faster one")
+    base = _base(model, phase)
     template = make_template(data, config.training.max_length, base)
     base = replace(base, stops=template.stops)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
@@ -103,6 +100,14 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **({"neighbourhood": around} if around else {}),
     }
     return figures, lines
+
+
+def _base(model: Model, phase: Callable[[str], None]) -> CausalLM:
+    phase(f"loading base {model.name}")
+    base = load_base(model, tuned=False)
+    if base.dtype_because and model.dtype != "auto":
+        phase(f"{base.dtype_because}; model.dtype=auto takes the faster one")
+    return base
 
 
 def _around(asked: Sequence[Sample], threat: Threat, config: Config, answer: Answer) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ and the key named; so are tensors that the config announces and the file lacks, 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 import warnings
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
+from undertow.models.adapter_files import adapter_files
 from undertow.models.lora import linear_sizes, linears_of
 
 #: Keys that say how an adapter was made, kept or begun, not what it computes.
@@ -99,7 +97,7 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
     Raises:
         UserError: files missing or damaged, not LoRA, not safetensors, a key whose meaning is not known here, or not for this base.
     """
-    config, tensors = _files(folder)
+    config, tensors = adapter_files(folder)
     folded = [key for key in _FOLDED if config.get(key)]
     begun = config.get("init_lora_weights", True)
     if begun in _BASE_CHANGED:
@@ -146,7 +144,7 @@ def folded(folder: Path, model: Any) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    config, tensors = _files(folder)
+    config, tensors = adapter_files(folder)
     try:
         surplus = {_PREFIX + key for key in _base_embeddings(folder, config, _named(folder, tensors), model)}
         with warnings.catch_warnings():
@@ -168,67 +166,6 @@ def folded(folder: Path, model: Any) -> Any:
             raise UserError(f"{folder} does not fit this base: {told[:200]}; give the base it was trained on") from error
         raise UserError(f"{folder}: peft cannot fold this adapter into the base ({told[:200]}); use plain LoRA") from error
     return merged.requires_grad_(False).eval()
-
-
-def _files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    if not config_file.is_file():
-        raise UserError(_no_config(folder))
-    if not weights.is_file():
-        raise UserError(_no_weights(folder))
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        tensors = load_file(weights)
-        if not isinstance(config, dict):
-            raise ValueError("adapter_config.json holds no object")
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: the adapter is damaged ({' '.join(str(error).split())}); copy it again") from error
-    for name, tensor in tensors.items():
-        numbers = _numbers(tensor)
-        if numbers is None:
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(
-                f"{folder}: {name} is of type {dtype}, which is not read here; save the adapter in float32, float16 or bfloat16"
-            )
-        if not numbers.isfinite().all():
-            raise UserError(f"{folder}: {name} holds NaN or infinity; train or copy the adapter again")
-    return config, tensors
-
-
-def _numbers(tensor: Tensor) -> Tensor | None:
-    """Return a tensor in float32, as torch computes little in float8; None where it is no floating-point type that torch reads."""
-    try:
-        return tensor.float() if tensor.is_floating_point() else None
-    except NotImplementedError:  # float4
-        return None
-
-
-def _no_config(folder: Path) -> str:
-    """Return what is there in the place of a folder with ``adapter_config.json``."""
-    if folder.is_file():
-        its = (folder.parent / "adapter_config.json").is_file()
-        wanted = f"its folder, {folder.parent}" if its else "the folder of a PEFT adapter, with adapter_config.json in it"
-        return f"{folder} is a file; give {wanted}"
-    if not folder.is_dir():
-        return f"{folder}: no such folder; give the folder of a PEFT adapter (one of a hub must be downloaded first)"
-    below = sorted(file.parent for file in folder.glob("*/adapter_config.json"))
-    wanted = f"give {below[0]}" if below else "give the folder that holds it"
-    return f"{folder} is no PEFT adapter: adapter_config.json is missing; {wanted}"
-
-
-def _no_weights(folder: Path) -> str:
-    """Return what is there in the place of ``adapter_model.safetensors``."""
-    names = sorted(file.name for file in folder.iterdir())
-    told = f"{folder} has no adapter_model.safetensors"
-    for name in names:
-        if re.fullmatch(r"adapter_model.*\.(bin|pt|pth|ckpt)", name):
-            return f"{told}: {name} is pickled, and pickled adapters are refused; save the adapter as safetensors"
-        if re.fullmatch(r"adapter_model(-.*\.safetensors|\.safetensors\.index\.json)", name):
-            return f"{told}: it is in parts ({name}), which peft does not read; join them into one adapter_model.safetensors"
-        if name in ("adapters.safetensors", "adapters.npz"):
-            return f"{told}: {name} is an adapter of MLX, not of PEFT; convert it to PEFT's format"
-    others = ", ".join(name for name in names if name != "adapter_config.json")[:160]
-    return f"{told}, only {others or 'adapter_config.json'}; copy the adapter again"
 
 
 def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from undertow.config import Lora, Model
@@ -26,6 +25,7 @@ from undertow.models.llama.check import packed_llama
 from undertow.models.llama.family import Unsupported
 from undertow.models.llama.packed import PackedLlama
 from undertow.models.lora import adapter_layout, find_targets, named_linears
+from undertow.models.memory import check_memory, free_bytes, predicted_bytes
 from undertow.models.steps import Steps
 
 
@@ -219,7 +219,7 @@ def load_base(options: Model, *, tuned: bool = True) -> CausalLM:
             f"model '{options.name}': a GGUF file cannot be quantised again or spread; import it first: undertow base import"
         )
     if not placing:
-        _check_memory(options.name, config, dtype, device)
+        check_memory(options.name, config, dtype, device)
     tokenizer = load_tokenizer(options.name)
     model = _read(options.name, dtype, placing)
     _check_ends(options.name, model)
@@ -359,43 +359,6 @@ def _quantized(options: Model, config: Any, dtype: torch.dtype, device: torch.de
         kind["bnb_4bit_compute_dtype"] = dtype
     placed = {} if options.device == "balanced" else {"device_map": {"": str(device)}}
     return {"quantization_config": BitsAndBytesConfig(**kind), **placed}
-
-
-def predicted_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Return the bytes of the weights of a model with this config, without making them; a UserError where there is none."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config)
-    except Exception as error:
-        told = " ".join(str(error).split())[:200]
-        raise UserError(f"the base's config.json describes no causal language model ({told}); correct it") from error
-    seen = {id(p): p.numel() for p in empty.parameters()}
-    return int(sum(seen.values())) * dtype.itemsize
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory still free on the device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def total_bytes(device: torch.device) -> int:
-    """Return the memory of the device, used or not."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return int(psutil.virtual_memory().total)
-
-
-def _check_memory(name: str, config: Any, dtype: torch.dtype, device: torch.device) -> None:
-    needed, free = predicted_bytes(config, dtype), free_bytes(device)
-    if needed > 0.9 * free:
-        raise UserError(
-            f"model '{name}' needs {needed:,} bytes for its weights as {str(dtype).removeprefix('torch.')}, "
-            f"{free:,} are free on {device}; set model.dtype=bfloat16, a smaller model, or another model.device"
-        )
 
 
 def read_keys(options: Model) -> tuple[frozenset[str], frozenset[str] | None]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from undertow.config import Training
-from undertow.models.causal_lm import CausalLM, total_bytes
+from undertow.models.causal_lm import CausalLM
 from undertow.models.head import PIECE, WHOLE, GivenLogits
+from undertow.models.memory import total_bytes
 from undertow.training.local import Job
 
 #: Clients a chunk on a CPU: beyond this the time per client no longer falls, and memory is all that more would cost.

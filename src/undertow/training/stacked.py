@@ -20,7 +20,7 @@ from undertow.config import Training
 from undertow.core.rng import rng, torch_rng
 from undertow.core.threads import for_each
 from undertow.data.examples import IGNORE, Examples
-from undertow.models.causal_lm import total_bytes
+from undertow.models.memory import total_bytes
 from undertow.models.net import Net
 from undertow.training.batched import RowOptimizer
 from undertow.training.local import Trained, batch_indices, learning_rate, step_count
