@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from undertow.config import Lora, Model
 from undertow.core.errors import UserError
+from undertow.models.adapters import read_adapter
 from undertow.models.causal_lm import load_base
 from undertow.models.identity import hashes
-from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, save_peft
+from undertow.models.lora import adapted, adapter_layout, find_targets, initial_adapter, named_linears, save_peft
 from undertow.models.nets.sequence_classifier import sequence_classifier
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 64,
@@ -111,6 +112,11 @@ def test_modules_that_peft_takes_for_others_are_refused_and_the_rest_is_what_it_
     model = made(kind, **values)
     with pytest.raises(UserError, match=f"PEFT would not load an adapter on {refused} of a '{kind}'.*model.lora.targets={left}$"):
         find_targets(model, Lora(targets="all-linear"))
+    every = Lora.model_validate({"targets": "all-linear"})
+    whole = adapter_layout(model, named_linears(model, every), every)
+    save_peft(tmp_path / "other", initial_adapter(whole, 0), whole, every, "base")
+    with pytest.raises(UserError, match=f"adapts {refused} of a '{kind}', which PEFT refuses or takes for its fused experts"):
+        read_adapter(tmp_path / "other", model)
     lora = Lora.model_validate({"targets": left})
     layout = adapter_layout(model, find_targets(model, lora), lora)
     flat = 0.1 * torch.randn(layout.size, generator=torch.Generator().manual_seed(1))
@@ -119,6 +125,7 @@ def test_modules_that_peft_takes_for_others_are_refused_and_the_rest_is_what_it_
         ours = model(input_ids=tokens).logits
     plain = model(input_ids=tokens).logits
     save_peft(tmp_path, flat, layout, lora, "base")
+    assert read_adapter(tmp_path, model).layout == layout
     theirs = PeftModel.from_pretrained(model, str(tmp_path)).eval()(input_ids=tokens).logits
     assert (ours - plain).abs().max() > 1e-3
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

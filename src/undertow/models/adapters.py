@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.models.adapter_files import adapter_files
-from undertow.models.lora import linear_sizes, linears_of
+from undertow.models.lora import linear_sizes, linears_of, lost_in_peft
 
 #: Keys that say how an adapter was made, kept or begun, not what it computes.
 _INERT = {
@@ -243,6 +243,11 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
             raise UserError(f"{folder} adapts the output head ({name}), which is not supported; leave it out of target_modules")
         if name not in linears:
             raise UserError(f"{folder} adapts {name}, a {type(module).__name__}; only linear layers are supported")
+    if lost := lost_in_peft(model, sorted({name.rpartition(".")[2] for name in found})):
+        raise UserError(
+            f"{folder} adapts {', '.join(lost)} of a '{getattr(model.config, 'model_type', '?')}', which PEFT refuses or takes for "
+            "its fused experts; merge the adapter into its base where it was trained, and give the result as the base"
+        )
     return found
 
 

@@ -56,7 +56,7 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     """
     found = named_linears(model, lora)
     leaves = sorted({name.rpartition(".")[2] for name in found})
-    lost = _lost_in_peft(model, leaves)
+    lost = lost_in_peft(model, leaves)
     if lost:
         left = ",".join(name for name in leaves if name not in lost) or "a list of other modules"
         kind = getattr(model.config, "model_type", "?")
@@ -95,7 +95,7 @@ def named_linears(model: nn.Module, lora: Lora) -> list[str]:
     return found
 
 
-def _lost_in_peft(model: nn.Module, leaves: list[str]) -> list[str]:
+def lost_in_peft(model: nn.Module, leaves: list[str]) -> list[str]:
     """Return the names for which PEFT would not load what is written: those that it takes for the fused experts of a mixture,
     although dense layers of the model have them, too, and those that it refuses in state-space models."""
     from peft import LoraConfig
