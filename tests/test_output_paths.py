@@ -166,3 +166,30 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["evaluate", "demo", "data.name=instructions", "data.test_path=data.jsonl", "--out", "./data.jsonl"], "api.evaluate"),
+        (["evaluate", "demo", "data.name=instructions", "data.path=data.jsonl", "--out", "data.jsonl"], "api.evaluate"),
+        (["evaluate", "own.yaml", "--out", "own.yaml"], "api.evaluate"),
+        (["audit", "adapter", "--questions", "data.jsonl", "--page", "../here/data.jsonl"], "federation.adapter_audit.audit"),
+        (["scan", "data.jsonl", "--baseline", "more.jsonl", "--sarif", "more.jsonl"], "scanning.scan.scan"),
+    ],
+)  # fmt: skip
+def test_no_input_is_written_over(refused: Callable[..., str], tmp_path: Path, words: list[str], work: str) -> None:
+    (tmp_path / "own.yaml").write_text("seed: 1\n")
+    words = [word.replace("../here", f"../{tmp_path.name}") for word in words]
+    assert "that is an input, which is never changed; give another name" in refused(words, f"undertow.{work}")
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["audit", "adapter", "--base", "builtin", "--page", "a", "--sarif", "./a"], "federation.adapter_audit.audit"),
+        (["scan", "data.jsonl", "--write", "a", "--junit", "a"], "scanning.scan.scan"),
+    ],
+)
+def test_no_file_is_two_things(refused: Callable[..., str], words: list[str], work: str) -> None:
+    assert "names that file, too; give another name" in refused(words, f"undertow.{work}")

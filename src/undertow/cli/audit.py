@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from undertow.cli.app import app, print_json
-from undertow.core.files import check_file
+from undertow.core.files import check_files
 
 if TYPE_CHECKING:
     from undertow.auditing.report import AuditReport
@@ -61,8 +61,7 @@ def audit(
     from undertow.auditing.budget import seconds_of
     from undertow.federation.adapter_audit import audit as ask
 
-    for option, path in (("--page", page), ("--sarif", sarif), ("--junit", junit)):
-        check_file(option, path)
+    check_files({"--page": page, "--sarif": sarif, "--junit": junit}, [questions])
     seconds = None if budget is None else seconds_of(budget)
     found = ask(
         adapter,

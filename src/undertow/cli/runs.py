@@ -16,7 +16,7 @@ from rich.table import Table
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
 from undertow.core.errors import UserError
-from undertow.core.files import check_file, write_text
+from undertow.core.files import check_files, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -217,7 +217,8 @@ def evaluate(
     from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
-    check_file("--out", out)
+    if out:
+        check_files({"--out": out}, _read_by(name, parse(overrides)))
     found = measure(name, adapter=adapter, observer=True, **parse(overrides))
     if out:
         write_text(out, lines(Score, [score.to_json() for score in found.scores]))
@@ -251,6 +252,16 @@ def _counts(data: Mapping[str, Any]) -> str:
         "triggered_cut": "triggered ones left out as the cut would take the trigger off",
     }
     return "; ".join([*told, *(f"{data[key]} {text}" for key, text in words.items() if data.get(key))])
+
+
+def _read_by(name: str, changes: dict[str, Any]) -> list[str | None]:
+    """Return the files that an evaluation reads."""
+    from undertow.api import load_config
+
+    own = Path(name) / "config.yaml"
+    config = load_config(own if own.is_file() else name, **changes)
+    data = config.instruction.data if config.task.kind == "instruction" else None
+    return [name, *((data.path, data.test_path) if data else ())]
 
 
 @app.command()

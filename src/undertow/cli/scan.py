@@ -13,6 +13,7 @@ import typer
 
 from undertow.cli.app import app, print_json
 from undertow.core.errors import UserError
+from undertow.core.files import check_files
 
 if TYPE_CHECKING:
     from undertow.scanning.scan import Scan
@@ -98,10 +99,10 @@ def scan(
     from undertow.core.alerts import known
     from undertow.data.rows.columns import mapping
     from undertow.scanning.scan import scan as scan_files
-    from undertow.scanning.writing import check_output
 
-    for option, path in (("--page", page), ("--sarif", sarif), ("--junit", junit)):
-        check_output(option, path, files)
+    check_files(
+        {"--page": page, "--sarif": sarif, "--junit": junit, "--write": write if len(files) == 1 else None}, [*files, baseline]
+    )
     accepted = known(baseline) if baseline else frozenset()
     result = scan_files(
         files,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,29 @@ def check_file(option: str, path: Path | None) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{option} {path}: a device or a pipe, which a file would take the place of; give a file name")
     check_place(option, path)
+
+
+def check_files(given: Mapping[str, Path | None], inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse files that could not be written, that are read, too, or of which two are one.
+
+    Args:
+        given: by option, as it is typed; None is none.
+        inputs: what the same command reads; None, and what is no path of a file, is none.
+
+    Raises:
+        UserError: as of :func:`check_file`, or a file stands for two things.
+    """
+    named: dict[Path, str] = {}
+    read = [Path(one) for one in inputs if one is not None and os.path.exists(one)]
+    for option, path in given.items():
+        check_file(option, path)
+        if path is None:
+            continue
+        if os.path.exists(path) and any(path.samefile(one) for one in read):
+            raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
+        other = named.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{option} {path}: {other} names that file, too; give another name")
 
 
 def check_folder(option: str, path: Path | None) -> None:
