@@ -48,8 +48,8 @@ def linears_of(model: nn.Module) -> dict[str, nn.Module]:
 def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     """Return the names of the modules to adapt, in model order.
 
-    ``default`` is peft's choice for the architecture, ``all-linear`` every linear but the output head, a list
-    names modules by their last path parts, as peft does.
+    ``default`` is peft's choice for the architecture, ``all-linear`` every linear but the output head and what PEFT would not load,
+    a list names modules by their last path parts, as peft does.
 
     Raises:
         UserError: nothing matches, peft has no default for this architecture, or would not load an adapter on such a module.
@@ -57,6 +57,8 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
     found = named_linears(model, lora)
     leaves = sorted({name.rpartition(".")[2] for name in found})
     lost = lost_in_peft(model, leaves)
+    if lost and lora.targets == "all-linear" and len(lost) < len(leaves):
+        return [name for name in found if name.rpartition(".")[2] not in lost]
     if lost:
         left = ",".join(name for name in leaves if name not in lost) or "a list of other modules"
         kind = getattr(model.config, "model_type", "?")
