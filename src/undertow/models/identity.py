@@ -95,7 +95,7 @@ def _weight_files(folder: Path) -> list[Path]:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return sorted(folder.glob("*.safetensors"))
-    return sorted(folder / Path(str(name)).name for name in named)
+    return sorted(file for name in named if (file := folder / Path(str(name)).name).is_file())
 
 
 def sha256(file: Path) -> str:

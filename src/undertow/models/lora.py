@@ -102,13 +102,18 @@ def lost_in_peft(model: nn.Module, leaves: list[str]) -> list[str]:
     although dense layers of the model have them, too, and those that it refuses in state-space models."""
     from peft import LoraConfig
     from peft.tuners import tuners_utils
-    from peft.utils import transformers_weight_conversion as conversion
+
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
+    except ImportError:  # an older peft, which takes every name for what it is
+        return []
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", lambda *_: None)
 
     def kept(name: str) -> bool:
         config = LoraConfig(target_modules=[name])
         try:
-            conversion.convert_peft_config_for_transformers(config, model=model, conversions=None)
-            tuners_utils._check_lora_target_modules_mamba(config, model, name)
+            convert(config, model=model, conversions=None)
+            check(config, model, name)
         except ValueError:  # a part of what it takes for one tensor, or a module that it refuses
             return False
         return name in (config.target_modules or ())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from undertow.core.errors import UserError
-from undertow.core.files import check_file
+from undertow.core.files import check_files
 from undertow.data.rows.files import Rows
 from undertow.data.rows.record import Record
 from undertow.data.rows.values import scalar
@@ -33,10 +32,7 @@ def check_output(option: str, path: Path | None, inputs: Sequence[str]) -> None:
     Raises:
         UserError: it cannot be written, or is an input.
     """
-    check_file(option, path)
-    names = [name for name in inputs if name != "-" and os.path.exists(name)]
-    if path is not None and path.exists() and any(path.samefile(name) for name in names):
-        raise UserError(f"{option} {path}: that is an input, which is never changed; give another name")
+    check_files({option: path}, [name for name in inputs if name != "-"])
 
 
 def write_rows(rows: Rows, change: Change, path: Path, into: Path) -> int:
