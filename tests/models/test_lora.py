@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import undertow
 from tiny import ARCHITECTURES
 from undertow.config import Lora
 from undertow.core.errors import UserError
@@ -673,3 +675,23 @@ def test_a_base_imported_from_a_file_is_known_by_that_file(load_tiny: Load, tmp_
     (tmp_path / "adapter" / identity.FILE).write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"model\.gguf \(SHA-256 of its source: cdcd"):
         plain_adapter(replace(base, path=str(folder)), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"adapter_config.json": "{}"}, {"adapter_config.json": '{"peft_type": "IA3", "task_type": "CAUSAL_LM"}'}]
+)
+def test_what_is_no_adapter_is_refused_before_a_base_is_loaded(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    if "peft_type" in str(files):
+        save_file({"base_model.model.x.lora_A.weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    asked = []
+    for place in ("undertow.federation.evaluate.load_base", "undertow.auditing.subject.load_base"):
+        monkeypatch.setattr(place, lambda *_, **__: asked.append(1))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        undertow.evaluate("demo", adapter=tmp_path)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        undertow.audit(tmp_path, base="builtin")
+    assert not asked

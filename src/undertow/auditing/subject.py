@@ -22,6 +22,7 @@ from undertow.core.layout import Layout
 from undertow.data.load import load
 from undertow.data.template import Template
 from undertow.inference.answering import make_template
+from undertow.models.adapters import check_adapter
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.with_adapter import plain_adapter, with_adapter
 
@@ -66,6 +67,7 @@ def load_subject(adapter: Path, base: str | None, questions: Path | None, templa
     folder, config = _places(adapter)
     if base is None and config is None:
         raise UserError(f"{adapter}: which base? give it with --base: builtin, a folder, a .gguf file or a hub id")
+    check_adapter(folder)
     data = config.instruction.data if config else Data.model_validate({})
     name = base or (config.instruction.model.name if config else "")
     asked = Model.model_validate({"name": name}) if config is None or base else config.instruction.model

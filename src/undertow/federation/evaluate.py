@@ -29,6 +29,7 @@ from undertow.federation.resolve import over_tensors
 from undertow.inference.answering import answerer, make_template
 from undertow.metrics.measure import Answer, headline, measure, rates, rescore
 from undertow.metrics.neighbourhood import curve, measure_neighbourhood
+from undertow.models.adapters import check_adapter
 from undertow.models.bounds import BOUNDS, load_bounds
 from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.net import load_model, model_folder
@@ -62,6 +63,8 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         UserError: data, base or adapter cannot be used.
     """
     set_threads(config.training.threads)
+    if adapter is not None:
+        check_adapter(adapter)
     data, model = config.instruction.data, config.instruction.model
     dataset = _dataset(data, phase)
     base = _base(model, phase)

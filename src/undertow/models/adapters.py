@@ -91,21 +91,30 @@ class Adapter:
     kind: str
 
 
+def check_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return an adapter's config and its tensors by module; what needs no base is checked, so that no base is loaded in vain.
+
+    Raises:
+        UserError: files missing or damaged, not LoRA, not safetensors, or a key whose meaning is not known here.
+    """
+    config, tensors = adapter_files(folder)
+    _understood(folder, config, config.get("init_lora_weights", True))
+    return config, _named(folder, tensors)
+
+
 def read_adapter(folder: Path, model: nn.Module) -> Adapter:
     """Read a PEFT adapter for ``model``, checked key by key and tensor by tensor.
 
     Raises:
         UserError: files missing or damaged, not LoRA, not safetensors, a key whose meaning is not known here, or not for this base.
     """
-    config, tensors = adapter_files(folder)
+    config, named = check_adapter(folder)
     folded = [key for key in _FOLDED if config.get(key)]
     begun = config.get("init_lora_weights", True)
     if begun in _BASE_CHANGED:
         folded.append(f"init_lora_weights = {begun!r}")
-    _understood(folder, config, begun)
     try:
         targets = _targets(folder, config, model)
-        named = _named(folder, tensors)
         surplus = _base_embeddings(folder, config, named, model)
         named = {key: value for key, value in named.items() if key not in surplus}
         factors = {key for key in named if key.endswith((".lora_A.weight", ".lora_B.weight"))}
