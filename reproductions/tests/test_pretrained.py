@@ -218,3 +218,16 @@ def test_table_1_stands_with_three_sources_a_row(tmp_path: Path) -> None:
     row = next(line for line in page.splitlines() if line.startswith("| TriviaQA"))
     assert "94.46 / 99.51 | 50.0 % (46.5 to 53.5), n = 800 | 90.0 %" in row
     assert "## Not run" not in page
+
+
+def test_the_figure_of_the_poisoned_share_is_kept_beside_the_page(tmp_path: Path) -> None:
+    folder, pages = tmp_path / "run", tmp_path / "pages"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "fig2b.svg").write_bytes(b"<svg/>")
+    body = "# T\n\n## Figure 2b\n\n![ASR against rho](figures/fig2b.svg)\n\n```sh\nundertow reproduce fit --only fig2b\n```\n"
+    (folder / "reproduction.md").write_text(body, encoding="utf-8")
+    page = beside.write_beside({"fit": folder / "reproduction.md"}, pages, []).read_text(encoding="utf-8")
+    assert "![ASR against rho](pretrained-fig2b.svg)" in page
+    assert (pages / "pretrained-fig2b.svg").read_bytes() == b"<svg/>"
+    (folder / "figures" / "fig2b.svg").unlink()
+    assert "![" not in beside.write_beside({"fit": folder / "reproduction.md"}, pages, []).read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from undertow.core.errors import UserError
 
 #: Name of the page; collections whose document it reads, and the page of the small bases where these have one.
 PAGE = "pretrained.md"
+#: Item whose figure is kept beside the page; README shows it.
+FIGURE = "fig2b"
 COLLECTIONS = {"fit": "fit.md", "sanitization": "sanitization.md", "counts": "counts.md"}
 
 _CLAIM = re.compile(r"^\| (?P<text>.+?) \| (?P<source>.+?) \| \*\*(?P<answer>[a-z ]+)\*\* \| (?P<evidence>.*) \|$", re.MULTILINE)
@@ -85,6 +87,8 @@ def write_beside(documents: Mapping[str, Path], pages: Path, missing: Sequence[t
             lines += [f"## {section.title}", ""]
             if item == "table1":
                 lines += _table1(path.parent / "tables" / "table1.csv", pages / "fit-table1.csv")
+            if item == FIGURE:
+                lines += _figure(text, path.parent, pages)
             lines += ["| stated | where | small bases | pretrained base |", "| --- | --- | --- | --- |"]
             small = toy[item].claims if item in toy else {}
             for claim, (source, answer, evidence) in section.claims.items():
@@ -115,6 +119,17 @@ def _toy(page: Path) -> dict[str, Section]:
 def _deviations(text: str) -> list[str]:
     found = re.search(r"^(?:How this differs|To keep in mind)[^\n]*:\n\n(?:\* [^\n]*\n)+", text, re.MULTILINE)
     return [*found[0].splitlines(), ""] if found else []
+
+
+def _figure(text: str, folder: Path, pages: Path) -> list[str]:
+    """Copy the figure that is kept beside the page and return its line; nothing where the document shows none."""
+    name = f"figures/{FIGURE}.svg"
+    found = re.search(rf"^!\[([^\]]*)\]\({re.escape(name)}\)$", text, re.MULTILINE)
+    if not found or not (folder / name).is_file():
+        return []
+    kept = pages / f"pretrained-{FIGURE}.svg"
+    files.write_bytes(kept, (folder / name).read_bytes())
+    return [f"![{found[1]}]({kept.name})", ""]
 
 
 def _table1(ours: Path, small: Path) -> list[str]:
