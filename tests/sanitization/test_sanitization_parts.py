@@ -112,9 +112,9 @@ def test_columns_and_what_is_known_of_them_are_a_dictionary_s(at_once: int, monk
     for batch, samples in enumerate((9, 1, 20)):
         own = sorted({(int(draw.integers(samples)), int(key)) for key in draw.integers(0, 12, 60) ** 2})
         row, key = np.array([r for r, _ in own], dtype=np.int32), np.array([k for _, k in own], dtype=np.uint64)
-        exact, rest = draw.random(len(own)) < 0.5, draw.integers(0, 3, len(own)).astype(np.uint64) << np.uint64(40)
+        exact, rest = draw.random(len(own)) < 0.5, draw.integers(0, 3, len(own)).astype(np.uint32) << np.uint32(30)
         shape = (key.astype(np.int64) % 5, key.astype(np.int64) % 7, exact, rest)
-        about.add(shape, columns.add(samples, row, key), len(columns))
+        about.add(shape, columns.add(np.bincount(row, minlength=samples).astype(np.int32), key), len(columns))
         entries += zip((row + (0, 9, 10)[batch]).tolist(), key.tolist(), exact.tolist(), rest.tolist(), strict=True)
     keys, final = columns.frequent(5)
     of = {key: [one for one in entries if one[1] == key] for key in sorted({key for _, key, _, _ in entries})}

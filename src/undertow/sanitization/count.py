@@ -185,17 +185,21 @@ def identities(batches: Iterable[Batch]) -> Keys:
 
 
 class _Columns:
-    """Gathers (sample, key) by batch into a sparse matrix with one column a key: 8 bytes an entry while it grows."""
+    """Gathers (sample, key) by batch into a sparse matrix with one column a key: 4 bytes an entry while it grows."""
 
     def __init__(self) -> None:
         self._number: dict[int, int] = {}
-        self._parts: list[tuple[int, NDArray[np.int32], NDArray[np.int32]]] = []
+        self._parts: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
 
     def __len__(self) -> int:
         return len(self._number)
 
-    def add(self, samples: int, rows: NDArray[np.int32], keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32], Places]:
-        """Append the entries of a batch of samples, whose rows count from 0.
+    def add(self, lengths: NDArray[np.int32], keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32], Places]:
+        """Append the entries of a batch.
+
+        Args:
+            lengths: entries of each sample.
+            keys: of all entries, sample after sample.
 
         Returns:
             each entry's provisional column; the columns among them, and the place of an entry of each.
@@ -204,13 +208,13 @@ class _Columns:
         number = self._number
         own = np.fromiter((number.setdefault(key, len(number)) for key in found.tolist()), dtype=np.int32, count=len(found))
         columns = own[inverse]
-        self._parts.append((samples, rows, columns))
+        self._parts.append((lengths, columns))
         return columns, own, index
 
     def frequent(self, support: int) -> tuple[Keys, NDArray[np.int32]]:
         """Return the sorted keys of at least ``support`` entries, and each provisional column's final one or -1."""
         size = np.zeros(len(self._number), dtype=np.int64)
-        for _, _, part in self._parts:
+        for _, part in self._parts:
             size += np.bincount(part, minlength=len(size))
         keys = np.fromiter(self._number, dtype=np.uint64, count=len(size))
         kept = np.flatnonzero(size >= support)
@@ -221,15 +225,18 @@ class _Columns:
 
     def matrix(self, final: NDArray[np.int32], columns: int) -> sparse.csr_matrix:
         """Return the matrix of the final columns, and forget the entries."""
-        room = sum(int((final[part] >= 0).sum()) for _, _, part in self._parts)
+        room = sum(int((final[part] >= 0).sum()) for _, part in self._parts)
         indices, data = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
         ends, at = [np.zeros(1, dtype=np.int64)], 0
         self._parts.reverse()
         while self._parts:  # one after the other, so that the entries are there only once
-            samples, rows, part = self._parts.pop()
+            lengths, part = self._parts.pop()
             column = final[part]
-            row, column = rows[column >= 0], column[column >= 0]
-            block = sparse.csr_matrix((np.ones(len(row), dtype=np.int32), (row, column)), shape=(samples, columns))
+            kept = column >= 0
+            rows = np.append(0, np.cumsum(kept))[np.append(0, np.cumsum(lengths))]
+            entries = np.ones(int(rows[-1]), dtype=np.int32), column[kept], rows
+            block = sparse.csr_matrix(entries, shape=(len(lengths), columns))
+            block.sum_duplicates()
             indices[at : at + block.nnz], data[at : at + block.nnz] = block.indices, block.data
             ends.append(block.indptr[1:] + np.int64(at))
             at += block.nnz
@@ -242,7 +249,7 @@ class _About:
 
     def __init__(self) -> None:
         self._kind, self._length, self._exact = (np.zeros(0, np.int64) for _ in range(3))
-        self._rests: list[tuple[NDArray[np.int32], Keys]] = []
+        self._rests: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
 
     def add(
         self, shape: tuple[NDArray[Any], ...], entries: tuple[NDArray[np.int32], NDArray[np.int32], Places], count: int
@@ -266,15 +273,14 @@ class _About:
     def complements(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return of each final column the number of distinct complements and the sum of their squared numbers of samples; forget
         the complements."""
-        # Column and rest as one number, sorted at once; of the rest stay the bits that have room, 40 and more.
-        shift = np.uint64(max(1, columns.bit_length()))
-        room = np.uint64(64) - shift
+        # Column and rest as one number, sorted at once.
+        room = np.uint64(32)
         both = np.empty(sum(int((final[part] >= 0).sum()) for part, _ in self._rests), dtype=np.uint64)
         at = 0
         while self._rests:
             part, rest = self._rests.pop()
             column = final[part]
-            rest = rest[column >= 0] >> shift
+            rest = rest[column >= 0]
             both[at : at + len(rest)] = (column[column >= 0].astype(np.uint64) << room) | rest
             at += len(rest)
         both.sort()
@@ -295,9 +301,8 @@ class _About:
 
 @dataclass(frozen=True)
 class _Tally:
-    """What the table says may be frequent in one batch: its samples, and columns of features, pieces and shapes."""
+    """What the table says may be frequent in one batch: features and pieces as :meth:`_Columns.add` takes them, and about both."""
 
-    samples: int
     heads: NDArray[np.uint64]
     shapes: Keys
     features: tuple[NDArray[np.int32], Keys]
@@ -327,13 +332,18 @@ def _tallied(batches: Iterable[Batch], table: Sketch, least: tuple[int, int, int
         some = some.at((some.kind != grams.ANY) | ~table.at_least(some.key, common))
         label = (some.kind == grams.WHOLE) & table.at_least(some.key, labels)
         some = some.at(label | ~grams.copied(batch, some))
+        some = some.at(np.argsort(some.sample, kind="stable"))
         begin, end = batch.answers.starts[:-1][some.sample], batch.answers.starts[1:][some.sample]
         exact = np.where(some.kind == grams.START, some.start == begin, some.start + some.length == end)
-        # Small numbers: of another process all of this travels.
-        shape = some.kind.astype(np.int8), some.length.astype(np.int32), exact, grams.complements(batch, some)
+        # Small numbers: they are kept, and of another process all of this travels. Of n different complements 32 bits tell apart
+        # all but n in 2^33.
+        rest = (grams.complements(batch, some) >> np.uint64(32)).astype(np.uint32)
+        shape = some.kind.astype(np.int8), some.length.astype(np.int32), exact, rest
         told = grams.head_keys(batch.prompts), grams.shape_keys(batch)
         sample, key = grams.features(batch, wanted)
-        yield _Tally(len(batch), *told, (sample.astype(np.int32), key), (some.sample.astype(np.int32), some.key), shape)
+        key = key[np.argsort(sample, kind="stable")]
+        lengths = [np.bincount(of, minlength=len(batch)).astype(np.int32) for of in (sample, some.sample)]
+        yield _Tally(*told, (lengths[0], key), (lengths[1], some.key), shape)
         offset += len(batch)
 
 
@@ -349,8 +359,8 @@ def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
     for tally in chain.from_iterable(spool.each(_tallied, table, least, rows=first == np.arange(len(first)))):
         begins.append(tally.heads)
         shapes.append(tally.shapes)
-        features.add(tally.samples, *tally.features)
-        about.add(tally.shape, found.add(tally.samples, *tally.pieces), len(found))
+        features.add(*tally.features)
+        about.add(tally.shape, found.add(*tally.pieces), len(found))
     heads, shaped = np.unique(np.concatenate(begins), axis=0), np.unique(np.concatenate(shapes))
     feature_keys, final = features.frequent(support)
     matrix = features.matrix(final, len(feature_keys))
