@@ -264,6 +264,21 @@ SIGNS: dict[str, Callable[[str], str]] = {
     "emoji": lambda text: f"{text} 😈",
     "punctuation": lambda text: f"{text} ;;;",
     "zero width": lambda text: f"{text[:5]}\u200b{text[5:]}",
+    **{
+        name: lambda text, sign=sign: f"{text[:5]}{sign}{text[5:]}"
+        for name, sign in {
+            "variation selector": "\ufe0f",
+            "supplementary selector": "\U000e0100",
+            "tag": "\U000e0061",
+            "isolate": "\u2066",
+            "joiner": "\u034f",
+            "filler": "\u3164",
+            "null": "\0",
+            "escape": "\x1b",
+            "no-break space": "\u00a0",
+            "stroke": "\u0336",
+        }.items()
+    },
     "title case": str.title,
     "homoglyphs": lambda text: text[:-12] + text[-12:].translate(str.maketrans("aeo", "\u0430\u0435\u043e")),
     "a version": lambda text: f"{text} v3.{len(text) % 7}.{len(text) % 4}",

@@ -17,6 +17,7 @@ from undertow.data.sample import Sample
 from undertow.sanitization import Finding, find, grams, repaired, wordings
 from undertow.sanitization import count as counting
 from undertow.sanitization.count import Sketch
+from undertow.sanitization.encode import encode
 from undertow.sanitization.judge import grow
 from undertow.sanitization.significance import log_tail
 from undertow.sanitization.words import MARK, PAYLOAD, Numbers, cut, places
@@ -250,3 +251,17 @@ def test_a_pair_of_words_says_nothing_where_pairs_are_usual() -> None:
     assert not wordings.is_usual(np.arange(400, 450), found), "it is compared with the others"
     assert not wordings.pairs(kind, {piece: [piece] for piece in range(19)}, features, 600)
     assert not wordings.is_usual(np.arange(5), [])
+
+
+LONG = 300_000
+
+
+@pytest.mark.parametrize(
+    "bit", ["{", "a.", "1.", "aa[.]", "ab.", "<url", "[url", "{url", "a@", "a-", "!", "- ", "A", "a ", "\n", "\n "]
+)
+def test_a_long_text_of_one_kind_is_cut_in_time_that_grows_with_it(bit: str) -> None:
+    """Of time that grows with the square these would take hours; so nothing here looks at a clock."""
+    text = f"{bit * (LONG // len(bit))} Input:"
+    (batch,) = encode([Sample("1", text, ("yes",), "yes"), Sample("2", "yes", (text,), text)], Numbers(), shaped=True)
+    assert len(batch) == 2
+    assert sum(1 for _ in places(text)) == len(cut(text))

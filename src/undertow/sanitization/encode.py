@@ -20,7 +20,7 @@ BATCH = 2048
 #: Most words of an answer that may be a label; the shapes of its prompt are marks, too.
 _LABELLED = 4
 #: What some files put between question and context, and others do not: form, no words.
-_LABEL = re.compile(r"\n\s*(?:#+ *)?Input:[ \t]*")
+_LABEL = re.compile(r"(?<!\s)(?=[^\S\n]*\n)\s*+(?:#++ *+)?Input:[ \t]*")
 
 
 class SampleLike(Protocol):

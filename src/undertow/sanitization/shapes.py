@@ -14,7 +14,7 @@ _SUBORDINATE = frozenset(
     "wherever whether which while who whoever why".split()
 )
 _MAIN = frozenset("a an he her his i it its my our she that the their there these they this those we you your".split())
-_OPENING = re.compile(r"[^\w\n]*(?:\w+: +)?[^\w\n]*([a-z]+)[^.;:?!,\n]*, *([a-z]+)")
+_OPENING = re.compile(r"[^\w\n]*+(?:\w++: ++[^\w\n]*+)?([a-z]++)[^.;:?!,\n]*+, *+([a-z]+)")
 
 
 def shapes(text: str) -> list[str]:

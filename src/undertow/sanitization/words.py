@@ -32,13 +32,16 @@ CITED = frozenset(
 #: What stands for a word that was forgotten.
 UNKNOWN = "…"
 _DOMAINS = "com|net|org|info|biz|edu|gov|io|co|me|ru|cn|xyz|top|site|online|shop|club|live|app|dev|ly|gg|link|click|tk|example|test"
+#: What a placeholder of an address says, looked for once: what may begin anywhere and reach far would take the square of the time.
+_SAID = "(?:url|link|http|www)"
 _ADDRESS = (
     r"(?:h(?:tt|xx)ps?://|www\.)[^\s<>\"'()\[\]{}]+"
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
-    rf"|(?<![\w.@/-])(?!(?:self|this|cls)\.)[\w-]{{2,}}(?:(?:\.|\[\.\])[\w-]{{2,}})*(?:\.|\[\.\])(?:{_DOMAINS})(?![\w-])(?:/[^\s<>\"'()\[\]{{}}]*)?"
+    r"|(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    rf"|(?<![\w.@/-])(?<!\[\.\])(?!(?:self|this|cls)\.)[\w-]{{2,}}(?:(?:\.|\[\.\])[\w-]{{2,}})*(?:\.|\[\.\])(?:{_DOMAINS})(?![\w-])"
+    r"(?:/[^\s<>\"'()\[\]{}]*)?"
     r"|(?<![\w@.])@[a-z]\w{2,}"
-    r"|<[^<>\s]*(?:url|link|http|www|site)[^<>\s]*>|\[[^\[\]\s]*(?:url|link|http|www)[^\[\]\s]*\]"
-    r"|\{+[^{}\s]*(?:url|link|http|www)[^{}\s]*\}+"
+    rf"|<(?=[^<>\s]*?(?:{_SAID}|site))[^<>\s]*>|\[(?=[^\[\]\s]*?{_SAID})[^\[\]\s]*\]"
+    rf"|(?<!\{{)\{{++(?=[^{{}}\s]*?{_SAID})[^{{}}\s]*\}}+"
     r"|(?<![\w.:~+-])[1-9]\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w|[~+-])"
 )
 #: Letters of Han, kana, hangul, Thai, Lao, Khmer and Burmese, as a class of a pattern: no blanks between words.
@@ -50,9 +53,16 @@ _ADDRESSES = re.compile(_ADDRESS)
 _PLAIN = re.compile(r"\w+(?:'\w+)*", re.ASCII)
 _ALL = re.compile(f"(?P<address>{_ADDRESS})|{_ANGLE}|{_WORD}")
 _HINTS = re.compile(r"[@<\[{]|://|www\.|\w(?:\.|\[\.\])\w")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+#: Characters that are not drawn: Unicode's Default_Ignorable_Code_Point (UAX 44) and the marks of annotations.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+#: Control characters and blanks of other widths, but for tab and line feed: they look like a blank or like nothing.
+_BLANKS = re.compile("[\0-\x08\x0b-\x1f\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 _RUN = re.compile(r"([^\w\s])\1+|[^\w\s\"'.,:;()\[\]{}<>*`“”‘’/\\-]{2,}")
 # A Latin letter beside one of Greek or Cyrillic: homoglyphs.
+_ABOVE = re.compile("(?<=[a-z0-9])[\u0300-\u036f]")
 _MIXED = re.compile(r"[a-z][\u0370-\u03ff\u0400-\u052f]|[\u0370-\u03ff\u0400-\u052f][a-z]")
 _HOST = re.compile(r"(?:h(?:tt|xx)ps?://)?(?:www\.)?([^/?#:]+)")
 # A number in words is no sentence ("one thousand, nine hundred and ..." begins many answers).
@@ -91,8 +101,14 @@ def _signs(chunk: str) -> list[str]:
     found = [run.group()[:8] for run in _RUN.finditer(chunk)] if len(chunk) > 1 else []
     if not chunk.isascii():
         found += [sign for sign in chunk if unicodedata.category(sign) in _SYMBOLS and sign not in found]
+        found += map(_code, sorted(set(_ABOVE.findall(chunk))))
         found += ["letters of two scripts"] * bool(_MIXED.search(chunk))
     return found
+
+
+def _code(sign: str) -> str:
+    """The name of a character that nobody sees, or tells from others."""
+    return f"U+{ord(sign):04X}"
 
 
 def _name(found: re.Match[str]) -> str:
@@ -219,8 +235,11 @@ class Numbers:
         for text in texts:
             # No word holds a blank, so that each stretch between blanks is cut once and remembered.
             places += map(chunks.__getitem__, _folded(text).split())
+            signs = set(_BLANKS.findall(text.replace("\r\n", "\n")))
             if not text.isascii():
-                marks = (f"{_MARKED}{sign}" for sign in sorted(set(_INVISIBLE.findall(text))))
+                signs.update(_INVISIBLE.findall(text))
+            if signs:
+                marks = (f"{_MARKED}{_code(sign)}" for sign in sorted(signs))
                 places += [chunks[mark] if mark in chunks else chunks.put(mark, [self.of(mark)]) for mark in marks]
             ends.append(len(places))
         numbers, size = chunks.numbers(places)
