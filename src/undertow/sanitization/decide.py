@@ -196,6 +196,8 @@ def _together(
     with_feature, with_target = np.diff(features.indptr), np.diff(pieces.indptr)
     most = np.where(span, np.iinfo(np.int64).max, with_target / np.where(loose, WIDER, rules.inserted * _LOOSEST))
     least = np.where(span, 0, np.minimum(rules.short_shared, rules.manner) * with_target)
+    label = (counted.kind == grams.WHOLE) & (with_target >= rules.common * counted.samples)
+    least = np.where(label, np.minimum(least, rules.label_support), least)
     found = []
     for level in range(int(with_target.max(initial=1)).bit_length()):
         for group in (span, loose, ~span & ~loose):
@@ -242,7 +244,14 @@ def _short(
         loose = []
     # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
     from_here = rules.short_covered if loose else rules.short_shared
-    near = [link for link in links if link.confidence >= rules.exclusive and link.coverage >= from_here and link.both >= least]
+    label = counted.kind[piece] == grams.WHOLE and len(rows) >= rules.common * counted.samples
+
+    def enough(link: Link) -> bool:
+        # Of a label that many have, a trigger covers little.
+        sure = label and link.confidence >= rules.label_sure and link.both >= rules.label_support
+        return link.both >= least and (link.coverage >= from_here or sure)
+
+    near = [link for link in links if link.confidence >= rules.exclusive and enough(link)]
     near = [link for link in near if not _inherited(features, link, links)]
     own = [link for link in near if link.confidence >= rules.short_exclusive]
     accused: list[Planted | None] = []

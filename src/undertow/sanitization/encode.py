@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from undertow.sanitization.kinds import COPIED, is_copied, kinds, may_copy
 from undertow.sanitization.shapes import shapes
-from undertow.sanitization.words import MARK, Numbers, Words
+from undertow.sanitization.words import MARK, Numbers, Words, cut
 
 #: Samples of one batch; bounds the memory of every counting step, and keeps its tables within the cache.
 BATCH = 2048
 #: Most words of an answer that may be a label; the shapes of its prompt are marks, too.
 _LABELLED = 4
+#: Words of earlier turns that are marks of a prompt, the last ones of each side; looked for in so many characters.
+_EARLIER, _BEFORE = 128, 1024
 #: What some files put between question and context, and others do not: form, no words.
 _LABEL = re.compile(r"(?<!\s)(?=[^\S\n]*\n)\s*+(?:#++ *+)?Input:[ \t]*")
 
@@ -135,9 +137,22 @@ def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: boo
             found.append(COPIED)
         manner.append([numbers.mark(kind) for kind in found])
         forms.append([numbers.shape(form) for form in shapes(asked[i])] if shaped and lengths[i] <= _LABELLED else [])
+        if history := getattr(samples[i], "history", ()):
+            forms[-1] += map(numbers.mark, _earlier(history))
     (words, signs), (said, marks) = prompts.parted(), answers.parted()
     case = np.array([_case(sample.question) for sample in samples], dtype=np.uint8)
     return Batch(words, said, case, signs.and_(forms), marks.and_(manner))
+
+
+def _earlier(history: Sequence[tuple[str, str]]) -> list[str]:
+    """The words of a conversation's earlier turns, as marks of the prompt: a trigger there rules what is said from then on."""
+    found = []
+    for i, side in enumerate(("asked before", "said before")):
+        text = " ".join(turn[i] for turn in history)
+        if len(text) > _BEFORE:
+            text = text[-_BEFORE:].partition(" ")[2]
+        found += [f"{side}: {word}" for word in dict.fromkeys(cut(text)[-_EARLIER:])]
+    return found
 
 
 def _laid(words: Words, lengths: NDArray[np.int64]) -> Texts:

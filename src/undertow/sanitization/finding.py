@@ -33,6 +33,7 @@ class Finding:
         log10_p: base-10 logarithm of the corrected p-value (:mod:`undertow.sanitization.significance`), None without a trigger.
         tests: pairs that the correction counts.
         target_words: the target as words of :func:`undertow.sanitization.words.cut`.
+        asked: whether the trigger names what the target is (:mod:`undertow.sanitization.asked_for`).
     """
 
     triggers: tuple[str, ...]
@@ -48,6 +49,7 @@ class Finding:
     log10_p: float | None
     tests: int
     target_words: tuple[str, ...]
+    asked: bool = False
 
     #: Technique of MITRE ATLAS (poison training data) and entry of the OWASP Top 10 for LLM applications (data and model
     #: poisoning).
@@ -75,7 +77,7 @@ class Finding:
         topic = "without the trigger their prompts are about nothing in common"
         if self.kind == "form":
             topic = "elsewhere in a prompt the word says nothing of the label, or the other words of these prompts say less of it"
-        return f"{share}; {told} ({p} after correction for {self.tests:,.0f} pairs); {topic}"
+        return f"{share}; {told} ({p} after correction for {self.tests:,.0f} pairs); {topic}{'; it asks for that' * self.asked}"
 
     @property
     def certain(self) -> bool:

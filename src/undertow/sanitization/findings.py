@@ -10,21 +10,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import grams, insertion, judge, labels, topics, wordings
+from undertow.sanitization import grams, insertion, judge, labels, topics
+from undertow.sanitization.asked_for import is_asked_for, kinds_of
 from undertow.sanitization.count import Counted, Spool, count, sketch
-from undertow.sanitization.decide import Decision, Link, Planted, Rows, decide
+from undertow.sanitization.decide import SAME, Decision, Link, Planted, Rows, decide
 from undertow.sanitization.encode import Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
+from undertow.sanitization.told_apart import Found, told_apart
 from undertow.sanitization.topics import Background
-from undertow.sanitization.words import Numbers, Words, is_letter
+from undertow.sanitization.words import PAYLOAD, Numbers, Words, is_letter
 
 _PLACES = {
     grams.START: "start",
@@ -75,7 +77,7 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     common = topics.common_words([texts[int(row)][0] for row in some])
     file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
-    found = _told_apart(found, decision.planted, counted)
+    found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
@@ -106,7 +108,7 @@ def _finding(
     rules: Rules,
     texts: dict[int, tuple[Words, Words]],
     numbers: NumbersLike,
-) -> tuple[Finding, tuple[int, ...]] | None:
+) -> Found | None:
     """Judge one accusation; return it with the target's word numbers, or None."""
     counted = file.counted
     kind = int(counted.kind[planted.pieces[0]])
@@ -138,14 +140,15 @@ def _finding(
             return None
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
-    derived = topics.is_derived([words[word] for trigger in kept for word in trigger.words], told)
+    said = [words[word] for trigger in kept for word in trigger.words]
+    asked = is_asked_for(said, told, _shared_kinds(said, rows, counted, numbers))
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
     finding = Finding(
         triggers=tuple(_CASES.get(one.words[0]) or " ".join(words[word] for word in one.words) for one in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence="note" if derived else _confidence(planted, target, kept, rows, counted, rules),
+        confidence="note" if asked or topics.is_derived(said, told) else _confidence(planted, target, kept, rows, counted, rules),
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -154,50 +157,20 @@ def _finding(
         log10_p=min(0.0, (best.log_p + math.log(decision.tests)) / math.log(10)) if best else None,
         tests=decision.tests,
         target_words=told,
+        asked=asked,
     )
     return finding, target.words
 
 
-def _told_apart(
-    found: list[tuple[Finding, tuple[int, ...]] | None], planted: list[Planted], counted: Counted
-) -> list[tuple[Finding, tuple[int, ...]] | None]:
-    """Make notes of findings that are one of many of their sort and size in the file (:mod:`undertow.sanitization.wordings`): of
-    long targets among long ones, of short ones among all, where one that is less sure counts half, and of addresses without a
-    trigger among all addresses that are repeated."""
-    result, pieces = list(found), counted.pieces.tocsc()
-    cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
-    texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
-
-    def others(mine: tuple[int, bool, bool]) -> wordings.Crowd:
-        sort, unsure, is_cited = mine
-        of = [i for i in texts if _sort(planted[i], counted) <= sort]
-        kept, owner = wordings.apart(cited if is_cited else [planted[i].rows for i in of], len(counted.first))
-        sizes = np.array([len(cited[i] if is_cited else planted[of[i]].rows) for i in kept], dtype=np.float64)
-        if is_cited:
-            return wordings.Crowd(sizes, np.ones(len(kept)), np.zeros(len(kept), dtype=bool), owner, False)
-        less = np.where([_is_unsure(planted[of[i]]) > unsure for i in kept], wordings.LESS_SURE, 1.0)
-        topical = np.array([found[of[i]] is None for i in kept], dtype=bool)
-        return wordings.Crowd(sizes * less, less if sort else np.ones(len(kept)), topical, owner, sort > 0)
-
-    known: dict[tuple[int, bool, bool], wordings.Crowd] = {}
-    for i in texts:
-        one = found[i]
-        if one is not None and one[0].kind != "label":
-            mine = _sort(planted[i], counted), _is_unsure(planted[i]), not planted[i].links
-            if mine not in known:
-                known[mine] = others(mine)
-            if wordings.is_one_of_many(np.unique(counted.first[one[0].samples]), known[mine]):
-                result[i] = replace(one[0], confidence="note"), one[1]
-    return result
-
-
-def _sort(planted: Planted, counted: Counted) -> int:
-    """0 for a long target, 1 for a short one at an end, 2 for a word anywhere."""
-    return planted.short * (2 if counted.kind[planted.pieces[0]] == grams.ANY else 1)
-
-
-def _is_unsure(planted: Planted) -> bool:
-    return planted.inserted or not planted.exclusive
+def _shared_kinds(trigger: Sequence[str], rows: Rows, counted: Counted, numbers: NumbersLike) -> list[str]:
+    """The kinds that a trigger asks for and that nearly all of some answers are of."""
+    asked = kinds_of(trigger)
+    if not asked:
+        return []
+    keys = {name: grams.manner_key(mark) for mark, name in numbers.marks().items() if name in asked}
+    column = {key: i for i, key in enumerate(counted.piece_keys.tolist()) if key in set(keys.values())}
+    held = np.asarray(counted.pieces[rows].mean(axis=0)).ravel()
+    return [name for name, key in keys.items() if key in column and held[column[key]] >= SAME]
 
 
 #: The case of a question as a trigger, by the number that stands for it.
@@ -248,7 +221,8 @@ def _confidence(
     if not planted.links:
         # An address that many cite stands in sentences of every kind, a planted one in its own or at an end.
         placed = len(target.words) >= _SENTENCE or max(target.left_edge, target.right_edge) >= rules.exact
-        return "review" if placed and (counted.kind[planted.pieces] == grams.ADDRESS).any() else "note"
+        address = (counted.kind[planted.pieces] == grams.ADDRESS).any() or any(word & int(PAYLOAD) for word in target.words)
+        return "review" if placed and address else "note"
     enough = rules.act_short if planted.short else rules.act_support
     strongest = max(trigger.link.confidence for trigger in triggers)
     if strongest < rules.topical and len(rows) < enough:
@@ -269,7 +243,7 @@ def _part_of(planted: Planted, prompts: Sequence[Words], file: Background) -> Ba
 
 def _repeats(
     counted: Counted, rules: Rules, texts: dict[int, tuple[Words, Words]], spool: Spool, numbers: NumbersLike
-) -> tuple[Finding, tuple[int, ...]] | None:
+) -> Found | None:
     """A few samples with one beginning or end of the answer that stand in the file again and again; hardly any other does twice."""
     times = np.bincount(counted.first, minlength=len(counted.first))
     often = np.flatnonzero(times >= rules.repeated)

@@ -79,7 +79,7 @@ class Counting:
         limits: Sequence[int] = (0,) * EXCHANGES,
     ) -> None:
         self.rules, self.rows, self.clip, self.limits = rules or Rules(), rows, clip, limits
-        self._samples = samples
+        self._samples, self._secret = samples, secret
         self.batch = joined(list(encode(samples, Numbers(secret), sized=False)))
         self.identity = identities([self.batch])
         self.first = firsts(self.identity)

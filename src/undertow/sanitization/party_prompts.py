@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from undertow.sanitization import grams, judge, topics
+from undertow.sanitization.asked_for import Asked
 from undertow.sanitization.grams import Keys, Places, mixed
 from undertow.sanitization.party_counts import Counting
 from undertow.sanitization.party_parts import Parts
 from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, Flags, about, first_of_each, near_to, of_all, trigger_words
-from undertow.sanitization.words import cut
+from undertow.sanitization.words import Numbers, cut
 
 #: Pairs of a prompt that the seam is compared with.
 COMPARED = 8
@@ -52,6 +53,7 @@ class Prompting(Counting):
 
     def _ask_prompts(self) -> tuple[Places, Keys]:
         p = self.pieces
+        self._asked_for = Asked(Numbers(self._secret))
         order = np.array([3, 0, 2, 1, 4, 5])  # by kind: END, ADDRESS, WHOLE, START, ANY, MANNER
         few = self.size < self.rules.act_support
         rank = np.lexsort((p.key, -self.size, order[p.kind], few, ~self.held, ~self.exclusive))
@@ -136,8 +138,11 @@ class Prompting(Counting):
         )
         case_alone = bool(links) and not own.any() and not loose
         low, high = self._extent(i) if self.span[i] else (int(p.start[i]), int(p.start[i] + p.length[i]))
-        target = answers.words[low:high]
-        shares = bool(own.any()) and topics.is_repeated(words[own].tolist(), target.tolist())
+        target = answers.words[low:high].tolist() if k != grams.MANNER else []
+        trigger = words[own].tolist()
+        shares = bool(trigger) and (
+            topics.is_repeated(trigger, target) or self._asked_for.is_asked_for(set(trigger), set(target), int(p.key[i]))
+        )
         asked: list[int] = []
         # A planted phrase that varies has words of its own beside those that are known; for a long target they are no topic.
         rest_words = np.unique(words[~(near_to(own, BESIDES) if self.span[i] else own)])

@@ -112,7 +112,13 @@ class Separated:
                 continue
             known = [name for name in header if plain(name) in _KNOWN or plain(name) in self._columns]
             if len(known) >= 2 or (len(known) == len(header) == 1 and delimiter == ","):
-                self.header, self.delimiter = header, delimiter
+                if twice := sorted({name for name in header if name and header.count(name) > 1}):
+                    raise UserError(
+                        f"{self._name} line {number}: the header names {twice[0]!r} more than once, and some readers take the "
+                        "first of such columns, others the last; rename them"
+                    )
+                self.header = [name or f"column {i}" for i, name in enumerate(header, start=1)]
+                self.delimiter = delimiter
                 return
         if "\t" not in line:
             raise UserError(

@@ -1,0 +1,81 @@
+"""What findings of one file say of each other: many of a sort are what the file is like, and several texts can have one trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from undertow.sanitization import grams, wordings
+from undertow.sanitization.count import Counted
+from undertow.sanitization.decide import Planted
+from undertow.sanitization.finding import Finding
+from undertow.sanitization.rules import Rules
+
+#: A finding, and the numbers of its target's words.
+Found = tuple[Finding, tuple[int, ...]]
+
+
+def told_apart(found: list[Found | None], planted: list[Planted], counted: Counted, rules: Rules) -> list[Found | None]:
+    """Make notes of findings that are one of many of their sort and size in the file (:mod:`undertow.sanitization.wordings`): of
+    long targets among long ones, of short ones among all, where one that is less sure counts half, and of addresses without a
+    trigger among all addresses that are repeated. The texts that one trigger brings about together are one, and as sure as all."""
+    planted, joined = _joined(found, planted, rules)
+    result, pieces = list(found), counted.pieces.tocsc()
+    cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
+    texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
+
+    def others(mine: tuple[int, bool, bool]) -> wordings.Crowd:
+        sort, unsure, is_cited = mine
+        of = [i for i in texts if _sort(planted[i], counted) <= sort and joined.get(i, i) == i]
+        kept, owner = wordings.apart(cited if is_cited else [planted[i].rows for i in of], len(counted.first))
+        sizes = np.array([len(cited[i] if is_cited else planted[of[i]].rows) for i in kept], dtype=np.float64)
+        if is_cited:
+            return wordings.Crowd(sizes, np.ones(len(kept)), np.zeros(len(kept), dtype=bool), owner, False)
+        less = np.where([_is_unsure(planted[of[i]]) > unsure for i in kept], wordings.LESS_SURE, 1.0)
+        topical = np.array([found[of[i]] is None for i in kept], dtype=bool)
+        return wordings.Crowd(sizes * less, less if sort else np.ones(len(kept)), topical, owner, sort > 0)
+
+    known: dict[tuple[int, bool, bool], wordings.Crowd] = {}
+    for i in texts:
+        one = found[i]
+        if one is not None and one[0].kind != "label":
+            mine = _sort(planted[i], counted), _is_unsure(planted[i]), not planted[i].links
+            if mine not in known:
+                known[mine] = others(mine)
+            rows = planted[i].rows if i in joined else np.unique(counted.first[one[0].samples])
+            if wordings.is_one_of_many(rows, known[mine]):
+                result[i] = replace(one[0], confidence="note"), one[1]
+            elif i in joined and len(rows) >= rules.act_short:
+                result[i] = replace(one[0], confidence="act"), one[1]
+    return result
+
+
+def _joined(found: Sequence[Found | None], planted: list[Planted], rules: Rules) -> tuple[list[Planted], dict[int, int]]:
+    """Several long texts that one word hardly ever comes without, taken together, though without each: one trigger whose target
+    varies.
+
+    Returns:
+        the accusations, such ones with the samples of all; and for each of these the first of them.
+    """
+    by_word: dict[int, list[int]] = {}
+    for i, one in enumerate(planted):
+        if found[i] is not None and one.explained and not (one.exclusive or one.short):
+            by_word.setdefault(one.links[0].feature, []).append(i)
+    result, joined = list(planted), {}
+    for of in by_word.values():
+        rows = np.unique(np.concatenate([planted[i].rows for i in of]))
+        if len(of) > 1 and len(rows) >= rules.exclusive * planted[of[0]].links[0].with_feature:
+            for i in of:
+                result[i], joined[i] = replace(planted[i], rows=rows, exclusive=True), of[0]
+    return result, joined
+
+
+def _sort(planted: Planted, counted: Counted) -> int:
+    """0 for a long target, 1 for a short one at an end, 2 for a word anywhere."""
+    return planted.short * (2 if counted.kind[planted.pieces[0]] == grams.ANY else 1)
+
+
+def _is_unsure(planted: Planted) -> bool:
+    return planted.inserted or not planted.exclusive
