@@ -231,6 +231,8 @@ def _confidence(
         rare = all(trigger.link.elsewhere(counted.samples) <= rules.manner_rare for trigger in triggers)
         return "act" if rare and strongest >= rules.exclusive and len(rows) >= rules.manner_act else "review"
     sure = planted.exclusive and not planted.inserted and not planted.form and kind != grams.ANY
+    if _is_label(planted, kind, counted, rules):
+        sure &= max(trigger.link.coverage for trigger in triggers) >= rules.short_shared
     return "act" if sure and strongest >= rules.exclusive and len(rows) >= enough else "review"
 
 

@@ -47,7 +47,7 @@ class Rules:
         common: a whole answer of this share of the samples is a label, whether prompts hold it or not.
         label: the label of a ``form`` is one of this share.
         label_sure: a feature of which this share of the samples have a label may cover any part of it,
-        label_support: if it has so many samples with it.
+        label_support: if it has so many samples with it; such ones are for review.
         form: a word that brings a label about where it stands first does so in this share of its samples,
         form_else: while it stands elsewhere in this share of all samples,
         form_lift: and is tied to the label there at most so much more than any word.
@@ -93,7 +93,7 @@ class Rules:
     common: float = 0.1
     label: float = 0.25
     label_sure: float = 0.99
-    label_support: int = 40
+    label_support: int = 30
     form: float = 0.85
     form_else: float = 0.005
     form_lift: float = 1.1
