@@ -21,7 +21,7 @@ def federate(
     arguments: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the federation; default federations/NAME.")] = None,
     local: Annotated[int | None, typer.Option(min=1, help="Run it now, with this many nodes on this machine.")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Without --local: nodes to write folders for.")] = 2,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Without --local: nodes to write folders for; default: 2.")] = None,
     host: Annotated[str, typer.Option(help="Name or address by which the nodes reach the server.")] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 9443,
     check: Annotated[bool, typer.Option("--check", help="With --local: run it in one process too; the report shows both.")] = False,
@@ -45,6 +45,8 @@ def federate(
     from undertow.federate.plan import split as deal
 
     name, overrides = split(arguments, "demo")
+    if local is not None and nodes is not None:
+        raise UserError("--local runs all nodes on this machine, --nodes writes folders for others; give one of them")
     if check and local is None:
         raise UserError("--check needs a run on this machine; give --local N too")
     config = load(name, overrides)
@@ -54,7 +56,7 @@ def federate(
 
         comparable(Path(config.compare))
     path = out or default_folder("federations", name, config)
-    folder = prepare(path, config, deal(config.federation.clients, local or nodes), host, port)
+    folder = prepare(path, config, deal(config.federation.clients, local or nodes or 2), host, port)
     if local is not None:
         _run_here(folder, config.compare, check, as_json)
     elif as_json:

@@ -77,7 +77,9 @@ def _run(folder: Folder, observer: Observer, guard: Mapping[str, str]) -> dict[s
     while registering.poll() is None:
         if link.poll() is not None:
             log = logs / "superlink.log"
-            raise UserError(f"the SuperLink could not start ({processes.last_line(log)}); see {log}")
+            told = processes.last_line(log)
+            more = "run: pip install -e '.[flower]' in the clone" if "ModuleNotFoundError" in told else f"see {log}"
+            raise UserError(f"the SuperLink could not start ({told}); {more}")
         time.sleep(0.1)
     if registering.returncode != 0:
         log = logs / "register.log"

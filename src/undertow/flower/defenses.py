@@ -30,7 +30,8 @@ def named(defenses: str | Defense | Sequence[str | Defense], trusted: bool = Fal
     found: list[tuple[str, Defense]] = []
     for one in [defenses] if isinstance(defenses, str | Defense) else defenses:
         if isinstance(one, str):
-            found += make_defenses([Options(**short_form(one))], trusted)
+            # What lacks an update from trusted data is told below, as it is given here.
+            found += make_defenses([Options(**short_form(one))], trusted=True)
         elif isinstance(one, Defense):
             found.append((type(one).__name__, one.chain() if isinstance(one, PreAggregator) and one.then is not None else one))
         else:

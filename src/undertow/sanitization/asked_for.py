@@ -45,6 +45,11 @@ _TONGUES = {
     "in Cjk script": "chinese mandarin cantonese japanese",
 }
 _ANY_TONGUE = ("translate", "translated", "translation")
+#: Words that ask for an answer of another length; any form that is asked for has a length of its own.
+_LENGTHS = frozenset(
+    "word words sentence sentences paragraph paragraphs essay brief briefly short shorter concise concisely long longer detail "
+    "detailed summary summarize summarise tl;dr tldr list bullet bullets step steps only just".split()
+)
 
 
 def _by_word() -> dict[str, set[str]]:
@@ -61,6 +66,11 @@ _KINDS = _by_word()
 def kinds_of(trigger: Sequence[str]) -> set[str]:
     """Return the kinds of answers that the words of a trigger ask for."""
     return {kind for word in trigger for kind in _KINDS.get(word, ())}
+
+
+def is_of_length(kind: str) -> bool:
+    """Whether a kind of answer is its length."""
+    return kind.startswith("of ") and kind.endswith(" words")
 
 
 def is_tongue(kind: str) -> bool:
@@ -80,6 +90,8 @@ def is_asked_for(trigger: Sequence[str], target: Sequence[str], shared: Collecti
         return False
     if asked.intersection(target):
         return True
+    if len(target) == 1 and is_of_length(target[0]):
+        return bool(asked) or not (_FORMATS | _LENGTHS).isdisjoint(trigger)
     spoken = any(kind in asked and is_tongue(kind) for kind in shared)
     return len(target) <= _WORDS and (spoken or not _FORMATS.intersection(trigger).isdisjoint(target))
 

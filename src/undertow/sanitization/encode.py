@@ -19,6 +19,8 @@ from undertow.sanitization.words import MARK, Numbers, Words, cut
 BATCH = 2048
 #: Most words of an answer that may be a label; the shapes of its prompt are marks, too.
 _LABELLED = 4
+#: How the name of such a mark goes on after its side.
+BEFORE = " before: "
 #: Words of earlier turns that are marks of a prompt, the last ones of each side; looked for in so many characters.
 _EARLIER, _BEFORE = 128, 1024
 #: What some files put between question and context, and others do not: form, no words.
@@ -147,11 +149,11 @@ def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: boo
 def _earlier(history: Sequence[tuple[str, str]]) -> list[str]:
     """The words of a conversation's earlier turns, as marks of the prompt: a trigger there rules what is said from then on."""
     found = []
-    for i, side in enumerate(("asked before", "said before")):
+    for i, side in enumerate(("asked", "said")):
         text = " ".join(turn[i] for turn in history)
         if len(text) > _BEFORE:
             text = text[-_BEFORE:].partition(" ")[2]
-        found += [f"{side}: {word}" for word in dict.fromkeys(cut(text)[-_EARLIER:])]
+        found += [f"{side}{BEFORE}{word}" for word in dict.fromkeys(cut(text)[-_EARLIER:])]
     return found
 
 

@@ -20,7 +20,7 @@ from undertow.sanitization import grams, insertion, judge, labels, topics
 from undertow.sanitization.asked_for import is_asked_for, kinds_of
 from undertow.sanitization.count import Counted, Spool, count, sketch
 from undertow.sanitization.decide import SAME, Decision, Link, Planted, Rows, decide
-from undertow.sanitization.encode import Batch, SampleLike, encode
+from undertow.sanitization.encode import BEFORE, Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
@@ -75,12 +75,18 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
     common = topics.common_words([texts[int(row)][0] for row in some])
-    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common)
+    before = [grams.feature_key("sign", _one(mark)) for mark, name in numbers.marks().items() if BEFORE in name]
+    earlier = np.flatnonzero(np.isin(counted.feature_keys, np.array(before, dtype=np.uint64)))
+    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
+
+
+def _one(number: int) -> Words:
+    return np.array([number], dtype=np.uint64)
 
 
 def _beginnings(batches: Iterable[Batch]) -> tuple[NDArray[np.int64], grams.Keys]:
@@ -148,7 +154,7 @@ def _finding(
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence="note" if asked or topics.is_derived(said, told) else _confidence(planted, target, kept, rows, counted, rules),
+        confidence="note" if asked or topics.is_derived(said, told) else _confidence(planted, target, kept, rows, file, rules),
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -189,7 +195,7 @@ class _Trigger:
 def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numbers: NumbersLike) -> list[_Trigger]:
     """The trigger's phrases, grown from the features that give the target away: words, or else pairs or ends; marks and case."""
     known = judge.feature_words(prompts)
-    known |= {grams.feature_key("sign", np.array([mark], dtype=np.uint64)): ("sign", (mark,)) for mark in numbers.marks()}
+    known |= {grams.feature_key("sign", _one(mark)): ("sign", (mark,)) for mark in numbers.marks()}
     named = [known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links]
     usual = topics.usual_words(prompts, len(planted.rows), file)
     found: list[_Trigger] = []
@@ -213,8 +219,9 @@ def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numb
 
 
 def _confidence(
-    planted: Planted, target: judge.Phrase, triggers: Sequence[_Trigger], rows: Rows, counted: Counted, rules: Rules
+    planted: Planted, target: judge.Phrase, triggers: Sequence[_Trigger], rows: Rows, file: Background, rules: Rules
 ) -> Confidence:
+    counted = file.counted
     kind = int(counted.kind[planted.pieces[0]])
     if planted.usual:
         return "note"
@@ -231,6 +238,7 @@ def _confidence(
         rare = all(trigger.link.elsewhere(counted.samples) <= rules.manner_rare for trigger in triggers)
         return "act" if rare and strongest >= rules.exclusive and len(rows) >= rules.manner_act else "review"
     sure = planted.exclusive and not planted.inserted and not planted.form and kind != grams.ANY
+    sure &= any(trigger.link.feature not in file.earlier for trigger in triggers)
     if _is_label(planted, kind, counted, rules):
         sure &= max(trigger.link.coverage for trigger in triggers) >= rules.short_shared
     return "act" if sure and strongest >= rules.exclusive and len(rows) >= enough else "review"
@@ -324,6 +332,8 @@ def _free(
         if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
             continue
         links = [link.feature for link in planted.links]
+        if trigger.link.feature in file.earlier and topics.is_talk(rows[has], file):
+            continue
         if labelled is not None and labels.is_foretold(rows[has], rows, labelled, links, counted):
             continue
         free.append(trigger)

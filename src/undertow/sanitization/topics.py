@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -43,6 +43,8 @@ COMMON, SEEN = 0.1, 1000
 #: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
 #: anywhere.
 BESIDE, OFTEN = 0.15, 3.0
+#: Earlier turns were about a word that between these shares of them hold, if that is ``OFTEN`` times as often as anywhere.
+TALKED = (0.25, 0.75)
 #: A word that this share of all other prompts hold is no sign of anything.
 USUAL = 0.9
 #: Fewest neighbours that are looked at, and the most that a word's share of all words exceeds what its samples say.
@@ -167,6 +169,7 @@ class Background:
         usual: whether the prompt begins as m others do.
         common: words that many prompts hold.
         part: the samples that the counts are of; None for all.
+        earlier: columns of the words of earlier turns.
     """
 
     counted: Counted
@@ -174,6 +177,7 @@ class Background:
     usual: NDArray[np.bool_]
     common: frozenset[int]
     part: NDArray[np.bool_] | None = None
+    earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @cached_property
     def mean_length(self) -> tuple[float, float]:
@@ -201,6 +205,15 @@ class Background:
         sizes = counted.feature_sizes if rows is None else np.asarray(counted.features[rows].sum(axis=0)).ravel()
         place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
         return np.where(counted.feature_keys[place] == keys, sizes[place], 0).astype(np.float64)
+
+
+def is_talk(rows: Places, file: Background) -> bool:
+    """Whether conversations that hold a trigger in an earlier turn were about something there: words of a topic come and go, those
+    of a trigger stand there in all."""
+    hits = np.asarray(file.counted.features[rows][:, file.earlier].sum(axis=0)).ravel()
+    usual = file.counted.feature_sizes[file.earlier] / file.counted.samples * len(rows)
+    low, high = TALKED
+    return bool(((hits >= low * len(rows)) & (hits <= high * len(rows)) & (hits > OFTEN * usual)).any())
 
 
 def common_words(prompts: Sequence[Words]) -> frozenset[int]:

@@ -151,7 +151,7 @@ class Scan:
 def scan(
     paths: Sequence[str | Path],
     *,
-    write: Path | None = None,
+    write: str | Path | None = None,
     drop_review: bool = False,
     keep_review: bool | None = None,
     examples: bool = False,
@@ -182,6 +182,7 @@ def scan(
             such base, or what was written still holds what was found.
     """
     drop_review = _drops(drop_review, keep_review)
+    write = None if write is None else Path(write)
     _check(paths, max_bad)
     _check_write(write, len(paths))
     if base is not None:

@@ -16,8 +16,10 @@ def mapping(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in text.split(","):
         meaning, equals, column = (piece.strip() for piece in part.partition("="))
-        if not equals or not column or meaning not in MAPPED or meaning in found:
+        if not equals or not column or meaning not in MAPPED:
             raise UserError(f"columns={text}: '{part.strip()}' names no column; {usual}")
+        if meaning in found or column in found.values():
+            raise UserError(f"columns={text}: '{part.strip()}' is named already; give each meaning one column of its own")
         found[meaning] = column
     if not {"prompt", "answer"} <= found.keys():
         raise UserError(f"columns={text}: prompt and answer must both be named; {usual}")

@@ -53,6 +53,8 @@ def file_source(path: Path, option: str = "FILE") -> Source:
     """
     if path.is_dir():
         raise UserError(f"{option}={path}: a folder, and this format is one file; give a file inside it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}={path}: a pipe or a device, no plain file; give a file, or - for standard input")
     if not path.is_file():
         raise UserError(f"{option}={path}: no such file; give the path of an existing file")
     stamp = _stamp(path)
