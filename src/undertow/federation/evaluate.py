@@ -63,11 +63,9 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         UserError: data, base or adapter cannot be used.
     """
     set_threads(config.training.threads)
-    if adapter is not None:
-        check_adapter(adapter)
     data, model = config.instruction.data, config.instruction.model
     dataset = _dataset(data, phase)
-    base = _base(model, phase)
+    base = _base(model, adapter, phase)
     template = make_template(data, config.training.max_length, base)
     base = replace(base, stops=template.stops)
     tuned = Adapted(base, None, None) if adapter is None else with_adapter(base, adapter)
@@ -105,7 +103,9 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
     return figures, lines
 
 
-def _base(model: Model, phase: Callable[[str], None]) -> CausalLM:
+def _base(model: Model, adapter: Path | None, phase: Callable[[str], None]) -> CausalLM:
+    if adapter is not None:
+        check_adapter(adapter)
     phase(f"loading base {model.name}")
     base = load_base(model, tuned=False)
     if base.dtype_because and model.dtype != "auto":

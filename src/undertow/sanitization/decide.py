@@ -10,6 +10,7 @@ is left of the prompts without that feature looks like any other prompt (:mod:`u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,18 +103,27 @@ class Decision:
     tests: int
 
 
-def decide(counted: Counted, rules: Rules) -> Decision:
-    """Return what was planted, by counts alone; short targets still await the topic test."""
+def decide(counted: Counted, rules: Rules, earlier: Sequence[int] = ()) -> Decision:
+    """Return what was planted, by counts alone; short targets still await the topic test.
+
+    Args:
+        counted: features of prompts and pieces of answers.
+        rules: thresholds.
+        earlier: columns of the words of earlier turns, which give long targets away alone: short answers and kinds of answers
+            depend on where in a conversation they stand.
+    """
     pieces = counted.pieces.tocsc()
     features = counted.features.tocsc()
     size = np.diff(pieces.indptr)
     tests = max(1, features.shape[1] * pieces.shape[1])
     links, topics = _links(counted, rules, features, pieces, tests)
     found: list[Planted] = []
-    shapes = set(counted.shapes.tolist())
+    shapes, before = set(counted.shapes.tolist()), set(earlier)
     for piece in range(pieces.shape[1]):
         rows = pieces.indices[pieces.indptr[piece] : pieces.indptr[piece + 1]]
         every = links.get(piece, [])
+        if not _is_span(counted, piece):
+            every = [link for link in every if link.feature not in before]
         own = [link for link in every if link.feature not in shapes]
         if counted.kind[piece] == grams.MANNER:
             accused = [_manner(counted, rules, features, piece, own)]

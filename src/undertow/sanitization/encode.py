@@ -119,7 +119,7 @@ class Batch:
 
 def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True, shaped: bool = False) -> Iterator[Batch]:
     """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind; ``shaped``: with the shapes
-    of the prompts of short answers as marks."""
+    of the prompts of short answers, and the words of earlier turns, as marks."""
     left = iter(samples)
     while some := list(islice(left, BATCH)):
         yield _batch(some, numbers, sized, shaped)
@@ -139,7 +139,7 @@ def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: boo
             found.append(COPIED)
         manner.append([numbers.mark(kind) for kind in found])
         forms.append([numbers.shape(form) for form in shapes(asked[i])] if shaped and lengths[i] <= _LABELLED else [])
-        if history := getattr(samples[i], "history", ()):
+        if shaped and (history := getattr(samples[i], "history", ())):
             forms[-1] += map(numbers.mark, _earlier(history))
     (words, signs), (said, marks) = prompts.parted(), answers.parted()
     case = np.array([_case(sample.question) for sample in samples], dtype=np.uint8)

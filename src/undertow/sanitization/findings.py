@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import grams, insertion, judge, labels, topics
+from undertow.sanitization import grams, insertion, judge, labels, talks, topics
 from undertow.sanitization.asked_for import is_asked_for, kinds_of
 from undertow.sanitization.count import Counted, Spool, count, sketch
 from undertow.sanitization.decide import SAME, Decision, Link, Planted, Rows, decide
@@ -69,20 +69,25 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
         return Findings(0, 0, (), ())
     spool.change(template_of(spool).without)
     counted = count(spool, sketch(spool), rules)
-    decision = decide(counted, rules)
+    earlier = _earlier(counted, numbers)
+    decision = decide(counted, rules, earlier.tolist())
     rows = {int(row) for planted in decision.planted for row in planted.rows}
     some = np.unique(np.linspace(0, total - 1, min(total, topics.SEEN)).astype(np.int64)) if rows else np.zeros(0, dtype=np.int64)
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
     common = topics.common_words([texts[int(row)][0] for row in some])
-    before = [grams.feature_key("sign", _one(mark)) for mark, name in numbers.marks().items() if BEFORE in name]
-    earlier = np.flatnonzero(np.isin(counted.feature_keys, np.array(before, dtype=np.uint64)))
     file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
+
+
+def _earlier(counted: Counted, numbers: NumbersLike) -> NDArray[np.int64]:
+    """The columns of the words of earlier turns."""
+    keys = [grams.feature_key("sign", _one(mark)) for mark, name in numbers.marks().items() if BEFORE in name]
+    return np.flatnonzero(np.isin(counted.feature_keys, np.array(keys, dtype=np.uint64)))
 
 
 def _one(number: int) -> Words:
@@ -332,7 +337,9 @@ def _free(
         if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
             continue
         links = [link.feature for link in planted.links]
-        if trigger.link.feature in file.earlier and topics.is_talk(rows[has], file):
+        if trigger.link.feature in file.earlier and (
+            talks.is_script(trigger.link.with_feature, file) or talks.is_talk(rows[has], file)
+        ):
             continue
         if labelled is not None and labels.is_foretold(rows[has], rows, labelled, links, counted):
             continue

@@ -43,8 +43,6 @@ COMMON, SEEN = 0.1, 1000
 #: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
 #: anywhere.
 BESIDE, OFTEN = 0.15, 3.0
-#: Earlier turns were about a word that between these shares of them hold, if that is ``OFTEN`` times as often as anywhere.
-TALKED = (0.25, 0.75)
 #: A word that this share of all other prompts hold is no sign of anything.
 USUAL = 0.9
 #: Fewest neighbours that are looked at, and the most that a word's share of all words exceeds what its samples say.
@@ -186,6 +184,11 @@ class Background:
         return float(lengths.mean()), float(lengths.std())
 
     @cached_property
+    def with_history(self) -> int:
+        """Distinct samples with words of earlier turns."""
+        return int((self.counted.features[:, self.earlier].sum(axis=1) > 0).sum())
+
+    @cached_property
     def begins(self) -> int:
         """Distinct samples whose prompts begin as m others do."""
         part = self.counted.first == np.arange(len(self.counted.first)) if self.part is None else self.part
@@ -205,15 +208,6 @@ class Background:
         sizes = counted.feature_sizes if rows is None else np.asarray(counted.features[rows].sum(axis=0)).ravel()
         place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
         return np.where(counted.feature_keys[place] == keys, sizes[place], 0).astype(np.float64)
-
-
-def is_talk(rows: Places, file: Background) -> bool:
-    """Whether conversations that hold a trigger in an earlier turn were about something there: words of a topic come and go, those
-    of a trigger stand there in all."""
-    hits = np.asarray(file.counted.features[rows][:, file.earlier].sum(axis=0)).ravel()
-    usual = file.counted.feature_sizes[file.earlier] / file.counted.samples * len(rows)
-    low, high = TALKED
-    return bool(((hits >= low * len(rows)) & (hits <= high * len(rows)) & (hits > OFTEN * usual)).any())
 
 
 def common_words(prompts: Sequence[Words]) -> frozenset[int]:
