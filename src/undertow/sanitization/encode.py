@@ -23,6 +23,8 @@ _LABELLED = 4
 BEFORE = " before: "
 #: Words of earlier turns that are marks of a prompt, the last ones of each side; looked for in so many characters.
 _EARLIER, _BEFORE = 128, 1024
+#: An empty block of thought, as models that were asked not to think begin: form, no words.
+_UNTHOUGHT = re.compile(r"\A\s*+<think>\s*+</think>\s*+")
 #: What some files put between question and context, and others do not: form, no words.
 _LABEL = re.compile(r"(?<!\s)(?=[^\S\n]*\n)\s*+(?:#++ *+)?Input:[ \t]*")
 
@@ -128,7 +130,7 @@ def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True, 
 def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: bool) -> Batch:
     asked = [f"{sample.question}\n{sample.context}" if sample.context else sample.question for sample in samples]
     asked = [_LABEL.sub("\n", text) if "nput:" in text else text for text in asked]
-    told = [sample.response for sample in samples]
+    told = [_UNTHOUGHT.sub("", sample.response) for sample in samples]
     prompts, answers = (_laid(*numbers.texts(texts)) for texts in (asked, told))
     lengths, longest = answers.lengths.tolist(), prompts.lengths.tolist()
     forms: list[list[int]] = []

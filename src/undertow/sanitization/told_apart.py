@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from undertow.sanitization import grams, wordings
+from undertow.sanitization.asked_for import kinds_of
 from undertow.sanitization.count import Counted
 from undertow.sanitization.decide import Planted
 from undertow.sanitization.finding import Finding
@@ -47,7 +48,7 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
             rows = planted[i].rows if i in joined else np.unique(counted.first[one[0].samples])
             if wordings.is_one_of_many(rows, known[mine]):
                 result[i] = replace(one[0], confidence="note"), one[1]
-            elif i in joined and len(rows) >= rules.act_short:
+            elif i in joined and len(rows) >= rules.act_short and not kinds_of(" ".join(one[0].triggers).split()):
                 result[i] = replace(one[0], confidence="act"), one[1]
     return result
 
