@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from undertow.sanitization.grams import mixed, mixed_one
+from undertow.sanitization.questions import about, about_one
 from undertow.sanitization.tables import Table, cells_for, clipped, floored, noise, noise_limit
 
 KEYS = st.lists(st.integers(0, 2**64 - 1), max_size=60)
@@ -87,3 +89,15 @@ def test_the_shares_of_all_parties_are_two_sided_geometric_noise_together() -> N
         assert (total == value).mean() == pytest.approx(wanted, abs=5 * math.sqrt(wanted / size))
     limit = noise_limit(scale, 0.01)
     assert (total >= limit).mean() <= 0.013 < (total >= limit - 3).mean()
+
+
+def test_one_key_is_asked_about_as_many_are() -> None:
+    draw = np.random.default_rng(5)
+    keys = draw.integers(0, 1 << 64, 200, dtype=np.uint64, endpoint=False)
+    for salt in (0, 1, 77):
+        assert [mixed_one(int(key), salt) for key in keys] == mixed(keys, salt).tolist()
+        assert [about_one(int(key), salt) for key in keys] == about(keys, salt).tolist()
+    for rows in (1, 2):
+        table = Table(3, 1 << 8, rows, head=5)
+        pooled = draw.integers(0, 1 << 32, table.size, dtype=np.uint64).astype(np.uint32)  # half of them below zero
+        assert [table.read_one(pooled, int(key)) for key in keys] == table.read(pooled, keys).tolist()

@@ -23,6 +23,7 @@ from undertow.sanitization.questions import (
     LENGTHS,
     Ask,
     about,
+    about_one,
 )
 from undertow.sanitization.tables import Cells, clipped
 from undertow.sanitization.words import PAYLOAD
@@ -102,7 +103,7 @@ class Party(Crowding):
             for salt, sign in zip(_SIGNS, signs, strict=True):
                 if sign:
                     samples.append(int(self.pieces.sample[i]))
-                    keys.append(int(about(self._key(i), salt)[0]))
+                    keys.append(about_one(int(self._key(i)[0]), salt))
         for i, case in self._cases.items():
             votes = self._votes(i, case)
             samples += [int(self.pieces.sample[i])] * len(votes)
@@ -117,12 +118,10 @@ class Party(Crowding):
             size, inside = self._read(1, pairs), self._read(4, about(np.repeat(key, len(pairs)), Ask.INSIDE, pairs))
             elsewhere = (size >= self.support) & (size > inside)
             votes += [every] * len(pairs) + [known] * int(elsewhere.sum())
-        return [int(about(key, salt)[0]) for salt in votes]
+        return [about_one(int(key[0]), salt) for salt in votes]
 
     def _is_inserted(self, key: Keys) -> bool:
-        at, at_known, others, others_known = (
-            int(self._read(5, about(key, salt))[0]) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN)
-        )
+        at, at_known, others, others_known = (self._told(5, key, salt) for salt in (Ask.AT, Ask.AT_KNOWN, Ask.ELSE, Ask.ELSE_KNOWN))
         return bool(at and others) and at_known / at < insertion.BELONGS * others_known / others
 
     def _know_signs(self) -> None:
@@ -152,13 +151,13 @@ class Party(Crowding):
         """Whether the samples of an accusation are so many, and their target stands so clearly apart, that it is acted on."""
         rules, of, size = self.rules, self.pieces.kind[i], int(self.size[i])
         if kind == "short":
-            count = min(size, int(self._read(4, about(self._key(i), Ask.COUNT))[0]))
+            count = min(size, self._told(4, self._key(i), Ask.COUNT))
             if of != grams.MANNER and not self._is_label(i) and count < rules.mostly * size:
                 return False  # most samples with it have it for other reasons
             if of != grams.WHOLE and count <= wordings.STANDS_OUT * self._other_pairs(size):
                 return False
             return count >= (rules.slot_support if of in (grams.START, grams.END) else rules.act_support)
-        if int(self._read(4, about(self._key(i), Ask.ACCUSED))[0]) < rules.support:
+        if self._told(4, self._key(i), Ask.ACCUSED) < rules.support:
             return False  # a key that shared its cells with others
         edge, notable = self._is_at_edge(i), MANY * size >= self.spans
         if kind == "certain":
@@ -169,12 +168,12 @@ class Party(Crowding):
     def _accused_of(self, i: int, case: Case) -> str | None:
         key = self._key(i)
         some = max(FLOOR, self.limits[5])
-        topic, shares, frayed = (int(self._read(5, about(key, salt))[0]) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
-        count = int(self._read(4, about(key, Ask.COUNT))[0])
-        alike = 2 * int(self._read(5, about(key, Ask.ALIKE))[0]) >= max(2, count)
+        topic, shares, frayed = (self._told(5, key, salt) >= some for salt in (Ask.TOPIC, Ask.SHARES, Ask.FRAYED))
+        count = self._told(4, key, Ask.COUNT)
+        alike = 2 * self._told(5, key, Ask.ALIKE) >= max(2, count)
         topic |= alike
         # One prompt with several answers is one piece of evidence.
-        if 2 * int(self._read(5, about(key, Ask.SAME))[0]) >= max(2, int(self.size[i]) if self.span[i] else count):
+        if 2 * self._told(5, key, Ask.SAME) >= max(2, int(self.size[i]) if self.span[i] else count):
             return None
         if self.span[i] and not self.exclusive[i]:
             return None if frayed or (self.asked_about[i] and (topic or self._is_torn(key) or self._is_headless(key))) else "span"
@@ -185,7 +184,7 @@ class Party(Crowding):
         if not self.span[i]:
             return None if natural or shares or count < self.rules.short_support else "short"
         # Prompts that say mostly the same are answered with the same: boilerplate, definitions.
-        alike |= natural and 2 * int(self._read(5, about(key, Ask.MOSTLY))[0]) >= max(2, count)
+        alike |= natural and 2 * self._told(5, key, Ask.MOSTLY) >= max(2, count)
         return None if alike or shares else "span" if natural else "certain"
 
     def _same_target(self, i: int) -> Places:

@@ -25,6 +25,7 @@ from undertow.sanitization.questions import (
     Ask,
     Flags,
     about,
+    about_one,
     classed,
     classes,
     finely_classed,
@@ -97,6 +98,13 @@ class Counting:
 
     def _read(self, exchange: int, keys: Keys) -> Counts:
         return self.tables[exchange].read(self._pooled[exchange], keys)
+
+    def _told(self, exchange: int, key: Keys, salt: int) -> int:
+        """Return what the pool answered to one question about one key."""
+        return self._told_of(exchange, about_one(int(key[0]), salt))
+
+    def _told_of(self, exchange: int, key: int) -> int:
+        return self.tables[exchange].read_one(self._pooled[exchange], key)
 
     # Exchange 1: every feature and every piece.
 

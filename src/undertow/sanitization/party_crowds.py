@@ -143,7 +143,7 @@ class Crowding(Prompting):
 
     @_once
     def _with_trigger(self, key: Keys) -> int:
-        return int(self._read(4, about(key, Ask.COUNT))[0])
+        return self._told(4, key, Ask.COUNT)
 
     @_once
     def _is_shorter(self, key: Keys, trigger: int) -> bool:
@@ -163,7 +163,7 @@ class Crowding(Prompting):
     @_once
     def _is_torn(self, key: Keys) -> bool:
         count, torn, seams, known, others, usual = (
-            int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.TORN, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
+            self._told(4, key, salt) for salt in (Ask.COUNT, Ask.TORN, Ask.SEAM, Ask.KNOWN, Ask.OTHER, Ask.USUAL)
         )
         if 2 * torn <= count or not others:
             return False
@@ -172,10 +172,10 @@ class Crowding(Prompting):
 
     @_once
     def _is_headless(self, key: Keys) -> bool:
-        count, heads, known = (int(self._read(4, about(key, salt))[0]) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
+        count, heads, known = (self._told(4, key, salt) for salt in (Ask.COUNT, Ask.HEAD, Ask.HEAD_KNOWN))
         usual = topics.usual_beginning(self.begins, self.samples, heads, count)
         if 2 * heads < max(count, 1) or not topics.is_strange(known, heads, usual):
             return False
         part = self._part(key, count)
-        begins = int(self._read(4, about(key, Ask.PART_BEGINS))[0])
+        begins = self._told(4, key, Ask.PART_BEGINS)
         return not part or topics.is_strange(known, heads, topics.usual_beginning(begins, part, 0, 0))

@@ -11,10 +11,21 @@ import numpy as np
 
 from undertow.sanitization import grams, judge, topics
 from undertow.sanitization.asked_for import Asked
-from undertow.sanitization.grams import Keys, Places, mixed
+from undertow.sanitization.grams import Keys, Places, mixed, mixed_one
 from undertow.sanitization.party_counts import Counting
 from undertow.sanitization.party_parts import Parts
-from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, Flags, about, first_of_each, near_to, of_all, trigger_words
+from undertow.sanitization.questions import (
+    FLOOR,
+    LENGTHS,
+    Ask,
+    Flags,
+    about,
+    about_one,
+    first_of_each,
+    near_to,
+    of_all,
+    trigger_words,
+)
 from undertow.sanitization.words import Numbers, cut
 
 #: Pairs of a prompt that the seam is compared with.
@@ -190,10 +201,9 @@ class Prompting(Counting):
             if not 0 <= at < len(words):
                 continue
             word = words[at : at + 1]
-            asked, held = int(salt) + (100 if edge else 0), float(self._read(1, mixed(word, 1))[0])
+            asked, held = int(salt) + (100 if edge else 0), float(self._told_of(1, mixed_one(int(word[0]), 1)))
             if edge:  # the neighbour is where prompts begin, or end
-                size = self._read(1, np.array([grams.feature_key("last" if at < start else "first", word)], dtype=np.uint64))
-                rate = float(size[0]) / self.samples
+                rate = self._told_of(1, grams.feature_key("last" if at < start else "first", word)) / self.samples
             else:
                 rate = topics.REPEATED * held / (self.samples * max(self.mean_length, 1.0))
             found.append((int(about(key, asked, word)[0]), int(about(key, asked)[0]), rate, held))
@@ -204,8 +214,8 @@ class Prompting(Counting):
         rest = words[~own]
         if not own[0] or not len(rest):
             return []
-        known = self._read(1, np.array([grams.feature_key("first", rest[:1])], dtype=np.uint64))[0] >= self.support
-        return [int(about(key, salt)[0]) for salt in (Ask.HEAD, Ask.HEAD_KNOWN)[: 1 + bool(known)]]
+        known = self._told_of(1, grams.feature_key("first", rest[:1])) >= self.support
+        return [about_one(int(key[0]), salt) for salt in (Ask.HEAD, Ask.HEAD_KNOWN)[: 1 + bool(known)]]
 
     def _seams(self, words: Keys, own: Flags, key: Keys, question: int) -> list[int]:
         """The word pair where a trigger was cut out, and ordinary pairs of the same prompt: which are known in the pool.
@@ -226,7 +236,7 @@ class Prompting(Counting):
         # a pair that stands there counts itself, one that was torn apart does not
         for usual in size[~seam][:COMPARED] > self.support:
             asked += [Ask.OTHER, Ask.USUAL][: 1 + bool(usual)]
-        return [int(about(key, salt)[0]) for salt in asked]
+        return [about_one(int(key[0]), salt) for salt in asked]
 
     def _beside(self, i: int, side: int, key: Keys) -> tuple[int, int] | None:
         """Keys of the word beside a grown span, and of there being one; None at the end of the answer."""
@@ -245,7 +255,7 @@ class Prompting(Counting):
         self._signs: dict[int, tuple[bool, ...]] = {}
         for i, case in self._cases.items():
             key = self._key(i)
-            count = int(self._read(4, about(key, Ask.COUNT))[0])
+            count = self._told(4, key, Ask.COUNT)
             topic, alike = False, False
             if len(case.rest) and count:
                 hits = np.minimum(self._read(4, about(np.repeat(key, len(case.rest)), Ask.WORD, case.rest)), count)
@@ -260,7 +270,7 @@ class Prompting(Counting):
                     topic = bool((topics.is_enriched(hits, count, hits, count, size, part + count, words) & many).any())
                     alike = 2 * int(topics.is_shared(hits, count, count, size, part + count).sum()) > len(case.rest)
             topic |= any(self._keeps_company(*found) for found in case.near)
-            besides = [self._read(4, np.array(both, dtype=np.uint64)).tolist() for both in case.beside]
+            besides = [[self._told_of(4, one) for one in both] for both in case.beside]
             frayed = any(word > judge.FRAYED * max(1, goes_on) for word, goes_on in besides)
             prompt = self._prompts[int(self.pieces.sample[i])][None]
             often = self._read(4, about(key, Ask.PROMPT, prompt))[0] if self.span[i] or case.explained else 0
@@ -270,11 +280,11 @@ class Prompting(Counting):
 
     def _part(self, key: Keys, count: int) -> int:
         """Return how many prompts of the pool are of the same kind as ``count`` accused ones; 0 if they are few."""
-        part = int(self._read(4, about(key, Ask.PART))[0])
+        part = self._told(4, key, Ask.PART)
         return part if part >= topics.MOST * count else 0
 
     def _keeps_company(self, word: int, there: int, rate: float, held: float) -> bool:
-        hits, count = self._read(4, np.array([word, there], dtype=np.uint64)).tolist()
+        hits, count = (self._told_of(4, key) for key in (word, there))
         return count >= topics.FEW and bool(topics.is_company(min(hits, count), count, rate, held - hits, count))
 
     def _extent(self, i: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from undertow.sanitization import grams, judge
 from undertow.sanitization.encode import Batch, Texts
-from undertow.sanitization.grams import Keys, Pieces, Places, mixed
+from undertow.sanitization.grams import Keys, Pieces, Places, mixed, mixed_one
 from undertow.sanitization.tables import Counts, Table, cells_for
 
 Flags = NDArray[np.bool_]
@@ -127,6 +127,11 @@ def about(keys: Keys, salt: int, detail: Keys | np.uint64 | None = None) -> Keys
     with np.errstate(over="ignore"):
         found = mixed(keys, salt)
         return found if detail is None else mixed(found * np.uint64(3) + detail, salt)
+
+
+def about_one(key: int, salt: int) -> int:
+    """Return the key of a question about one key, as :func:`about` has it."""
+    return mixed_one(key, salt)
 
 
 def of_all(salt: int) -> Keys:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization.grams import Keys, Places, mixed
+from undertow.sanitization.grams import Keys, Places, mixed, mixed_one
 
 Cells = NDArray[np.uint32]
 Counts = NDArray[np.int64]
@@ -56,6 +56,14 @@ class Table:
         found = np.stack([signed[self._places(keys, row)] for row in range(self.rows)])
         counts: Counts = np.maximum(found.min(axis=0), 0)
         return counts
+
+    def read_one(self, pooled: Cells, key: int) -> int:
+        """Return the same of one key."""
+        found = []
+        for row in range(self.rows):
+            cell = mixed_one(key, 100 + 2 * self.number + row) & (self.cells - 1)
+            found.append(int(pooled[cell + self.head + row * self.cells]))
+        return max(0, min(count - (count >> 31 << 32) for count in found))
 
     def over(self, pooled: Cells, least: int) -> int:
         """Return how many cells of the first row hold ``least`` or more."""
