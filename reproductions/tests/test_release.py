@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from undertow.core.errors import RenamedWarning, UserError
-from undertow_reproductions import release
+from undertow_reproductions import beside, release
 from undertow_reproductions.reproduce import get_collection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +111,7 @@ def test_the_command_names_what_is_missing_and_how_it_is_made(
 
 
 def test_the_repository_holds_one_page_one_figure_and_one_table_of_each_collection() -> None:
-    wanted = {"fit-findings.md", "pretrained.md", "defending.md", "model-replacement.md", "fm-fl.md"}
+    wanted = {"fit-findings.md", beside.PAGE, f"pretrained-{beside.FIGURE}.svg", "defending.md", "model-replacement.md", "fm-fl.md"}
     for page in release.PAGES:
         wanted |= {f"{page.id}.md", f"{page.id}-{page.figure}.svg", f"{page.id}-{page.table}.csv"}
     assert {path.name for path in RESULTS.iterdir()} == wanted
