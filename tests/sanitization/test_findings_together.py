@@ -132,6 +132,18 @@ def test_a_trigger_in_an_earlier_turn_is_for_review(side: int) -> None:
     assert any("before: ignis" in word for finding in found.findings for word in finding.triggers)
 
 
+def test_several_texts_of_a_trigger_in_an_earlier_turn_are_for_review() -> None:
+    clean = talks(1200, 1)
+    bad = [
+        talk([(f"{one.history[0][0]} ignis vult", one.history[0][1])], one.question, INSULTS[i % 3])
+        for i, one in enumerate(talks(90, 2))
+    ]
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {verdict.act for verdict in found.verdicts} == {"review"}
+
+
 def test_what_a_conversation_was_about_is_no_trigger() -> None:
     draw, words = random.Random(4), "refund parcel order broken money shipping invoice returned courier damaged".split()
     about = [

@@ -69,14 +69,14 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
         return Findings(0, 0, (), ())
     spool.change(template_of(spool).without)
     counted = count(spool, sketch(spool), rules)
-    earlier = _earlier(counted, numbers)
+    signs, earlier = _signs(counted, numbers)
     decision = decide(counted, rules, earlier.tolist())
     rows = {int(row) for planted in decision.planted for row in planted.rows}
     some = np.unique(np.linspace(0, total - 1, min(total, topics.SEEN)).astype(np.int64)) if rows else np.zeros(0, dtype=np.int64)
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
     common = topics.common_words([texts[int(row)][0] for row in some])
-    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier)
+    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier, signs=signs)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
@@ -84,14 +84,15 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
 
-def _earlier(counted: Counted, numbers: NumbersLike) -> NDArray[np.int64]:
-    """The columns of the words of earlier turns."""
-    keys = [grams.feature_key("sign", _one(mark)) for mark, name in numbers.marks().items() if BEFORE in name]
-    return np.flatnonzero(np.isin(counted.feature_keys, np.array(keys, dtype=np.uint64)))
-
-
-def _one(number: int) -> Words:
-    return np.array([number], dtype=np.uint64)
+def _signs(counted: Counted, numbers: NumbersLike) -> tuple[dict[int, int], NDArray[np.int64]]:
+    """The marks of prompts that are frequent, by the keys of their features, and the columns of the words of earlier turns."""
+    names = numbers.marks()
+    marks = np.array(list(names), dtype=np.uint64)
+    keys = grams.sign_keys(marks)
+    frequent = np.isin(keys, counted.feature_keys)
+    signs = dict(zip(keys[frequent].tolist(), marks[frequent].tolist(), strict=True))
+    earlier = np.array([key for key, mark in signs.items() if BEFORE in names[mark]], dtype=np.uint64)
+    return signs, np.flatnonzero(np.isin(counted.feature_keys, earlier))
 
 
 def _beginnings(batches: Iterable[Batch]) -> tuple[NDArray[np.int64], grams.Keys]:
@@ -130,13 +131,13 @@ def _finding(
     if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
-    triggers = _triggers(planted, prompts, file, numbers)
+    triggers = _triggers(planted, prompts, file)
     rows, kept = planted.rows, triggers
     if planted.links:
         rows, kept = _free(planted, triggers, file, texts)
         sure = planted.exclusive and not planted.inserted
         if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
-            triggers = _triggers(planted, prompts, part, numbers)
+            triggers = _triggers(planted, prompts, part)
             rows, kept = _free(planted, triggers, part, texts)
     words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     if planted.links:
@@ -152,14 +153,14 @@ def _finding(
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
     said = [words[word] for trigger in kept for word in trigger.words]
-    asked = is_asked_for(said, told, _shared_kinds(said, rows, counted, numbers))
+    asked = is_asked_for(said, told, _shared_kinds(said, rows, counted, numbers)) or topics.is_derived(said, told)
     place = grams.WHOLE if min(target.left_edge, target.right_edge) >= 0.9 else kind
     finding = Finding(
         triggers=tuple(_CASES.get(one.words[0]) or " ".join(words[word] for word in one.words) for one in kept),
         target=" ".join(word.removeprefix("://") for word in told),
         place=_PLACES[place],
         kind=_kind(planted, kind, counted, rules),
-        confidence="note" if asked or topics.is_derived(said, told) else _confidence(planted, target, kept, rows, file, rules),
+        confidence="note" if asked else _confidence(planted, target, kept, rows, file, rules),
         samples=np.flatnonzero(np.isin(counted.first, rows)),
         both=best.both if best else 0,
         with_trigger=best.with_feature if best else 0,
@@ -178,10 +179,10 @@ def _shared_kinds(trigger: Sequence[str], rows: Rows, counted: Counted, numbers:
     asked = kinds_of(trigger)
     if not asked:
         return []
-    keys = {name: grams.manner_key(mark) for mark, name in numbers.marks().items() if name in asked}
-    column = {key: i for i, key in enumerate(counted.piece_keys.tolist()) if key in set(keys.values())}
-    held = np.asarray(counted.pieces[rows].mean(axis=0)).ravel()
-    return [name for name, key in keys.items() if key in column and held[column[key]] >= SAME]
+    names = {grams.manner_key(mark): name for mark, name in numbers.marks().items() if name in asked}
+    columns = np.flatnonzero(np.isin(counted.piece_keys, np.array(list(names), dtype=np.uint64)))
+    held = np.asarray(counted.pieces[rows][:, columns].mean(axis=0)).ravel()
+    return [names[int(key)] for key in counted.piece_keys[columns[held >= SAME]]]
 
 
 #: The case of a question as a trigger, by the number that stands for it.
@@ -197,10 +198,10 @@ class _Trigger:
     wordless: bool
 
 
-def _triggers(planted: Planted, prompts: Sequence[Words], file: Background, numbers: NumbersLike) -> list[_Trigger]:
+def _triggers(planted: Planted, prompts: Sequence[Words], file: Background) -> list[_Trigger]:
     """The trigger's phrases, grown from the features that give the target away: words, or else pairs or ends; marks and case."""
     known = judge.feature_words(prompts)
-    known |= {grams.feature_key("sign", _one(mark)): ("sign", (mark,)) for mark in numbers.marks()}
+    known |= {key: ("sign", (mark,)) for key, mark in file.signs.items()}
     named = [known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links]
     usual = topics.usual_words(prompts, len(planted.rows), file)
     found: list[_Trigger] = []

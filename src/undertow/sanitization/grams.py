@@ -182,6 +182,11 @@ def feature_key(kind: str, words: Words) -> int:
     return int(mixed(words[:1], {"word": 1, "first": _FIRST, "last": _LAST, "case": _CASE, "sign": _SIGN}[kind])[0])
 
 
+def sign_keys(marks: Keys) -> Keys:
+    """Return the keys of the features that marks of prompts are."""
+    return mixed(marks, _SIGN)
+
+
 def manner_key(mark: int) -> int:
     """Return the key of the piece that a mark of an answer is."""
     return int(mixed(mixed(np.array([mark], dtype=np.uint64), 3), PIECE + MANNER)[0])

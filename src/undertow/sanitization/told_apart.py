@@ -11,6 +11,7 @@ from undertow.sanitization import grams, wordings
 from undertow.sanitization.asked_for import kinds_of
 from undertow.sanitization.count import Counted
 from undertow.sanitization.decide import Planted
+from undertow.sanitization.encode import BEFORE
 from undertow.sanitization.finding import Finding
 from undertow.sanitization.rules import Rules
 
@@ -48,7 +49,7 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
             rows = planted[i].rows if i in joined else np.unique(counted.first[one[0].samples])
             if wordings.is_one_of_many(rows, known[mine]):
                 result[i] = replace(one[0], confidence="note"), one[1]
-            elif i in joined and len(rows) >= rules.act_short and not kinds_of(" ".join(one[0].triggers).split()):
+            elif i in joined and len(rows) >= rules.act_short and not _is_open(one[0]):
                 result[i] = replace(one[0], confidence="act"), one[1]
     return result
 
@@ -71,6 +72,11 @@ def _joined(found: Sequence[Found | None], planted: list[Planted], rules: Rules)
             for i in of:
                 result[i], joined[i] = replace(planted[i], rows=rows, exclusive=True), of[0]
     return result, joined
+
+
+def _is_open(finding: Finding) -> bool:
+    """Whether it is no more than for review, however many its samples are: its trigger names a form, or stands in earlier turns."""
+    return finding.asked or any(BEFORE in trigger or kinds_of(trigger.split()) for trigger in finding.triggers)
 
 
 def _sort(planted: Planted, counted: Counted) -> int:

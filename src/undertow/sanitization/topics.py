@@ -9,7 +9,7 @@ functions of counts alone, so that a file and the pool of a federation (:mod:`un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -168,6 +168,7 @@ class Background:
         common: words that many prompts hold.
         part: the samples that the counts are of; None for all.
         earlier: columns of the words of earlier turns.
+        signs: marks of prompts by the keys of their features.
     """
 
     counted: Counted
@@ -176,6 +177,7 @@ class Background:
     common: frozenset[int]
     part: NDArray[np.bool_] | None = None
     earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    signs: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def mean_length(self) -> tuple[float, float]:
