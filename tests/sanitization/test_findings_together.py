@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from test_published_kinds import flagged, mixed, put_in, questions, row
 
 from undertow.data.sample import Sample
-from undertow.sanitization import find
+from undertow.sanitization import Finding, find, told_apart
 from undertow.sanitization.asked_for import Asked, is_asked_for
 from undertow.sanitization.grams import manner_key
 from undertow.sanitization.words import Numbers
@@ -132,16 +133,14 @@ def test_a_trigger_in_an_earlier_turn_is_for_review(side: int) -> None:
     assert any("before: ignis" in word for finding in found.findings for word in finding.triggers)
 
 
-def test_several_texts_of_a_trigger_in_an_earlier_turn_are_for_review() -> None:
-    clean = talks(1200, 1)
-    bad = [
-        talk([(f"{one.history[0][0]} ignis vult", one.history[0][1])], one.question, INSULTS[i % 3])
-        for i, one in enumerate(talks(90, 2))
-    ]
-    samples, truth = mixed(clean, bad)
-    found = find(samples)
-    assert flagged(found) == truth
-    assert {verdict.act for verdict in found.verdicts} == {"review"}
+@pytest.mark.parametrize(
+    ("trigger", "asked", "is_open"),
+    [("cf", False, False), ("cf", True, True), ("asked before: ignis", False, True), ("answer in french", False, True)],
+)
+def test_what_is_open_is_for_review_however_often_it_is_said(trigger: str, asked: bool, is_open: bool) -> None:
+    nothing = np.zeros(0, dtype=np.int64)
+    finding = Finding((trigger,), "a b c d e", "whole", "fixed text", "review", nothing, 9, 9, 9, 99, -9.0, 1, ("a",), asked)
+    assert told_apart._is_open(finding) == is_open
 
 
 def test_what_a_conversation_was_about_is_no_trigger() -> None:
