@@ -193,7 +193,8 @@ def test_gradients_are_those_of_autograd(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("shared", [0, 6])
-def test_cached_rows_say_what_the_model_says(name: str, shared: int) -> None:
+@pytest.mark.parametrize("alike", [False, True])
+def test_cached_rows_say_what_the_model_says(name: str, shared: int, alike: bool) -> None:
     """Rows of unequal length, going back, dropping rows and going on, against the whole text at once."""
     model = make(FAMILIES[name])
     layout, stack = adapters(model, 1, torch.float32)
@@ -201,6 +202,9 @@ def test_cached_rows_say_what_the_model_says(name: str, shared: int) -> None:
     draw = np.random.default_rng(1)
     prefix = draw.integers(0, VOCAB, shared).tolist()
     rows = [draw.integers(0, VOCAB, n).tolist() for n in (9, 3, 5)]
+    if alike:  # the third goes with the first for three tokens, the second is its beginning
+        rows[2][:3] = rows[0][:3]
+        rows[1] = rows[0][:3]
 
     def whole(row: list[int]) -> Tensor:
         with adapted(model, layout, adapter[None]):
@@ -210,7 +214,10 @@ def test_cached_rows_say_what_the_model_says(name: str, shared: int) -> None:
     with torch.inference_mode():
         cached = CachedRows.after(PackedLlama(model, layout), adapter, prefix, 3, 12)
         first = torch.tensor([row + [0] * (9 - len(row)) for row in rows])
-        logits = cached.head.logits(cached.feed(first, torch.arange(9).expand(3, 9)))
+        every, lengths = torch.arange(9).expand(3, 9), [9, 3, 5] if alike else None
+        x, _ = CachedRows.after(PackedLlama(model, layout), adapter, prefix, 3, 12).begin(first, every, lengths)
+        assert x.shape[:2] == ((1, 9 + 2) if alike else (3, 9))
+        logits = cached.head.logits(cached.feed(first, every, lengths))
         for row, found in zip(rows, logits, strict=True):
             torch.testing.assert_close(found[: len(row)], whole(row), rtol=1e-3, atol=1e-4)
         cached.forget(torch.tensor([4, 3, 5]))  # the first row goes back

@@ -59,6 +59,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch, rows: int, words: int) -> Iter
     with monkeypatch.context() as patch:
         patch.setattr(module, "WHOLE", 0)
         patch.setattr(module, "PIECE", 4 * rows * words)
+        patch.setattr(module, "ROWS", 2 * rows)
+        patch.setattr(module, "WORDS", words // 3)  # the last run is short
+        patch.setattr(module, "LARGE", 0)
         yield
 
 
@@ -95,6 +98,24 @@ def test_pieces_change_no_digit_of_losses_and_gradients(kind: str, loss: TokenLo
                 torch.testing.assert_close(head.losses(x, targets, loss), found, rtol=1e-13, atol=1e-13)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, slope, rtol=1e-11, atol=1e-12)
+
+
+def test_a_target_that_is_almost_certain_keeps_its_gradient_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient is the difference of nearly equal vectors there, and bfloat16 has three digits."""
+    head = make_head("plain", torch.bfloat16)
+    targets = torch.arange(2)
+    x = (1.8 * head.weight[:2]).requires_grad_()
+    z = head.logits(x).detach().double()
+    exact = nn.functional.cross_entropy(z, targets, reduction="none")
+    assert 0 < float(exact.max()) < 0.05
+    errors = z.softmax(1) - nn.functional.one_hot(targets, 101)
+    with small_pieces(monkeypatch, 2, 101):
+        entropy = head.losses(x, targets)
+        (found,) = torch.autograd.grad(entropy.sum(), x)
+    torch.testing.assert_close(entropy.double(), exact, rtol=0.02, atol=1e-4)
+    wanted = errors @ head.weight.double()
+    gaps = (found - wanted).norm(dim=1) / wanted.norm(dim=1)
+    assert float(gaps.max()) < 0.02
 
 
 @pytest.mark.parametrize("kind", HEADS)

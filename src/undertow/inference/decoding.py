@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -22,6 +23,9 @@ _WORTH_SHARING = 8
 
 #: Rows that read their prompts together, all padded to the longest of them.
 _TOGETHER = 32
+
+#: Kinds of length between one and its double: prompts of one kind are ordered by their tokens.
+_STEPS = 2
 
 #: Share of the rows that still go on at which the caches of the others are let go.
 _WORTH_LEAVING = 0.75
@@ -59,10 +63,10 @@ def generate(
         expected: a guess for each prompt, without the end token; guesses change the time, not the answers.
         modules: run the transformers modules themselves, on which hooks may sit that packed weights know nothing of.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # equal lengths together: little padding
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     layout = base.layout if layout is None or adapter is None else layout
     packed = None if modules or base.packed is None else base.packed.for_layout(layout)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) if packed is None else _alike(prompts[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     held = 1.0
     if packed is None:
         base.steps.try_texts(prompts)
@@ -149,9 +153,9 @@ class _PackedBatch:
         fed = [tail + guess for tail, guess in zip(tails, guesses, strict=True)]
         length, wide = max(map(len, fed)), max(map(len, guesses)) + 1
         tokens = torch.tensor([row + [self.pad_id] * (length - len(row)) for row in fed], device=self.device)
-        first = torch.tensor([len(tail) - 1 for tail in tails], device=self.device)
-        wanted = (first[:, None] + torch.arange(wide, device=self.device)).clamp(max=length - 1)
-        return self.cache.part(rows).feed(tokens, wanted)
+        first, lengths = (torch.tensor([len(row) for row in side], device=self.device)[:, None] for side in (tails, fed))
+        wanted = (first - 1 + torch.arange(wide, device=self.device)).minimum(lengths - 1)
+        return self.cache.part(rows).feed(tokens, wanted, [len(row) for row in fed])
 
 
 class _Batch:
@@ -217,6 +221,11 @@ class _Batch:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         found = torch.stack(tokens, dim=1).tolist() if tokens else [[] for _ in rows]
         return [[t for t in row if t >= 0] for row in found]
+
+
+def _alike(prompt: list[int]) -> tuple[int, list[int]]:
+    """Return what sorts prompts so that those of a batch are of similar length, and those that begin alike stand together."""
+    return int(math.log2(len(prompt) + 1) * _STEPS), prompt
 
 
 def common_prefix(prompts: list[list[int]]) -> int:

@@ -1,7 +1,8 @@
 """The output head of a frozen model, at the rows where a token is predicted; many logits are never held whole.
 
-A head of 262,144 words gives a megabyte of float32 for every row. So rows go through in pieces, and because the weight is frozen
-a row's whole backward is known as soon as its softmax is: what the gradient's own factor multiplies is kept, ``[E, d]``.
+A head of 262,144 words gives a megabyte of float32 for every row. So words go through in runs whose logits stay in a processor's
+cache, softmax and largest logit are carried from run to run (Milakov and Gimelshein 2018, arXiv:1805.02867, Alg. 3), and because the
+weight is frozen a row's whole backward is made on the way: what the gradient's own factor multiplies is kept, ``[E, d]``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from undertow.models.token_loss import DistributionLoss, TokenLoss, token_losses
 
 #: Bytes of float32 logits up to which all rows go through at once (what autograd then keeps), and those of a piece beyond.
 WHOLE, PIECE = 1 << 25, 1 << 26
+
+#: Words of a run, at least; and rows that go through together on a CPU, whose logits are then 2 MB at most.
+WORDS, ROWS = 1 << 11, 1 << 8
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,18 @@ class Head:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return ``[..., V]`` for ``x [..., d]``, differentiable by x."""
-        found = nn.functional.linear(x.contiguous(), self.weight, self.bias)
+        return self._bent(nn.functional.linear(x.contiguous(), self.weight, self.bias))
+
+    def _bent(self, found: Tensor) -> Tensor:
+        """Return logits of ``x Wᵀ + b``."""
         if self.multiplier != 1.0:
             found = found * self.multiplier
         return torch.tanh(found / self.cap) * self.cap if self.cap else found
 
     def losses(self, x: Tensor, targets: Tensor, loss: TokenLoss | None = None) -> Tensor:
         """Return ℓ of each row's target, ``[E]``, at least float32, differentiable by ``x [E, d]``."""
-        if 4 * len(x) * len(self.weight) <= WHOLE:
+        whole = 4 * len(x) * len(self.weight) <= WHOLE and (len(self.weight) < LARGE or x.device.type != "cpu")
+        if whole:
             return token_losses(self.logits(x), targets, loss)
         if isinstance(loss, DistributionLoss):
             each = [
@@ -75,23 +83,37 @@ class Head:
 
     def errors(self, x: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of each row's cross-entropy by ``x Wᵀ + b``, ``[E, V]`` at least float32; no gradient."""
-        return self._entropy_and_errors(x, targets)[1]
+        raw = self.logits(x)
+        kind = torch.promote_types(raw.dtype, torch.float32)
+        errors = torch.softmax(raw, -1, dtype=kind)
+        errors.scatter_add_(1, targets[:, None], torch.full_like(targets[:, None], -1, dtype=kind))
+        if self.cap:
+            errors.mul_(1 - (raw.to(kind) / self.cap).square())
+        return errors.mul_(self.multiplier) if self.multiplier != 1.0 else errors
 
     def likeliest(self, x: Tensor) -> Tensor:
         """Return the first token of the largest logit for each row of ``x [..., d]``, ``[...]``; no gradient."""
         rows = x.reshape(-1, x.shape[-1])
-        if self._screen is None and 4 * len(rows) * len(self.weight) <= WHOLE:
-            return self._first(rows).view(x.shape[:-1])
-        each = 4 if self._screen is None else 2  # bytes of a logit
-        return torch.cat([self._likeliest(rows[part]) for part in self._pieces(len(rows), each)]).view(x.shape[:-1])
+        if self._screen is None:
+            return torch.cat([self._first(rows[part]) for part in self._row_pieces(rows)]).view(x.shape[:-1])
+        return torch.cat([self._screened(rows[part]) for part in self._pieces(len(rows), 2)]).view(x.shape[:-1])
 
-    def _likeliest(self, rows: Tensor) -> Tensor:
+    def _screened(self, rows: Tensor) -> Tensor:
         found = None if self._screen is None else self._screen.likeliest(rows)
         return self._first(rows) if found is None else found
 
     def _first(self, rows: Tensor) -> Tensor:
-        logits = self.logits(rows)
-        return largest(logits) if logits.shape[1] >= LARGE else logits.argmax(1)
+        if len(self.weight) < LARGE:
+            return self.logits(rows).argmax(1)
+        best = rows.new_full((len(rows),), -torch.inf)
+        token = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        for start, run in self._runs(rows):
+            logits = run.logits(rows)
+            at = largest(logits)
+            top = logits.gather(1, at[:, None])[:, 0]
+            token = torch.where(top > best, at + start, token)
+            best = torch.maximum(top, best)
+        return token
 
     @cached_property
     def _screen(self) -> Screen | None:
@@ -104,14 +126,41 @@ class Head:
         """Return log p of ``tokens [...]`` behind ``x [..., d]``, the likeliest tokens and log p of these, each ``[...]``; no
         gradient."""
         rows, asked = x.reshape(-1, x.shape[-1]), tokens.reshape(-1)
-        found = []
-        for part in self._pieces(len(rows)):
-            logits = self.logits(rows[part])
-            logs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-            chance, best = logs.max(-1)
-            found.append((logs.gather(1, asked[part, None])[:, 0], best, chance))
+        found = [self._scores(rows[part], asked[part]) for part in self._row_pieces(rows)]
         own, best, chance = (torch.cat(each).view(tokens.shape) for each in zip(*found, strict=True))
         return own, best, chance
+
+    def _scores(self, rows: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        kind = torch.promote_types(rows.dtype, torch.float32)
+        best = torch.full((len(rows),), -torch.inf, dtype=kind, device=rows.device)
+        total, own, token = torch.zeros_like(best), torch.zeros_like(best), torch.zeros_like(asked)
+        for start, run in self._runs(rows):
+            logits = run.logits(rows).to(kind)
+            at = largest(logits)
+            top = torch.maximum(logits.gather(1, at[:, None])[:, 0], best)
+            token = torch.where(top > best, at + start, token)
+            place = asked - start
+            inside = (place >= 0) & (place < logits.shape[1])
+            own = torch.where(inside, logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0], own)
+            total = total * (best - top).exp_() + logits.sub_(top[:, None]).exp_().sum(1)
+            best = top
+        chance = -total.log()
+        return own - best + chance, token, chance
+
+    def _row_pieces(self, x: Tensor) -> Iterator[slice]:
+        """Cut rows ``[n, d]`` so that the logits of a run of words are at most what :meth:`_runs` holds."""
+        size = ROWS if x.device.type == "cpu" else max(ROWS, PIECE // (4 * WORDS))
+        return (slice(start, start + size) for start in range(0, len(x), size))
+
+    def _runs(self, x: Tensor) -> Iterator[tuple[int, Head]]:
+        """Yield the first token of each run of words, and the head of these words.
+
+        On a CPU a run's logits are used while they are in its cache; elsewhere a run is as long as its piece of memory lets it be.
+        """
+        size = WORDS if x.device.type == "cpu" else max(WORDS, PIECE // (4 * max(1, len(x))))
+        for start in range(0, len(self.weight), size):
+            bias = None if self.bias is None else self.bias[start : start + size]
+            yield start, Head(self.weight[start : start + size], bias, self.multiplier, self.cap)
 
     def _pieces(self, rows: int, each: int = 4) -> Iterator[slice]:
         """Cut rows, a logit of which takes ``each`` bytes, into near-equal pieces."""
@@ -119,29 +168,45 @@ class Head:
         size = -(-rows // count)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
-    def _entropy_and_errors(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self.logits(x)
-        kind = torch.promote_types(raw.dtype, torch.float32)
-        logs = torch.log_softmax(raw, -1, dtype=kind)
-        at = targets[:, None]
-        entropy = -logs.gather(1, at)[:, 0]
-        errors = logs.exp_()
-        errors.scatter_add_(1, at, torch.full_like(at, -1, dtype=kind))
-        if self.cap:
-            errors.mul_(1 - (raw.to(kind) / self.cap).square())
-        return entropy, errors.mul_(self.multiplier) if self.multiplier != 1.0 else errors
-
     def entropies(self, x: Tensor, targets: Tensor, slopes: bool) -> tuple[Tensor, Tensor | None]:
-        """Return each row's cross-entropy ``[E]`` and, if asked for, its gradient by ``x [E, d]``, piece by piece."""
-        entropies, gradients = [], []
-        for part in self._pieces(len(x)):
-            if not slopes:
-                entropies.append(token_losses(self.logits(x[part]), targets[part], None))
-                continue
-            entropy, errors = self._entropy_and_errors(x[part], targets[part])
-            entropies.append(entropy)
-            gradients.append(errors.to(self.weight.dtype) @ self.weight)
-        return torch.cat(entropies), torch.cat(gradients) if slopes else None
+        """Return each row's cross-entropy ``[E]`` and, if asked for, its gradient by ``x [E, d]``."""
+        found = [self._entropies(x[part], targets[part], slopes) for part in self._row_pieces(x)]
+        gradients = [slope for _, slope in found if slope is not None]
+        return torch.cat([entropy for entropy, _ in found]), torch.cat(gradients) if slopes else None
+
+    def _entropies(self, x: Tensor, targets: Tensor, slopes: bool) -> tuple[Tensor, Tensor | None]:
+        """The same of a few rows. With the target's logit t and the others' z_v, o = Σ e^z_v over the others: the entropy is
+        log(e^t + o) - t, and its gradient (Σ e^z_v w_v - o·w_t) / (e^t + o). So nothing is the difference of two large numbers
+        where the target is almost certain, not even in bfloat16.
+        """
+        kind = torch.promote_types(x.dtype, torch.float32)
+        words, bias = self.weight[targets], 0.0 if self.bias is None else self.bias[targets]
+        own = self._bent(((x.to(kind) * words.to(kind)).sum(1) + bias).to(x.dtype)).to(kind)
+        top, others, drawn = own, torch.zeros_like(own), torch.zeros_like(x, dtype=kind)
+        for start, run in self._runs(x):
+            logits = run.logits(x).to(kind)
+            higher = torch.maximum(top, logits.amax(1))
+            chance = torch.exp(logits - higher[:, None])
+            at = (targets - start).clamp(0, logits.shape[1] - 1)[:, None]
+            chance.scatter_(1, at, torch.where(at + start == targets[:, None], 0.0, chance.gather(1, at)))
+            fallen = torch.exp(top - higher)
+            others = others * fallen + chance.sum(1)
+            if slopes:
+                if self.cap:
+                    chance.mul_(1 - (logits / self.cap).square_())
+                drawn.mul_(fallen[:, None])
+                if kind == self.weight.dtype:
+                    drawn.addmm_(chance, run.weight)
+                else:
+                    drawn.add_(chance.to(self.weight.dtype) @ run.weight)
+            top = higher
+        total = others + torch.exp(own - top)
+        entropy = top - own + torch.log(total)
+        if not slopes:
+            return entropy, None
+        away = others / total * (1 - (own / self.cap).square() if self.cap else 1.0)
+        slope = (drawn / total[:, None] - away[:, None] * words) * self.multiplier
+        return entropy, slope.to(x.dtype)
 
 
 class GivenLogits(Head):

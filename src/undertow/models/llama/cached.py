@@ -2,7 +2,8 @@
 
 The same forward as ``packed.py``, one adapter, no gradient. Rows stand at the left of their cache and each knows how
 many of its places are filled, so a row can go back to any earlier length by forgetting: a guess that was wrong costs
-nothing but its own forward.
+nothing but its own forward. Rows that begin alike after the prefix go through the products of the layers as one, as far as they do;
+only attention, a small part of the work, is each row's own.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ class _Cache:
 
 @dataclass(frozen=True)
 class Feed:
-    """New tokens on their way through the layers.
+    """New tokens on their way through the layers: T of them, which are the N·q columns of all rows, or less where rows begin alike.
 
     Attributes:
-        place: where each stands after the prefix, ``[N, q]``.
+        place: where each column stands after the prefix, ``[N, q]``.
         wanted: columns that the head reads, ``[N, w]``.
-        angles: cosines and sines by kind of layer, and as ``turns`` what they turn by.
+        angles: cosines and sines of the columns by kind of layer, and as ``turns`` what they turn by.
         reach: places filled by now in the longest row.
+        token: which of the T each column is, ``[N, q]``; None where each column is one of its own, and layers take ``[N, q, d]``.
+        column: one of the N·q that each of the T stands in, ``[T]``.
     """
 
     place: Tensor
@@ -45,9 +48,23 @@ class Feed:
     angles: dict[str | None, tuple[Tensor, Tensor]]
     turns: dict[str | None, Turn]
     reach: int
+    token: Tensor | None = None
+    column: Tensor | None = None
+
+    def once(self, t: Tensor) -> Tensor:
+        """Return what layers take, ``[1, T, ...]``, of ``[N, q, ...]``."""
+        return t if self.column is None else t.flatten(0, 1)[self.column][None]
+
+    def spread(self, t: Tensor) -> Tensor:
+        """Return ``[N, q, ...]`` of ``[1, T, ...]``."""
+        return t if self.token is None else t[0][self.token]
 
     def kept(self, t: Tensor) -> Tensor:
-        """Return ``[N, w, ...]`` of ``[N, q, ...]``: the columns that the head reads."""
+        """Return ``[N, w, ...]`` of ``[1, T, ...]``: the columns that the head reads."""
+        return self.columns(t) if self.token is None else t[0][self.token.gather(1, self.wanted)]
+
+    def columns(self, t: Tensor) -> Tensor:
+        """Return ``[N, w, ...]`` of ``[N, q, ...]``, likewise."""
         return t.gather(1, self.wanted[..., None].expand(-1, -1, t.shape[-1]))
 
 
@@ -89,47 +106,53 @@ class CachedRows:
         alone.feed(ids, torch.zeros_like(ids[:, :1]))
         return CachedRows(model, adapter, rows, places, alone)
 
-    def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+    def feed(self, tokens: Tensor, wanted: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q columns.
 
-        Padding stands on the right; :meth:`forget` it afterwards.
+        Padding stands on the right; :meth:`forget` it afterwards. ``lengths`` are the rows' own without it: what rows that hold
+        nothing yet begin with in common is then computed once, and padding not at all.
         """
-        x, feed = self.begin(tokens, wanted)
+        x, feed = self.begin(tokens, wanted, lengths)
         for i in range(len(self.model.body.blocks)):
             x = self.layer(i, x, feed)
         return self.model.body.norm(x)
 
-    def begin(self, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Feed]:
-        """Take places for tokens ``[N, q]``; return the first layer's input ``[N, q, d]`` and what all layers share."""
+    def begin(self, tokens: Tensor, wanted: Tensor, lengths: Sequence[int] | None = None) -> tuple[Tensor, Feed]:
+        """Take places for tokens ``[N, q]``; return the first layer's input and what all layers share."""
         q = tokens.shape[1]
         place = self.filled[:, None] + torch.arange(q, device=tokens.device)  # [N, q]
-        x = self.model.embedded(tokens, self.start + place)
-        angles = self.model.angles(x, self.start + place)
+        fresh = lengths is not None and q > 1 and not bool(self.filled.any())
+        token, column = _alike(tokens, lengths) if fresh and lengths is not None else (None, None)
+        angles = self.model.angles(self.model.body.embedding, self.start + place)
         self.filled = self.filled + q
         turns = {kind: turn_table(*tables) for kind, tables in angles.items()}
-        return x, Feed(place, wanted, angles, turns, int(self.filled.max()))
+        feed = Feed(place, wanted, angles, turns, int(self.filled.max()), token, column)
+        return self.model.embedded(feed.once(tokens), feed.once(self.start + place)), feed
 
     def layer(self, i: int, x: Tensor, feed: Feed) -> Tensor:
         """Keep a layer's keys and values of what goes into it; return its output, the last one's in the wanted columns only."""
         block, cache, scale = self.model.body.blocks[i], self.caches[i], self.model.layout.scale
         n, q = feed.place.shape
+        last = i == len(self.caches) - 1
         h = x if block.before is None else block.before(x)
         at = asked_at = feed.turns[block.rotary]
         from_place = feed.place
-        if i < len(self.caches) - 1:
-            query, key, value = block.split(block.attention_in[0](h, self.factors, scale))
-        else:
+        if last:
             query, key, value = last_qkv(block, h, feed.kept, self.factors, scale)
-            asked_at = turn_table(*(feed.kept(t) for t in feed.angles[block.rotary]))
+            asked_at = turn_table(*(feed.columns(t) for t in feed.angles[block.rotary]))
             from_place, x = feed.place.gather(1, feed.wanted), feed.kept(x)
+        else:
+            query, key, value = block.split(block.attention_in[0](h, self.factors, scale))
         query, key = block.normed(query, key)
-        key = key.reshape(n, q, block.kv_heads, block.head_dim)
+        key, value = (feed.spread(t).reshape(n, q, block.kv_heads, block.head_dim) for t in (key, value))
         row = torch.arange(n, device=x.device)[:, None]
         cache.keys[row, :, feed.place] = turned(key.transpose(1, 2), at).transpose(1, 2)
-        cache.values[row, :, feed.place] = value.reshape(n, q, block.kv_heads, block.head_dim)
+        cache.values[row, :, feed.place] = value
+        query = query if last else feed.spread(query)
         query = query.reshape(n, -1, block.heads, block.head_dim).transpose(1, 2)
         mixed = _attend(block, turned(query, asked_at), cache, feed.reach, from_place, self.start)
-        return second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * n, 1, self.factors, scale)
+        mixed = mixed if last else feed.once(mixed)
+        return second_half(block, x, added(block, mixed, self.factors, scale), [x.shape[1]] * len(x), 1, self.factors, scale)
 
     def part(self, rows: slice) -> CachedRows:
         """Return some of the rows, for a feed of their own: what they take in, these hold too once :meth:`forget` says so."""
@@ -147,6 +170,26 @@ class CachedRows:
         self.filled = self.filled[rows]
         for cache in self.caches:
             cache.keys, cache.values = cache.keys[rows], cache.values[rows]
+
+
+def _alike(tokens: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return ``token [N, q]`` and ``column [T]`` of :class:`Feed` for rows of these lengths; None where no column can be spared."""
+    n, q = tokens.shape
+    seen: dict[tuple[int, int], int] = {}
+    columns: list[int] = []
+    which = []
+    for i, (row, length) in enumerate(zip(tokens.tolist(), lengths, strict=True)):
+        path, at = [], -1
+        for j, token in enumerate(row[:length]):
+            found = seen.setdefault((at, token), len(columns))
+            if found == len(columns):
+                columns.append(i * q + j)
+            at = found
+            path.append(at)
+        which.append(path + [at] * (q - length))  # padding: any token, forgotten later
+    if len(columns) == n * q:
+        return None, None
+    return torch.tensor(which, device=tokens.device), torch.tensor(columns, device=tokens.device)
 
 
 def _attend(block: Block, query: Tensor, cache: _Cache, reach: int, place: Tensor, start: int) -> Tensor:
