@@ -118,6 +118,24 @@ def test_a_target_that_is_almost_certain_keeps_its_gradient_in_bfloat16(monkeypa
     assert float(gaps.max()) < 0.02
 
 
+def test_sums_over_a_large_vocabulary_keep_their_digits() -> None:
+    """Of a whole softmax the rows' errors go one way, and the mean of the head's rows turns them into a gradient."""
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randn(262_144, 16, generator=draw) + 1.0
+    head, targets = Head(words), torch.arange(8)
+    x = (2 * torch.randn(8, 16, generator=draw)).requires_grad_()
+    z = x.detach().double() @ words.double().T
+    exact = nn.functional.cross_entropy(z, targets, reduction="none")
+    errors = z.softmax(1) - nn.functional.one_hot(targets, len(words))
+    wanted = errors @ words.double()
+    entropy = head.losses(x, targets)
+    (found,) = torch.autograd.grad(entropy.sum(), x)
+    torch.testing.assert_close(entropy.double(), exact, rtol=1e-6, atol=5e-6)
+    assert float((found - wanted).norm() / wanted.norm()) < 3e-6
+    own = head.errors(x.detach(), targets).double()
+    assert float((own.sum(1)).abs().max()) < 5e-6
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_likeliest_token_and_chances_are_those_of_whole_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     head = make_head(kind, torch.float32)

@@ -88,7 +88,7 @@ class Speaker:
             length, device = max(map(len, chosen)), self.base.device
             ids = torch.tensor([row + [self.base.pad_id] * (length - len(row)) for row in chosen], device=device)
             cache = rows_after(self.base, self._voice, list(prefix), len(chosen), length)
-            return cache.feed(ids, torch.tensor([list(one) for one in wanted[part]], device=device))
+            return cache.feed(ids, torch.tensor([list(one) for one in wanted[part]], device=device), list(map(len, chosen)))
 
         return torch.cat(self._pieces([len(row) for row in rows], len(prefix), piece))
 
@@ -174,7 +174,7 @@ class Speaker:
         ids = torch.tensor([row + [base.pad_id] * (length - len(row)) for row in rows], device=base.device)
         filled = torch.tensor([len(row) for row in rows], device=base.device)
         cache = rows_after(base, self._voice, prefix, len(rows), length + limit)
-        states = cache.feed(ids, filled[:, None] - 1)
+        states = cache.feed(ids, filled[:, None] - 1, list(map(len, rows)))
         cache.forget(filled)
         return cache, states, ids
 

@@ -102,8 +102,8 @@ class Rows(Protocol):
     filled: Tensor
     head: Head
 
-    def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
-        """Append tokens ``[N, q]``; return what the head reads at ``wanted [N, w]``."""
+    def feed(self, tokens: Tensor, wanted: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Append tokens ``[N, q]``; return what the head reads at ``wanted [N, w]``; ``lengths`` are the rows' without padding."""
         ...
 
     def forget(self, filled: Tensor) -> None:
@@ -167,7 +167,7 @@ class _Batch:
         tokens = torch.tensor([tail + [self.pad_id] * (length - len(tail)) for tail in self.tails], device=self.device)
         held = torch.tensor([len(tail) - 1 for tail in self.tails], device=self.device)
         for voice in (self.target, self.reference):
-            voice.feed(tokens, torch.zeros_like(tokens[:, :1]))
+            voice.feed(tokens, torch.zeros_like(tokens[:, :1]), list(map(len, self.tails)))
             voice.forget(held)
 
     def _block(self, last: list[int]) -> tuple[list[list[int]], list[list[int]], list[list[bool]]]:
@@ -223,7 +223,7 @@ class _PlainRows:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.filled = torch.zeros(rows, dtype=torch.long, device=base.device)
 
-    def feed(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+    def feed(self, tokens: Tensor, wanted: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Append tokens ``[N, q]`` to every row; return what the head reads, ``[N, w, d]``, at ``wanted [N, w]`` of the q
         columns."""
         q = tokens.shape[1]

@@ -1,8 +1,8 @@
 """The output head of a frozen model, at the rows where a token is predicted; many logits are never held whole.
 
 A head of 262,144 words gives a megabyte of float32 for every row. So words go through in runs whose logits stay in a processor's
-cache, softmax and largest logit are carried from run to run (Milakov and Gimelshein 2018, arXiv:1805.02867, Alg. 3), and because the
-weight is frozen a row's whole backward is made on the way: what the gradient's own factor multiplies is kept, ``[E, d]``.
+cache; softmax and largest logit are carried from run to run (Milakov and Gimelshein 2018, arXiv:1805.02867, Alg. 3). Because the
+weight is frozen, a row's whole backward is made on the way: what the gradient's own factor multiplies is kept, ``[E, d]``.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Head:
         """Return the gradient of each row's cross-entropy by ``x Wᵀ + b``, ``[E, V]`` at least float32; no gradient."""
         raw = self.logits(x)
         kind = torch.promote_types(raw.dtype, torch.float32)
-        errors = torch.softmax(raw, -1, dtype=kind)
+        # Not softmax, which loses digits over many words: findings/cross-entropy-loses-digits-in-large-vocabularies.sh.
+        errors = torch.exp(raw.to(kind) - raw.to(kind).logsumexp(1, keepdim=True))
         errors.scatter_add_(1, targets[:, None], torch.full_like(targets[:, None], -1, dtype=kind))
         if self.cap:
             errors.mul_(1 - (raw.to(kind) / self.cap).square())

@@ -189,7 +189,7 @@ def _alike(tokens: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tu
         which.append(path + [at] * (q - length))  # padding: any token, forgotten later
     if len(columns) == n * q:
         return None, None
-    return torch.tensor(which, device=tokens.device), torch.tensor(columns, device=tokens.device)
+    return torch.tensor(which, device=tokens.device), torch.tensor(columns, dtype=torch.long, device=tokens.device)
 
 
 def _attend(block: Block, query: Tensor, cache: _Cache, reach: int, place: Tensor, start: int) -> Tensor:
