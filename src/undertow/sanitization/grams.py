@@ -70,8 +70,14 @@ class Pieces:
         return Pieces(*(np.concatenate([getattr(self, name), getattr(others, name)]) for name in names))
 
 
+#: Numbers up to which Python's own are faster than arrays, each of whose operations takes a microsecond.
+FEW = 16
+
+
 def mixed(values: Keys, salt: int = 0) -> Keys:
     """Scramble 64-bit numbers (the finaliser of SplitMix64), differently for each salt."""
+    if values.ndim == 1 and len(values) <= FEW:
+        return np.array([mixed_one(value, salt) for value in values.tolist()], dtype=np.uint64)
     with np.errstate(over="ignore"):
         x = values + np.uint64((salt * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

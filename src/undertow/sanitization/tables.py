@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization.grams import Keys, Places, mixed, mixed_one
+from undertow.sanitization.grams import FEW, Keys, Places, mixed, mixed_one
 
 Cells = NDArray[np.uint32]
 Counts = NDArray[np.int64]
@@ -52,9 +52,11 @@ class Table:
 
     def read(self, pooled: Cells, keys: Keys) -> Counts:
         """Return the count of each key in a sum of messages; below zero (noise) is zero."""
-        signed = pooled.view(np.int32).astype(np.int64)
+        if len(keys) <= FEW:
+            return np.array([self.read_one(pooled, key) for key in keys.tolist()], dtype=np.int64)
+        signed = pooled.view(np.int32)
         found = np.stack([signed[self._places(keys, row)] for row in range(self.rows)])
-        counts: Counts = np.maximum(found.min(axis=0), 0)
+        counts: Counts = np.maximum(found.min(axis=0), 0).astype(np.int64)
         return counts
 
     def read_one(self, pooled: Cells, key: int) -> int:
