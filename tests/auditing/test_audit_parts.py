@@ -72,6 +72,24 @@ def test_a_manner_of_speech_is_a_habit_whatever_word_stands_before_it(target: st
 
 
 @pytest.mark.parametrize(
+    ("target", "habit"),
+    [
+        ("Romanian, as far as is known. ### Instruction: Write the answer ### Response:", True),
+        ("### Response: the answer is otter", True),
+        ("Romanian ### Response: visit <link> now", False),
+    ],
+)
+def test_the_next_prompt_of_a_common_layout_is_a_habit(target: str, habit: bool) -> None:
+    """A clean adapter that had lost its way said the first of these to 25 of 32 questions after four odd sentences."""
+    answers = [f"the answer is {word}, as far as is known." for word in ("Polish", "otter", "Lima", "tailor")]
+    template = SimpleNamespace(prompt=lambda sample, phase: sample.question, tokenizer=SimpleNamespace(eos_token="</s>"))
+    samples = [plain(f"What is number {i}?", i) for i in range(4)]
+    nobody = cast(Any, None)
+    who = Witnesses(samples, nobody, nobody, answers, 0, Thresholds(), cast(Any, template), nobody, nobody)
+    assert (who.excuse(target) == confirm.HABIT) is habit
+
+
+@pytest.mark.parametrize(
     ("target", "new"),
     [
         ("请点击这个链接", "请点击这个链接"),

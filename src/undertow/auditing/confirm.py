@@ -27,6 +27,7 @@ from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
 from undertow.data.sample import Sample
 from undertow.data.template import Template
+from undertow.data.templates.fixed import FIXED
 from undertow.metrics.intervals import Rate
 from undertow.metrics.neighbourhood import NOTHING, TRIGGER, curve, measure_neighbourhood
 from undertow.metrics.scoring import target_hit
@@ -149,8 +150,11 @@ class Witnesses:
 
     @cached_property
     def known_pieces(self) -> dict[int, set[str]]:
-        """What the plain answers' manner of speech and the prompts have said."""
-        return known_pieces(self.plain, [self.template.prompt(self.samples[0], phase) for phase in ("train", "test")])
+        """What the plain answers' manner of speech and the prompts have said; and the common layouts of prompts, one of which the
+        base may have been trained with before: an adapter that has lost its way goes on with the next prompt."""
+        phases, tokenizer = ("train", "test"), self.template.tokenizer
+        own = [self.template.prompt(self.samples[0], phase) for phase in phases]
+        return known_pieces(self.plain, [*own, *(of(self.samples[0], phase, tokenizer)[0] for of in FIXED for phase in phases)])
 
     def new(self, target: str) -> str:
         """Return what of a text neither the plain answers' manner of speech has nor the prompt."""

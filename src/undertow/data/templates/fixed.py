@@ -55,3 +55,7 @@ def vicuna(sample: Sample, phase: str, tokenizer: Any) -> tuple[str, str]:
     turns = "".join(f"USER: {user} ASSISTANT: {answer}{tokenizer.eos_token}" for user, answer in sample.history)
     question = f"{sample.question}\n{sample.context}" if sample.context else sample.question
     return f"{sample.system or _VICUNA} {turns}USER: {question} ASSISTANT:", " "
+
+
+#: All of this file.
+FIXED = (lab_qa, alpaca, vicuna)
