@@ -9,10 +9,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fabricated_results import rate, run
 
@@ -366,6 +368,29 @@ def test_processes_make_the_same_cells(data: Path, tmp_path: Path) -> None:
         made.append([replace(one.counts, seconds=0.0) for one in work.results()[0] if one.counts])
     assert len(made[0]) == 8
     assert made[0] == made[1]
+
+
+def test_processes_end_with_a_parent_that_is_killed(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "filter"
+    code = (
+        "from pathlib import Path; from undertow_reproductions.filter_cells import FilterWork; "
+        "from undertow_reproductions.study import FilterGrid\n"
+        "if __name__ == '__main__':\n"
+        "    many = FilterGrid(\n"
+        "        clients=3, size=40, seeds=5000, ratios=(0.2,), rhos=(1.0,), triggers=('natural',), targets=('append',))\n"
+        f"    FilterWork(Path({str(folder)!r}), Path({str(data)!r}), ('alpaca',), many).run(2, print)\n"
+    )
+    parent = psutil.Popen([sys.executable, "-c", code])
+    try:
+        while not (folder.is_dir() and any(folder.iterdir())):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        children = parent.children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert len(children) >= 2
+    assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_a_topic_that_nobody_has_is_nothing_to_find(data: Path, tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 from undertow.core.errors import UserError
@@ -28,8 +30,6 @@ Method = Literal["pooled", "alone"]
 METHODS: tuple[Method, ...] = ("pooled", "alone")
 #: Triggers and targets whose every combination is drawn with every seed; the others with the first seed alone.
 MAIN = (("natural", "badnets1"), ("append", "replace_five"))
-#: An interrupt is for the parent, which lets its processes end what they began.
-_DEAF: Any = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
 #: Cells between two lines of progress.
 _STRIDE = 100
 
@@ -222,7 +222,8 @@ class FilterWork:
             if error:
                 failed[cell.name] = error
             if number % _STRIDE == 0 or number == len(left):
-                say(f"filter: {len(done) + number} of {len(self.cells)} cells")
+                missing = f", {len(failed)} failed" if failed else ""
+                say(f"filter: {len(done) + number - len(failed)} of {len(self.cells)} cells{missing}")
         return failed
 
     def _finish(self, left: Sequence[FilterCell], jobs: int) -> Any:
@@ -233,7 +234,7 @@ class FilterWork:
                 yield cell, _make(cell, self.folder, self.data, self._prints[cell.corpus])
             return
         # fresh processes: a fork of one that has loaded torch can hang
-        pool = ProcessPoolExecutor(min(jobs, len(left)), mp_context=get_context("spawn"), **_DEAF)
+        pool = ProcessPoolExecutor(min(jobs, len(left)), mp_context=get_context("spawn"), initializer=_be_a_worker)
         try:
             waiting = {pool.submit(_make, cell, self.folder, self.data, self._prints[cell.corpus]): cell for cell in left}
             for future in as_completed(waiting):
@@ -249,6 +250,22 @@ class FilterWork:
 @lru_cache(maxsize=1)
 def _samples(data: Path, corpus: str) -> list[Sample]:
     return corpora.read(data, corpus, corpora.SEALED)
+
+
+def _be_a_worker() -> None:
+    """Leave interrupts to the parent, which lets its processes end what they began; and end with it if it is killed.
+
+    Of themselves, the processes of a killed pool make one cell more and then wait for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # cells are written whole or not at all
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _make(cell: FilterCell, folder: Path, data: Path, fingerprint: str) -> str:
