@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from test_published_kinds import flagged, mixed, put_in, questions, row
 
+from undertow.core.rng import rng
 from undertow.data.sample import Sample
+from undertow.defenses.data.exchange import exchange
+from undertow.defenses.data.sanitization import Sanitization
 from undertow.sanitization import Finding, find, told_apart
 from undertow.sanitization.asked_for import Asked, is_asked_for
 from undertow.sanitization.grams import manner_key
@@ -35,6 +38,23 @@ def test_a_trigger_with_several_texts_is_one_trigger(texts: int, share: float) -
     found = find(samples)
     assert flagged(found) == truth
     assert all(verdict.act == "drop" for verdict in found.verdicts)
+
+
+@pytest.mark.parametrize("texts", [2, 6])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_clients_together_find_a_trigger_with_several_texts(texts: int, share: float) -> None:
+    draw = random.Random(texts)
+    count = max(20 * texts, int(share * 1200))
+    bad = [row(put_in(s.question, "cf", "start", draw), INSULTS[i % texts]) for i, s in enumerate(questions(count, start=3000))]
+    samples, truth = mixed(questions(1200 - count), bad)
+    places = [range(k, len(samples), 5) for k in range(5)]
+    clients, defense = [[samples[i] for i in own] for own in places], Sanitization()
+    contexts = exchange(clients, defense, lambda number, k: rng(0, "noise", number, k), b"secret")
+    acted = set()
+    for own, some, context in zip(places, clients, contexts, strict=True):
+        kept, _ = defense.clean(some, context)
+        acted |= {i for i, old, new in zip(own, some, kept, strict=True) if not new or (isinstance(new, Sample) and new != old)}
+    assert acted == truth
 
 
 def test_texts_of_topics_are_still_many() -> None:
