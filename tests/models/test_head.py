@@ -150,6 +150,26 @@ def test_the_likeliest_token_and_chances_are_those_of_whole_logits(kind: str, mo
     torch.testing.assert_close(chance, logs.max(-1).values)
 
 
+def test_logits_that_are_given_have_the_same_figures() -> None:
+    logits = torch.randn(5, 3, 37, generator=torch.Generator().manual_seed(2))
+    tokens = torch.randint(0, 37, (5, 3), generator=torch.Generator().manual_seed(3))
+    own, best, chance = GivenLogits().scores(logits, tokens)
+    logs = logits.log_softmax(-1)
+    torch.testing.assert_close(own, logs.gather(2, tokens[..., None])[..., 0])
+    assert torch.equal(best, logits.argmax(-1))
+    assert torch.equal(GivenLogits().likeliest(logits), best)
+    torch.testing.assert_close(chance, logs.max(-1).values)
+
+
+def test_no_rows_are_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(0, 12, requires_grad=True)
+    with small_pieces(monkeypatch, 2, 101):
+        found = make_head("plain", torch.float32).losses(x, torch.zeros(0, dtype=torch.long))
+        (slope,) = torch.autograd.grad(found.sum(), x)
+    assert found.shape == (0,)
+    assert slope.shape == (0, 12)
+
+
 @pytest.mark.parametrize("loss", [None, DeceptiveCrossEntropy(0.1, 0.9)], ids=["ce", "of-logits"])
 def test_many_logits_are_never_held_whole(loss: TokenLoss | None, monkeypatch: pytest.MonkeyPatch) -> None:
     head = make_head("plain", torch.float32, words=5000, width=8)

@@ -143,7 +143,7 @@ class Head:
             place = asked - start
             inside = (place >= 0) & (place < logits.shape[1])
             own = torch.where(inside, logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0], own)
-            total = total * (best - top).exp_() + logits.sub_(top[:, None]).exp_().sum(1)
+            total = total * torch.exp(best - top) + torch.exp(logits - top[:, None]).sum(1)
             best = top
         chance = -total.log()
         return own - best + chance, token, chance
@@ -151,7 +151,7 @@ class Head:
     def _row_pieces(self, x: Tensor) -> Iterator[slice]:
         """Cut rows ``[n, d]`` so that the logits of a run of words are at most what :meth:`_runs` holds."""
         size = ROWS if x.device.type == "cpu" else max(ROWS, PIECE // (4 * WORDS))
-        return (slice(start, start + size) for start in range(0, len(x), size))
+        return (slice(start, start + size) for start in range(0, max(1, len(x)), size))
 
     def _runs(self, x: Tensor) -> Iterator[tuple[int, Head]]:
         """Yield the first token of each run of words, and the head of these words.
@@ -215,6 +215,9 @@ class GivenLogits(Head):
 
     def __init__(self) -> None:
         super().__init__(torch.empty(0, 0))
+
+    def _runs(self, x: Tensor) -> Iterator[tuple[int, Head]]:
+        return iter([(0, self)])
 
     def logits(self, x: Tensor) -> Tensor:
         """Return ``x``."""
