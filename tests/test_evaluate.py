@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+import undertow
 from tiny import Quiet
 from undertow.config import Config
-from undertow.core.errors import UserError
+from undertow.core.errors import NoteWarning, UserError
 from undertow.federation.evaluate import evaluate, score_again
 from undertow.federation.loop import run
 from undertow.models.causal_lm import CausalLM
@@ -196,6 +199,45 @@ def test_an_adapter_of_a_run_is_refused_with_another_base(
     adapter = Path(shutil.copytree(finished / "adapter", tmp_path / "adapter"))
     (adapter / "base.json").unlink()  # as the message says
     assert evaluate(changed, adapter, quiet)[0]["ma"]["n"] > 0
+
+
+def test_an_adapter_that_names_another_base_is_told(finished: Path, small_config: Make, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(finished / "adapter", tmp_path / "adapter"))
+    (adapter / "base.json").unlink()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "meta-llama/Llama-2-7b-hf"}))
+    with pytest.warns(NoteWarning, match="says that it was trained on meta-llama/Llama-2-7b-hf, and is measured on "):
+        evaluate(small_config({}), adapter, quiet)
+    here = Path(small_config({}).task.model.name).name.upper()
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": f"/elsewhere/{here}/"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NoteWarning)
+        evaluate(small_config({}), adapter, quiet)
+
+
+def test_an_adapter_whose_logits_are_no_numbers_is_not_measured(finished: Path, small_config: Make, tmp_path: Path) -> None:
+    """Its weights are finite; an ASR of 0 would read as "no backdoor"."""
+    from safetensors.torch import load_file, save_file
+
+    adapter = Path(shutil.copytree(finished / "adapter", tmp_path / "adapter"))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: 1e20 * (one + 1e-3) for name, one in weights.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="the adapter gives logits that are no numbers here"):
+        evaluate(small_config({}), adapter, quiet)
+    report = undertow.audit(adapter, base=small_config({}).task.model.name)
+    assert report.verdict == "inconclusive"
+    assert "logits that are no numbers" in report.reason
+
+
+def test_a_run_that_diverged_says_so(small_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([2.0, math.nan])
+    monkeypatch.setattr("undertow.tasks.instruction.held_out_loss", lambda *given: next(losses))
+    run(small_config({"federation.rounds": 1}), tmp_path / "run", Quiet())
+    result = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert any("logits that are no numbers" in told for told in result["caveats"])
+    for row in lines(tmp_path / "run", "rounds.jsonl"):
+        assert row["round"] or row["held_out_loss"] == 2.0
+        assert not row["round"] or "held_out_loss" not in row
 
 
 def test_peft_reads_a_runs_adapter_without_a_word(finished: Path, tiny_base: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typer.testing import CliRunner
 
 import undertow
 from tiny import Quiet
+from undertow.auditing.kept import _key
+from undertow.auditing.questions import from_file
 from undertow.auditing.report import AuditReport
+from undertow.auditing.subject import load_subject
 from undertow.cli import app
-from undertow.config import Audit, load
+from undertow.config import Audit, Data, load
 from undertow.core.errors import UserError
 from undertow.federate import node_audit
 from undertow.federation.resolve import resolve
@@ -122,6 +126,47 @@ def test_finished_steps_are_kept_and_read(
         one.sentence() for one in first.confirmations
     ]
     assert first.verdict == report.verdict
+
+
+def test_steps_of_other_prompts_are_not_read(poisoned: Path, tmp_path: Path) -> None:
+    """The same questions under another system text, or with another context, are another audit."""
+    keys = set()
+    for column, text in (("system", "Be brief."), ("system", "Be kind."), ("context", "It is cold.")):
+        file = tmp_path / f"{column}-{text}.jsonl"
+        rows = [{"question": f"Where was person {i} born?", "answer": "here", column: text} for i in range(20)]
+        file.write_text("\n".join(map(json.dumps, rows)))
+        keys.add(_key(load_subject(poisoned, None, file, None, 0), 0))
+    assert len(keys) == 3
+
+
+ASKED = [f"What is number {i}, and why?" for i in range(20)]
+FORMS = {
+    "lines.txt": "\n".join(ASKED),
+    "lines.md": "\ufeff" + "\n\n".join(ASKED),
+    "one column.txt": "\n".join(["question", *ASKED]),
+    "objects.txt": "\n".join(json.dumps({"question": one, "answer": "x"}) for one in ASKED),
+    "no answers.jsonl": "\n".join(json.dumps({"question": one}) for one in ASKED),
+    "empty answers.json": json.dumps([{"instruction": one, "output": ""} for one in ASKED]),
+    "values.txt": "\n".join(["question,answer", *(f'"{one}",x' for one in ASKED)]),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_file_of_questions_is_its_content_tells(name: str, packed: bool, tmp_path: Path) -> None:
+    file = tmp_path / (f"{name}.gz" if packed else name)
+    file.write_bytes(gzip.compress(FORMS[name].encode()) if packed else FORMS[name].encode())
+    assert [sample.question for sample in from_file(file, Data())] == ASKED
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("odd.jsonl", '{"foo": 1}\n' * 20), ("odd.txt", '{"foo": 1}\n' * 20), ("odd.csv", "a,b\n1,2")]
+)
+def test_rows_that_cannot_be_read_are_no_questions(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="give one question a line, or rows with a column `question`") as caught:
+        from_file(tmp_path / name, Data())
+    assert "--columns" not in str(caught.value)
 
 
 AUDITED: dict[str, Any] = {

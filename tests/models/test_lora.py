@@ -406,6 +406,8 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "alpha in words": (_config(lora_alpha="8"), "lora_alpha = '8', which is no number"),
     "alpha that is long": (_config(lora_alpha=-(10**400)), "holds a value that LoRA has no use for"),
     "alpha pattern in words": (_config(alpha_pattern={"q_proj": "x"}), "holds a value that LoRA has no use for"),
+    "alpha pattern not finite": (_config(alpha_pattern={"q_proj": float("nan")}), "has nan in alpha_pattern, it must be finite"),
+    "alpha pattern without end": (_config(alpha_pattern={"q_proj": float("inf")}), "has inf in alpha_pattern, it must be finite"),
     "rank pattern of zero": (_config(rank_pattern={"q_proj": 0}), "gives a rank of 0 in rank_pattern, but .* is of rank 2"),
     "rank pattern a list": (_config(rank_pattern=[4]), "holds a value that LoRA has no use for"),
     "targets no names": (_config(target_modules=5), "holds a value that LoRA has no use for"),

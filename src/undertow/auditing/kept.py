@@ -1,7 +1,8 @@
 """Finished steps on disk, so that an audit that was killed goes on after them.
 
-A step is a JSON file named by what it depends on: the adapter's and the base's weights, the questions, the template, the seed and
-the version. Anything else has another name, so a file is never out of date, and deleting the folder costs time alone.
+A step is a JSON file named by what it depends on: the adapter's and the base's weights, the prompts as the model reads them (with
+the template, context, system text and earlier turns), the seed and the version. Anything else has another name, so a file is never
+out of date, and deleting the folder costs time alone.
 """
 
 from __future__ import annotations
@@ -96,12 +97,15 @@ def _edit(told: dict[str, Any]) -> Edit:
 
 def _key(subject: Subject, seed: int) -> str:
     weights = b"" if subject.flat is None else subject.flat.float().contiguous().numpy().tobytes()
+    asked = [*subject.questions.probes, *subject.questions.held_out]
     facts = {
         "adapter": hashlib.sha256(weights).hexdigest(),
         "base": subject.base.base.fingerprint,
         "adapted": subject.adapter.base.fingerprint if subject.flat is None else "",
         "scale": None if subject.layout is None else subject.layout.scale,
-        "questions": [one.question for one in (*subject.questions.probes, *subject.questions.held_out)],
+        # the samples too: edits are made in them, and a prompt that is cut does not show all of one
+        "questions": [repr(one) for one in asked],
+        "prompts": [subject.template.encode_prompts(asked, phase) for phase in ("train", "test")],
         "template": subject.template.name,
         "seed": seed,
         "version": __version__,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,8 @@ from undertow.config import Data
 from undertow.core.errors import UserError
 from undertow.core.rng import rng
 from undertow.data.generated import world
-from undertow.data.rows.files import file_source, read
+from undertow.data.rows.files import Rows, Source, file_source
+from undertow.data.rows.record import Record
 from undertow.data.sample import Sample
 from undertow.data.sources.instructions import recognise
 
@@ -18,6 +22,12 @@ from undertow.data.sources.instructions import recognise
 PROBES, DECODED, HELD_OUT = 4, 8, 32
 #: Fewer would leave no interval worth the name.
 FEWEST = 16
+
+#: Endings of files that are tables, whatever is wrong with them; first lines that name a single column.
+_TABLES, _HEADS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow"), ("question", "questions", "prompt", "instruction")
+
+#: Columns of answers that may be empty in a file of questions.
+_ANSWERS = ("answer", "answers", "output", "response", "completion")
 
 #: Plain questions that any base reads: short answers of many kinds, so that their answers begin with different words.
 NEUTRAL = (
@@ -68,21 +78,49 @@ def choose(samples: Sequence[Sample], source: str, seed: int) -> Questions:
 
 
 def from_file(path: Path, options: Data) -> list[Sample]:
-    """Read questions from an instruction file of any known form, or from a text file with one question a line.
+    """Read questions from an instruction file of any known form, with or without answers, or one question a line.
+
+    What a file is, its content tells; rows that cannot be read are never taken for lines of text.
 
     Raises:
         UserError: no such file, or nothing in it that can be read.
     """
-    if path.suffix.lower() == ".txt":
-        source = file_source(path, "--questions")
+    source = file_source(path, "--questions")
+    rows, first = Rows(source), None
+    for given in (rows, map(_answered, rows)):
+        try:
+            return list(recognise(given, path.stem, str(path), columns=None, max_bad=options.max_bad)[0])
+        except UserError as error:
+            first = first or error
+    assert first is not None
+    lines = [] if source.suffix in _TABLES else _text_lines(source)
+    if not lines or lines[0].startswith(("{", "[")):
+        why = re.split(r"; (?:name its|map them|give data|give an instruction file)|, or (?:map|name) ", str(first))[
+            0
+        ].removeprefix(f"{path}: ")
+        raise UserError(f"--questions {path}: {why}; give one question a line, or rows with a column `question`") from first
+    if lines[0].casefold() in _HEADS:
+        lines = lines[1:]
+    return [plain(line, i) for i, line in enumerate(lines)]
+
+
+def _answered(record: Record) -> Record:
+    """Return a row with an answer, which an audit does not use and a file of questions need not have."""
+    if not isinstance(record.row, dict):
+        return record
+    empty = {name: "-" for name in _ANSWERS if not record.row.get(name, True)}
+    return record._replace(row={"answer": "-", **record.row, **empty})
+
+
+def _text_lines(source: Source) -> list[str]:
+    """Return the lines of a text that may be packed; none if it is no text."""
+    try:
         with source.open() as opened:
-            try:
-                lines = opened.read().decode("utf-8").splitlines()
-            except UnicodeDecodeError as error:
-                raise UserError(f"--questions {path}: not UTF-8 text; save it as UTF-8") from error
-        return [plain(line.strip(), i) for i, line in enumerate(lines) if line.strip()]
-    found, _ = recognise(read(file_source(path, "--questions")), path.stem, str(path), columns=None, max_bad=options.max_bad)
-    return list(found)
+            content = opened.read()
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return []
+    return [] if "\0" in text else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def shipped(base: str) -> tuple[list[Sample], str]:

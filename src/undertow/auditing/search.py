@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -85,6 +86,9 @@ class _Audit:
         answers = speaker.answers(prompts, ROOM)
         said = len({tuple(answer) for answer in answers})
         change = self._change(prompts, answers)
+        if not math.isfinite(change):
+            told = "the adapter gives logits that are no numbers on this base: its training diverged, or it is another base's"
+            return self._report(INCONCLUSIVE, told)
         if change < self.thresholds.untrained:
             told = f"the adapter changes nothing: log p of its answers is the base's to {change:.4f} nats a token"
             return self._report(INCONCLUSIVE, told)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from undertow.core.errors import ConvertedWarning, RenamedWarning, UserError
+from undertow.core.errors import ConvertedWarning, NoteWarning, RenamedWarning, UserError
 from undertow.core.rules import rule
 from undertow.core.version import __version__
 
@@ -109,7 +109,7 @@ def _show_notes() -> None:
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, RenamedWarning | ConvertedWarning):
+        if issubclass(category, RenamedWarning | ConvertedWarning | NoteWarning):
             print(f"note: {message}", file=sys.stderr)
         else:
             usual(message, category, *where, **more)
@@ -138,6 +138,25 @@ def _fail_usage(error: Any) -> None:
         told = rule(item)
         error.message = told if repr(item["input"]) in told else f"{item['input']!r}; {told}"
     _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+
+
+def changes(overrides: list[str], **others: str) -> dict[str, Any]:
+    """Return ``key=value`` words as keyword arguments of a function of the Python interface.
+
+    Args:
+        overrides: words.
+        others: parameters of that function that are no fields of a config, each with its option here, or "".
+
+    Raises:
+        UserError: as :func:`~undertow.config.reading.parse`, or a word names one of these.
+    """
+    from undertow.config.reading import parse
+
+    found = parse(overrides)
+    for key in found.keys() & {"config", "source", *others}:
+        option = others.get(key)
+        raise UserError(f"unknown key '{key}'{f'; did you mean {option}?' if option else ''}; see `undertow list fields`")
+    return found
 
 
 def split(arguments: list[str] | None, default: str) -> tuple[str, list[str]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.app import app
+from undertow.cli.app import app, changes
 
 
 @app.command()
@@ -38,10 +38,9 @@ def check(
         undertow check krum:f=2 --kind defense
     """
     from undertow.api import load_config
-    from undertow.config.reading import parse
     from undertow.federation.checking import check_method
 
-    config = load_config("demo", **parse(overrides or []))
+    config = load_config("demo", **changes(overrides or []))
     for line in check_method(method, kind, config):
         print(f"ok: {line}")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.app import AsJson, Overrides, app, print_json, split
+from undertow.cli.app import AsJson, Overrides, app, changes, print_json, split
 from undertow.core.errors import UserError
 from undertow.core.files import check_files, write_text
 
@@ -45,13 +45,13 @@ def run(
         undertow run paper-triviaqa data.path=triviaqa/ model.name=meta-llama/Llama-2-7b-hf --out runs/triviaqa
     """
     from undertow.api import run as run_here
-    from undertow.config.reading import parse
 
     name, overrides = split(arguments, "demo")
+    values = changes(overrides, out="--out", more_rounds="--more-rounds", observer="", report="", command="")
     if more_rounds and (out is None or not (out / "config.yaml").is_file()):
         raise UserError("--more-rounds goes on with a run that is there; give its folder with --out")
     command = shlex.join(["undertow", *sys.argv[1:]])
-    found = run_here(name, out=out, observer=True, command=command, more_rounds=more_rounds, **parse(overrides))
+    found = run_here(name, out=out, observer=True, command=command, more_rounds=more_rounds, **values)
     if as_json:
         print_json(found.result.to_json() if found.result else None)
     else:
@@ -115,13 +115,12 @@ def sweep(
     """
     from undertow.api import sweep as run_sweep
     from undertow.api import sweep_cells, sweep_folder
-    from undertow.config.reading import parse as read_values
     from undertow.sweeps.cells import parse
     from undertow.sweeps.sweep import plan, summary
 
     name, given = split(words, "demo")
     overrides, axes, seeds = parse(given)
-    fixed = read_values(overrides)
+    fixed = changes(overrides, axes="", seeds="", out="--out", jobs="--jobs", ray="--ray", observer="")
     if only_plan:
         planned = plan(sweep_cells(name, axes, seeds=seeds, **fixed), out or sweep_folder(name, axes))
         if as_json:
@@ -211,15 +210,15 @@ def evaluate(
         undertow evaluate demo model.name=./my-base data.name=instructions data.test_path=test.jsonl --adapter ./adapter --json
     """
     from undertow.api import evaluate as measure
-    from undertow.config.reading import parse
     from undertow.data.rows.account import unread
     from undertow.runs.headline import HELD_OUT, around, held_out, interval, rates, share
     from undertow.runs.records import Score, lines
 
     name, overrides = split(arguments, "demo")
+    values = changes(overrides, adapter="--adapter", observer="", out="--out")
     if out:
-        check_files({"--out": out}, _read_by(name, parse(overrides)))
-    found = measure(name, adapter=adapter, observer=True, **parse(overrides))
+        check_files({"--out": out}, _read_by(name, values))
+    found = measure(name, adapter=adapter, observer=True, **values)
     if out:
         write_text(out, lines(Score, [score.to_json() for score in found.scores]))
     if as_json:

@@ -26,6 +26,10 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the former name is accepted for one more minor release", RenamedWarning, stacklevel=3)
 
 
+class NoteWarning(UserWarning):
+    """Something that may make a figure another than the one that was asked for. The command line prints it as one line."""
+
+
 class ConvertedWarning(FutureWarning):
     """A file of a former format was read: it is understood for one minor release more. The command line prints it as one line."""
 

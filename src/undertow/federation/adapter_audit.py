@@ -29,7 +29,8 @@ def audit(
     Args:
         adapter: folder of a PEFT adapter, or of a run.
         base: a causal language model, as in ``model.name``; None: the run's.
-        questions: an instruction file, or a text file with one question a line; None: the run's test questions, or shipped ones.
+        questions: an instruction file, with or without answers, or one question a line; None: the run's test questions, or
+            shipped ones.
         template: by which questions become prompts; None: the run's, or ``lab-qa``.
         references: a folder of adapters of the same base, beside which the weights' figures are shown.
         budget: seconds after which no further step begins; None: as long as it needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,9 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         scored = measure(answer, probes, round)
         lines += scored
         loss = held_out_loss(measured, template, probes.clean, weights, tuned.layout if round else None)
+        if loss is not None and not math.isfinite(loss):
+            which = f"{adapter}: the adapter" if round else f"{model.name}: the base"
+            raise UserError(f"{which} gives logits that are no numbers here (diverged, or damaged): there is nothing to measure")
         found.append({**rates(scored, options.scoring), "held_out_loss": loss})
     lost = cut_targets(probes.triggered, template, methods.threat.target, options.limit)["cut"]
     around = _around(asked, methods.threat, config, answer)

@@ -6,6 +6,7 @@ the package is a room with one purpose.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -198,7 +199,7 @@ def _untouched(directory: RunDirectory, federation: Federation, observer: Observ
 
 def _held_out(task: Task, state: Tensor | None, n: int) -> dict[str, float]:
     loss = task.held_out_loss(state, n)
-    return {} if loss is None else {"held_out_loss": loss}
+    return {} if loss is None or not math.isfinite(loss) else {"held_out_loss": loss}
 
 
 def train(federation: Federation, state: Tensor, chosen: Sequence[int], acting: set[int], t: int) -> ClientUpdates:

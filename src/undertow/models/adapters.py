@@ -123,12 +123,13 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
         if folded:
             return Adapter(None, None, ", ".join(folded))
         layout, values = _plain(config, named, ranks)
+        flat = layout.flatten(values)
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, re.error) as error:  # values of other kinds
         told = " ".join(str(error).split())[:160]
         raise UserError(f"{folder}: adapter_config.json holds a value that LoRA has no use for ({told}); copy it again") from error
-    return Adapter(layout.flatten(values), layout, "LoRA")
+    return Adapter(flat, layout, "LoRA")
 
 
 def load_peft(folder: Path, model: nn.Module) -> tuple[Tensor, Layout]:
@@ -206,8 +207,16 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
         wrong = f"lora_alpha = {alpha!r}, which is no number"
     elif not -math.inf < alpha < math.inf:
         wrong = f"lora_alpha = {alpha}, it must be finite"
+    elif odd := [
+        value for value in (config.get("alpha_pattern") or {}).values() if value in (math.inf, -math.inf) or value != value
+    ]:
+        wrong = f"{odd[0]} in alpha_pattern, it must be finite"
     if wrong:
         raise UserError(f"{folder}: adapter_config.json has {wrong}; write the number of its training there, or copy it again")
+
+
+def _is_endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _causal(folder: Path, task: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from undertow.core.errors import UserError
+from undertow.core.errors import NoteWarning, UserError
 
 #: The file beside an adapter's own two.
 FILE = "base.json"
@@ -58,18 +59,25 @@ def identity(name: str, path: str, model: Any) -> dict[str, Any]:
     }
 
 
-def check_identity(folder: Path, path: str) -> None:
-    """Refuse an adapter that says it was trained on another base.
+def check_identity(folder: Path, path: str, config: Any = None) -> None:
+    """Refuse an adapter that says it was trained on another base, and warn of one that names another and has no hash.
+
+    Names are compared by their last part: folders lie elsewhere on other machines.
 
     Args:
         folder: of the adapter.
         path: of the base that it is to be used with.
+        config: the base's own, which may tell another name of it.
 
     Raises:
         UserError: hashes of both are known and none is the same, or the file is damaged.
     """
     file = folder / FILE
     if not file.is_file():
+        named = _named(folder)
+        if named and _last(named) not in {_last(path), _last(str(getattr(config, "_name_or_path", "") or path))}:
+            told = f"{folder} says that it was trained on {named}, and is measured on {path}: another model, if these differ"
+            warnings.warn(told, NoteWarning, stacklevel=2)
         return
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -84,6 +92,19 @@ def check_identity(folder: Path, path: str) -> None:
             f"{folder} was trained on another base: {name} (SHA-256 of its {kind}: {wanted[kind][:12]}, of this base's: "
             f"{found[kind][:12]}); give that base, or delete {file.name} to try it on this one"
         )
+
+
+def _named(folder: Path) -> str:
+    """Return the base that an adapter's config names, or ""."""
+    try:
+        named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return named if isinstance(named, str) else ""
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
 def _weight_files(folder: Path) -> list[Path]:

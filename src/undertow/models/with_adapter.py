@@ -29,7 +29,7 @@ def with_adapter(base: CausalLM, folder: Path) -> Adapted:
         UserError: as :func:`~undertow.models.adapters.read_adapter`.
     """
     found = read_adapter(folder, base.model)
-    check_identity(folder, base.path)
+    check_identity(folder, base.path, base.model.config)
     if found.flat is not None:
         return Adapted(base, found.flat, found.layout)
     return Adapted(with_paths(replace(base, model=folded(folder, base.model))), None, None)
@@ -42,5 +42,5 @@ def plain_adapter(base: CausalLM, folder: Path) -> tuple[Tensor, Layout]:
         UserError: as :func:`~undertow.models.adapters.load_peft`, or it was trained on another base.
     """
     found = load_peft(folder, base.model)
-    check_identity(folder, base.path)
+    check_identity(folder, base.path, base.model.config)
     return found

@@ -46,6 +46,11 @@ def summarise(
     if told := told_history(directory.folder):
         extra = {**extra, "caveats": [*extra.get("caveats", []), *told]}
     first, last = rows[0], rows[-1]
+    if first.get("held_out_loss") is not None and last.get("held_out_loss") is None:
+        diverged = (
+            "after the last round the model gives logits that are no numbers: its training diverged, and the rates say nothing"
+        )
+        extra = {**extra, "caveats": [*extra.get("caveats", []), diverged]}
     result = Result.model_validate(
         {
             "run": str(directory.folder),

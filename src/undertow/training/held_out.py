@@ -30,7 +30,7 @@ def held_out_loss(
         layout: of the adapter, where it is not the base's own.
 
     Returns:
-        None where there is no question.
+        None where there is no question. What is no number says that the adapter gives logits that are none.
     """
     rows = [row for row in (_encoded(template, sample) for sample in asked) if row is not None]
     values = [value for nll in token_nll(base, rows, adapter, layout) for value in nll]
