@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
@@ -452,6 +453,36 @@ def test_what_cannot_be_used_is_refused_in_one_line(load_tiny: Load, tmp_path: P
         load_peft(folder, base.model)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def _renamed(tensors: dict[str, torch.Tensor], *names: str) -> None:
+    """Put adapters' names into the names of their tensors, as a model's own state dict has them."""
+    for key in list(tensors):
+        tensors.update({key.replace(".weight", f".{name}.weight"): tensors[key].clone() for name in names})
+        del tensors[key]
+
+
+def test_factors_under_the_adapters_name_are_read_as_peft_reads_them(load_tiny: Load, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    base, ids = load_tiny(r=2, alpha=3), torch.tensor([[3, 4, 5, 6]])
+    save_peft(tmp_path, some_adapter(base), base.layout, LORA, base.path)
+    (plain, layout), before = load_peft(tmp_path, base.model), PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path)
+    _weights(lambda tensors: _renamed(tensors, "default"))(tmp_path)
+    assert torch.equal(load_peft(tmp_path, base.model)[0], plain)
+    assert layout == load_peft(tmp_path, base.model)[1]
+    after = PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(before(input_ids=ids).logits, after(input_ids=ids).logits)
+        assert not torch.equal(after(input_ids=ids).logits, base.model(input_ids=ids).logits)
+
+
+def test_factors_of_several_adapters_are_refused(load_tiny: Load, tmp_path: Path) -> None:
+    base = load_tiny(r=2, alpha=3)
+    save_peft(tmp_path, some_adapter(base), base.layout, LORA, base.path)
+    _weights(lambda tensors: _renamed(tensors, "default", "other"))(tmp_path)
+    with pytest.raises(UserError, match=r"holds several adapters \(default, other\)"):
+        load_peft(tmp_path, base.model)
 
 
 @pytest.mark.parametrize("inside", ["adapter_model.safetensors", "adapter_config.json"])

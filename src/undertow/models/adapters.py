@@ -269,6 +269,10 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
     return found
 
 
+#: A factor under the adapter's name, as a model's own state dict has it; PEFT reads such files.
+_NAMED = re.compile(r"(\.lora_[AB])\.([^.]+)(\.weight)$")
+
+
 def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by the modules they belong to: ``MODULE.lora_A.weight``."""
     named = {}
@@ -279,7 +283,10 @@ def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             raise UserError(f"{folder} was saved from a model wrapped twice ({key}); save the adapter of the plain peft model")
         if not key.startswith(_PREFIX):
             raise UserError(f"{folder}: {key} does not begin with {_PREFIX}, as peft writes; save the adapter with save_pretrained")
-        named[key.removeprefix(_PREFIX)] = value
+        named[_NAMED.sub(r"\1\3", key.removeprefix(_PREFIX))] = value
+    names = {found[2] for key in tensors if (found := _NAMED.search(key))}
+    if len(names) > 1:
+        raise UserError(f"{folder} holds several adapters ({', '.join(sorted(names))}); save one of them with save_pretrained")
     return named
 
 
