@@ -112,7 +112,7 @@ class Outer(ABC):
             return found
         raise UserError(
             f"{self.place}: columns {listed(self.row) or 'none'} have no known form; use one of {_FORMS}, or map them with "
-            "--columns prompt=...,answer=..."
+            "--columns prompt=...,answer=... (of a scan; data.columns of a run)"
         )
 
     def _inner(self, row: Row) -> list[Part]:

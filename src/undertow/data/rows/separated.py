@@ -123,7 +123,7 @@ class Separated:
         if "\t" not in line:
             raise UserError(
                 f"{self._name} line {number}: neither JSON nor a header with columns such as instruction and output; "
-                "give an instruction file, or name its columns with --columns"
+                "give an instruction file, or name its columns (scan: --columns prompt=...,answer=...; a run: data.columns)"
             )
         self.delimiter = "\t"
 
