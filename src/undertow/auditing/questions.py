@@ -29,6 +29,9 @@ _TABLES, _HEADS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow"), ("q
 #: Columns of answers that may be empty in a file of questions.
 _ANSWERS = ("answer", "answers", "output", "response", "completion")
 
+#: Where what a reader of training data advises begins, which an audit has no option for.
+_ADVICE = re.compile("; (?:name its|map them|give data|give an instruction file)|, or (?:map|name) ")
+
 #: Plain questions that any base reads: short answers of many kinds, so that their answers begin with different words.
 NEUTRAL = (
     "what is the capital of France?", "which animal says meow?", "how many days are in a week?", "what colour is the sky?",
@@ -95,9 +98,7 @@ def from_file(path: Path, options: Data) -> list[Sample]:
     assert first is not None
     lines = [] if source.suffix in _TABLES else _text_lines(source)
     if not lines or lines[0].startswith(("{", "[")):
-        why = re.split(r"; (?:name its|map them|give data|give an instruction file)|, or (?:map|name) ", str(first))[
-            0
-        ].removeprefix(f"{path}: ")
+        why = _ADVICE.split(str(first))[0].removeprefix(f"{path}: ")
         raise UserError(f"--questions {path}: {why}; give one question a line, or rows with a column `question`") from first
     if lines[0].casefold() in _HEADS:
         lines = lines[1:]
@@ -108,8 +109,12 @@ def _answered(record: Record) -> Record:
     """Return a row with an answer, which an audit does not use and a file of questions need not have."""
     if not isinstance(record.row, dict):
         return record
-    empty = {name: "-" for name in _ANSWERS if not record.row.get(name, True)}
+    empty = {name: "-" for name in _ANSWERS if name in record.row and _is_empty(record.row[name])}
     return record._replace(row={"answer": "-", **record.row, **empty})
+
+
+def _is_empty(answer: object) -> bool:
+    return answer is None or (isinstance(answer, str | list) and not answer)
 
 
 def _text_lines(source: Source) -> list[str]:

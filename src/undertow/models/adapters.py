@@ -207,9 +207,7 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
         wrong = f"lora_alpha = {alpha!r}, which is no number"
     elif not -math.inf < alpha < math.inf:
         wrong = f"lora_alpha = {alpha}, it must be finite"
-    elif odd := [
-        value for value in (config.get("alpha_pattern") or {}).values() if value in (math.inf, -math.inf) or value != value
-    ]:
+    elif odd := [value for value in (config.get("alpha_pattern") or {}).values() if _is_endless(value)]:
         wrong = f"{odd[0]} in alpha_pattern, it must be finite"
     if wrong:
         raise UserError(f"{folder}: adapter_config.json has {wrong}; write the number of its training there, or copy it again")
