@@ -267,7 +267,7 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
     return found
 
 
-#: A factor under the adapter's name, as a model's own state dict has it; PEFT reads such files.
+#: A factor under the adapter's name, as a model's own state dict has it; PEFT reads such files where the name is "default".
 _NAMED = re.compile(r"(\.lora_[AB])\.([^.]+)(\.weight)$")
 
 
@@ -282,9 +282,11 @@ def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not key.startswith(_PREFIX):
             raise UserError(f"{folder}: {key} does not begin with {_PREFIX}, as peft writes; save the adapter with save_pretrained")
         named[_NAMED.sub(r"\1\3", key.removeprefix(_PREFIX))] = value
-    names = {found[2] for key in tensors if (found := _NAMED.search(key))}
-    if len(names) > 1:
-        raise UserError(f"{folder} holds several adapters ({', '.join(sorted(names))}); save one of them with save_pretrained")
+    if names := {found[2] for key in tensors if (found := _NAMED.search(key))} - {"default"}:
+        told = ", ".join(sorted(names))
+        raise UserError(
+            f"{folder}: tensors carry an adapter's name ({told}), which peft does not load; save it with save_pretrained"
+        )
     return named
 
 
