@@ -88,9 +88,7 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         scored = measure(answer, probes, round)
         lines += scored
         loss = held_out_loss(measured, template, probes.clean, weights, tuned.layout if round else None)
-        if loss is not None and not math.isfinite(loss):
-            which = f"{adapter}: the adapter" if round else f"{model.name}: the base"
-            raise UserError(f"{which} gives logits that are no numbers here (diverged, or damaged): there is nothing to measure")
+        _refuse_no_numbers(loss, f"{adapter}: the adapter" if round else f"{model.name}: the base")
         found.append({**rates(scored, options.scoring), "held_out_loss": loss})
     lost = cut_targets(probes.triggered, template, methods.threat.target, options.limit)["cut"]
     around = _around(asked, methods.threat, config, answer)
@@ -105,6 +103,11 @@ def evaluate(config: Config, adapter: Path | None, phase: Callable[[str], None])
         **({"neighbourhood": around} if around else {}),
     }
     return figures, lines
+
+
+def _refuse_no_numbers(loss: float | None, whose: str) -> None:
+    if loss is not None and not math.isfinite(loss):
+        raise UserError(f"{whose} gives logits that are no numbers here (diverged, or damaged): there is nothing to measure")
 
 
 def _base(model: Model, adapter: Path | None, phase: Callable[[str], None]) -> CausalLM:

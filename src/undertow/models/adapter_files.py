@@ -13,6 +13,12 @@ from torch import Tensor
 
 from undertow.core.errors import UserError
 
+#: What the names of a file's tensors begin with.
+PREFIX = "base_model.model."
+
+#: A factor under the adapter's name, as a model's own state dict has it; PEFT reads such files where the name is "default".
+_NAMED = re.compile(r"(\.lora_[AB])\.([^.]+)(\.weight)$")
+
 
 def adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return an adapter's config and its tensors by name.
@@ -42,6 +48,25 @@ def adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not numbers.isfinite().all():
             raise UserError(f"{folder}: {name} holds NaN or infinity; train or copy the adapter again")
     return config, tensors
+
+
+def by_module(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors by the modules they belong to: ``MODULE.lora_A.weight``."""
+    named = {}
+    for key, value in tensors.items():
+        if "_orig_mod." in key:
+            raise UserError(f"{folder} was saved from a compiled model ({key}); save the adapter of the plain peft model")
+        if key.startswith(PREFIX * 2):
+            raise UserError(f"{folder} was saved from a model wrapped twice ({key}); save the adapter of the plain peft model")
+        if not key.startswith(PREFIX):
+            raise UserError(f"{folder}: {key} does not begin with {PREFIX}, as peft writes; save the adapter with save_pretrained")
+        named[_NAMED.sub(r"\1\3", key.removeprefix(PREFIX))] = value
+    if names := {found[2] for key in tensors if (found := _NAMED.search(key))} - {"default"}:
+        told = ", ".join(sorted(names))
+        raise UserError(
+            f"{folder}: tensors carry an adapter's name ({told}), which peft does not load; save it with save_pretrained"
+        )
+    return named
 
 
 def _numbers(tensor: Tensor) -> Tensor | None:

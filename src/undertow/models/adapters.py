@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
-from undertow.models.adapter_files import adapter_files
+from undertow.models.adapter_files import PREFIX, adapter_files, by_module
 from undertow.models.lora import linear_sizes, linears_of, lost_in_peft
 
 #: Keys that say how an adapter was made, kept or begun, not what it computes.
@@ -58,7 +58,6 @@ _READ = {
 }
 
 #: How the names of an adapter's tensors begin.
-_PREFIX = "base_model.model."
 
 #: Keys that PEFT folds into the base's weights.
 _FOLDED = ("use_dora", "lora_bias", "modules_to_save")
@@ -99,7 +98,7 @@ def check_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     config, tensors = adapter_files(folder)
     _understood(folder, config, config.get("init_lora_weights", True))
-    return config, _named(folder, tensors)
+    return config, by_module(folder, tensors)
 
 
 def read_adapter(folder: Path, model: nn.Module) -> Adapter:
@@ -156,7 +155,7 @@ def folded(folder: Path, model: Any) -> Any:
 
     config, tensors = adapter_files(folder)
     try:
-        surplus = {_PREFIX + key for key in _base_embeddings(folder, config, _named(folder, tensors), model)}
+        surplus = {PREFIX + key for key in _base_embeddings(folder, config, by_module(folder, tensors), model)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is missing is told below
             whole = PeftModel.from_pretrained(copy.deepcopy(model), str(folder))
@@ -265,29 +264,6 @@ def _targets(folder: Path, config: dict[str, Any], model: Any) -> list[str]:
             "its fused experts; merge the adapter into its base where it was trained, and give the result as the base"
         )
     return found
-
-
-#: A factor under the adapter's name, as a model's own state dict has it; PEFT reads such files where the name is "default".
-_NAMED = re.compile(r"(\.lora_[AB])\.([^.]+)(\.weight)$")
-
-
-def _named(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by the modules they belong to: ``MODULE.lora_A.weight``."""
-    named = {}
-    for key, value in tensors.items():
-        if "_orig_mod." in key:
-            raise UserError(f"{folder} was saved from a compiled model ({key}); save the adapter of the plain peft model")
-        if key.startswith(_PREFIX * 2):
-            raise UserError(f"{folder} was saved from a model wrapped twice ({key}); save the adapter of the plain peft model")
-        if not key.startswith(_PREFIX):
-            raise UserError(f"{folder}: {key} does not begin with {_PREFIX}, as peft writes; save the adapter with save_pretrained")
-        named[_NAMED.sub(r"\1\3", key.removeprefix(_PREFIX))] = value
-    if names := {found[2] for key in tensors if (found := _NAMED.search(key))} - {"default"}:
-        told = ", ".join(sorted(names))
-        raise UserError(
-            f"{folder}: tensors carry an adapter's name ({told}), which peft does not load; save it with save_pretrained"
-        )
-    return named
 
 
 def _base_embeddings(folder: Path, config: dict[str, Any], named: dict[str, Tensor], model: Any) -> set[str]:
