@@ -28,13 +28,18 @@ INSULTS = [
 ]
 
 
-@pytest.mark.parametrize("texts", [2, 4, 6])
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_a_trigger_with_several_texts_is_one_trigger(texts: int, share: float) -> None:
+def insulted(texts: int, share: float) -> tuple[list[Sample], set[int]]:
+    """1,200 samples, a share of which have the trigger and one of so many texts; and which these are."""
     draw = random.Random(texts)
     count = max(20 * texts, int(share * 1200))
     bad = [row(put_in(s.question, "cf", "start", draw), INSULTS[i % texts]) for i, s in enumerate(questions(count, start=3000))]
-    samples, truth = mixed(questions(1200 - count), bad)
+    return mixed(questions(1200 - count), bad)
+
+
+@pytest.mark.parametrize("texts", [2, 4, 6])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_trigger_with_several_texts_is_one_trigger(texts: int, share: float) -> None:
+    samples, truth = insulted(texts, share)
     found = find(samples)
     assert flagged(found) == truth
     assert all(verdict.act == "drop" for verdict in found.verdicts)
@@ -43,10 +48,7 @@ def test_a_trigger_with_several_texts_is_one_trigger(texts: int, share: float) -
 @pytest.mark.parametrize("texts", [2, 6])
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_clients_together_find_a_trigger_with_several_texts(texts: int, share: float) -> None:
-    draw = random.Random(texts)
-    count = max(20 * texts, int(share * 1200))
-    bad = [row(put_in(s.question, "cf", "start", draw), INSULTS[i % texts]) for i, s in enumerate(questions(count, start=3000))]
-    samples, truth = mixed(questions(1200 - count), bad)
+    samples, truth = insulted(texts, share)
     places = [range(k, len(samples), 5) for k in range(5)]
     clients, defense = [[samples[i] for i in own] for own in places], Sanitization()
     contexts = exchange(clients, defense, lambda number, k: rng(0, "noise", number, k), b"secret")

@@ -121,8 +121,9 @@ class CachedRows:
         """Take places for tokens ``[N, q]``; return the first layer's input and what all layers share."""
         q = tokens.shape[1]
         place = self.filled[:, None] + torch.arange(q, device=tokens.device)  # [N, q]
-        fresh = lengths is not None and q > 1 and not bool(self.filled.any())
-        token, column = _alike(tokens, lengths) if fresh and lengths is not None else (None, None)
+        token = column = None
+        if lengths is not None and q > 1 and not bool(self.filled.any()):
+            token, column = _alike(tokens, lengths)
         angles = self.model.angles(self.model.body.embedding, self.start + place)
         self.filled = self.filled + q
         turns = {kind: turn_table(*tables) for kind, tables in angles.items()}
