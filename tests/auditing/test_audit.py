@@ -105,6 +105,8 @@ def test_what_cannot_be_audited_is_said_in_one_line(poisoned: Path, tiny_base: P
     few.write_text("which animal?\nwhich town?\n")
     with pytest.raises(UserError, match="2 different questions"):
         undertow.audit(poisoned, questions=few)
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such file"):
+        undertow.audit(poisoned / "adapter", base=str(tmp_path / "no base"), questions=tmp_path / "nowhere.txt")
     with pytest.raises(UserError, match="0 adapters in it"):
         undertow.audit(poisoned, references=tmp_path)
 

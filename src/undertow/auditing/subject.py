@@ -71,6 +71,7 @@ def load_subject(adapter: Path, base: str | None, questions: Path | None, templa
     data = config.instruction.data if config else Data.model_validate({})
     name = base or (config.instruction.model.name if config else "")
     asked = Model.model_validate({"name": name}) if config is None or base else config.instruction.model
+    given = None if questions is None else choose(from_file(questions, data), str(questions), seed)  # before a base is loaded
     model = load_base(asked, tuned=False)
     options = data.model_copy(update={"template": template or (data.template if config else TEMPLATE)})
     bound = make_template(options, config.training.max_length if config else 1024, model)
@@ -82,7 +83,7 @@ def load_subject(adapter: Path, base: str | None, questions: Path | None, templa
         Speaker(tuned.base, tuned.flat, tuned.layout),
         Speaker(model),
         bound,
-        _questions(questions, options, config, model, seed),
+        given or _questions(options, config, model, seed),
         tuned.flat,
         tuned.layout,
     )
@@ -119,9 +120,7 @@ def public_config(file: Path) -> Config:
     return config
 
 
-def _questions(file: Path | None, data: Data, config: Config | None, base: CausalLM, seed: int) -> Questions:
-    if file is not None:
-        return choose(from_file(file, data), str(file), seed)
+def _questions(data: Data, config: Config | None, base: CausalLM, seed: int) -> Questions:
     if config is not None:
         split = load(data, config.seed, config.federation.clients, asked=base.asked, known=base.known)
         return choose(split.test, f"the run's test questions ({data.name})", seed)
