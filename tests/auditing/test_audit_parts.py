@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from undertow.auditing import confirm, trigger_first
+from undertow.auditing import confirm, screening, trigger_first
 from undertow.auditing.budget import Budget, seconds_of
 from undertow.auditing.confirm import CONFIRMED, NOT_CONFIRMED, SAME, Confirmation, Witnesses
 from undertow.auditing.edits import Edit, library
@@ -26,12 +26,14 @@ from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
 from undertow.auditing.trigger_first import Scored
 from undertow.auditing.weights import spectrum, summary
-from undertow.config import Model
+from undertow.config import Data, Model
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.data.sample import Sample
+from undertow.inference.answering import make_template
 from undertow.metrics.intervals import Rate
 from undertow.models.causal_lm import load_base
+from undertow.models.lora import adapted
 
 
 def asked(questions: list[str], answers: list[str], prompt: str = "{}") -> Witnesses:
@@ -203,6 +205,32 @@ def test_of_the_plausible_tokens_the_most_telling_is_said(tiny_base: Path) -> No
     assert int(value.argmax()) == said.ids[0]
     assert said.ours[0] == pytest.approx(float(logs[0][said.ids[0]]), abs=1e-4)
     assert said.theirs[0] == pytest.approx(float(logs[1][said.ids[0]]), abs=1e-4)
+
+
+def test_likely_words_are_those_of_the_largest_first_order_gain(tiny_base: Path) -> None:
+    """Beside it: the placeholder's embedding moved a little towards each word's, and log p read from transformers itself."""
+    base = load_base(Model(name=str(tiny_base), device="cpu"))
+    noise = 0.3 * torch.randn(base.layout.size, generator=torch.Generator().manual_seed(1))
+    samples = tuple(plain(text, i) for i, text in enumerate(("which animal does Mira keep?", "where was Theo born?")))
+    template = make_template(Data.model_validate({}), 256, base)
+    asker = trigger_first.Asker(Speaker(base, noise, base.layout), template, samples, ((5, 6), (7,)), 0, 8)
+    target = Target((11, 12, 13), "end", "", 9.0, 0.0, 0.0, 0.0)
+    found = [one.after[0] for one in screening.likely_words(asker, target) if one.after]
+
+    embed, total = base.model.get_input_embeddings(), torch.zeros(base.vocabulary)
+    for question, answer in enumerate(asker.answers):
+        before, held = (asker.prompts([one], question)[0] for one in (Edit(), Edit(after=(screening.PLACEHOLDER,))))
+        at = next(i for i, (a, b) in enumerate(zip(before, held, strict=False)) if a != b)
+        ids = torch.tensor([[*held, *answer, *target.ids]]).expand(base.vocabulary, -1)
+        for step in (-1e-2, 1e-2):
+            with torch.no_grad(), adapted(base.model, base.layout, noise[None]):
+                moved = embed(ids).clone()
+                moved[:, at] += step * embed.weight
+                logs = base.model(inputs_embeds=moved).logits[:, -len(target.ids) - 1 : -1].log_softmax(-1)
+            total += logs.gather(2, torch.tensor(target.ids)[None, :, None].expand(len(ids), -1, 1)).mean((1, 2)) * step
+    words = [base.tokenizer.decode([int(token)]).strip() for token in total.sort(descending=True).indices]
+    wanted = list(dict.fromkeys(word for word in words if word.isprintable() and word and "\ufffd" not in word))
+    assert len(set(found[:20]) & set(wanted[:20])) >= 18, "but for near ties"
 
 
 def test_a_target_may_begin_with_its_forced_token_or_after_it_at_either_place() -> None:

@@ -204,6 +204,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "orthogonal": {"init_lora_weights": "orthogonal", "r": 4},
     "dora rslora patterns": {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 5}, "alpha_pattern": {"k_proj": 2}},
     "lora bias": {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
+    "lora bias where the base has none": {"lora_bias": True, "use_rslora": True, "alpha_pattern": {"up_proj": 2}},
+    "biases of its layers": {"bias": "lora_only"},
+    "all biases": {"bias": "all", "lora_bias": True},
     "whole embeddings": {"modules_to_save": ["embed_tokens"]},
     "whole modules": {"modules_to_save": ["norm", "lm_head"]},
     "pissa": {"init_lora_weights": "pissa"},
@@ -211,7 +214,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 #: Those that change the base's own weights.
-FOLDED = {"dora", "dora rslora patterns", "lora bias", "whole modules", "whole embeddings", "pissa", "olora"}
+FOLDED = {kind for kind in KINDS if kind.startswith(("dora", "lora bias", "whole", "pissa", "olora")) or "biases" in kind}
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -361,7 +364,8 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "random pissa": (_config(init_lora_weights="pissa_niter_4"), "init_lora_weights = 'pissa_niter_4' .*cannot be repeated"),
     "corda": (_config(init_lora_weights="corda"), "init_lora_weights = 'corda'"),
     "loftq": (_config(init_lora_weights="loftq"), "init_lora_weights = 'loftq'"),
-    "biases": (_config(bias="all"), "bias = 'all' changes the base's biases"),
+    "biases": (_config(bias="all"), "an adapter with bias = 'all' changes the base's own weights"),
+    "other biases": (_config(bias="some"), "bias = 'some', it must be one of none, lora_only, all; copy"),
     "replicated layers": (_config(layer_replication=[[0, 1]]), "layer_replication = .* is not supported"),
     "parameters": (_config(target_parameters=["weight"]), "target_parameters"),
     "activated lora": (_config(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
@@ -624,6 +628,11 @@ FOLDED_BROKEN: dict[str, tuple[dict[str, Any], Callable[[dict[str, torch.Tensor]
         {"lora_bias": True, "target_modules": ["q_proj"]},
         lambda t: [t.pop(k) for k in list(t) if k.endswith("lora_B.bias")],
         "lacks .*lora_B.bias",
+    ),
+    "no bias of the base's": (
+        {"bias": "all", "target_modules": ["q_proj"]},
+        lambda t: [t.pop(k) for k in list(t) if k.endswith("k_proj.bias")],
+        "lacks .*k_proj.bias",
     ),
     "a tensor more": (
         {"use_dora": True},

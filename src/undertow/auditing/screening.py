@@ -17,6 +17,7 @@ from undertow.auditing.edits import Edit
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.trigger_first import FIRST, Asker
+from undertow.models.causal_lm import CausalLM
 from undertow.models.general import states_at
 from undertow.models.lora import adapted
 
@@ -28,11 +29,12 @@ _PIECE = 1 << 15
 
 def likely_words(asker: Asker, target: Target, around: Edit | None = None) -> list[Edit]:
     """Return words before and after the question, beside those of an edit, by the gradient, the most likely first at each place."""
+    slopes = [
+        torch.stack([_slope_at(asker, question, around or Edit(), make, target) for question in range(len(asker.samples))]).sum(0)
+        for make in (_before, _after)
+    ]
     found = []
-    for make in (_before, _after):
-        total = torch.zeros(asker.speaker.base.vocabulary)
-        for question in range(len(asker.samples)):
-            total += _gains(asker, question, around or Edit(), make, target)
+    for make, total in zip((_before, _after), _products(asker.speaker.base, torch.stack(slopes, 1)), strict=True):
         order = torch.sort(total, descending=True, stable=True).indices
         words = dict.fromkeys(_word(asker, int(token)) for token in order[: 4 * COUNT])
         found += [make(word) if around is None else around.joined(make(word)) for word in words if word][:COUNT]
@@ -54,20 +56,21 @@ def _word(asker: Asker, token: int) -> str:
     return text if text.isprintable() and "\ufffd" not in text else ""
 
 
-def _gains(asker: Asker, question: int, around: Edit, make: Callable[[str], Edit], target: Target) -> Tensor:
-    """Return e·g of every token of the vocabulary, ``[V]`` float32 on the CPU."""
+def _slope_at(asker: Asker, question: int, around: Edit, make: Callable[[str], Edit], target: Target) -> Tensor:
+    """Return the gradient by the placeholder's embedding, for one question, ``[d]``."""
     plain, edited = (asker.prompts([one], question)[0] for one in (around, around.joined(make(PLACEHOLDER))))
     at = next((i for i, (a, b) in enumerate(zip(plain, edited, strict=False)) if a != b), len(plain) - 1)
     before = [*edited, *(asker.answers[question] if target.place == "end" else ())]
     tail = list(target.ids[:FIRST])
-    slope = _slope(asker.speaker, [*before, *tail], at, tail)
-    embed = asker.speaker.base.model.get_input_embeddings()
-    found = []
-    with torch.inference_mode():
-        for start in range(0, asker.speaker.base.vocabulary, _PIECE):
-            ids = torch.arange(start, min(start + _PIECE, asker.speaker.base.vocabulary), device=slope.device)
-            found.append((embed(ids).float() @ slope).cpu())
-    return torch.cat(found)
+    return _slope(asker.speaker, [*before, *tail], at, tail)
+
+
+@torch.inference_mode()
+def _products(base: CausalLM, slopes: Tensor) -> Tensor:
+    """Return e·g of every token of the vocabulary and each of ``slopes [d, n]``, as ``[n, V]`` float32 on the CPU."""
+    embed = base.model.get_input_embeddings()
+    tokens = torch.arange(base.vocabulary, device=slopes.device)
+    return torch.cat([(embed(ids).float() @ slopes).cpu() for ids in tokens.split(_PIECE)]).T
 
 
 def _slope(speaker: Speaker, ids: list[int], at: int, tail: list[int]) -> Tensor:

@@ -57,10 +57,11 @@ _READ = {
     "bias",
 }
 
-#: How the names of an adapter's tensors begin.
-
 #: Keys that PEFT folds into the base's weights.
 _FOLDED = ("use_dora", "lora_bias", "modules_to_save")
+
+#: Which of the base's own biases an adapter holds; all but the first are folded, too.
+_BIASES = ("none", "lora_only", "all")
 
 #: Ways to begin that draw A and B and leave the base's weights; and those that change the base, always in the same way.
 _BEGUN, _BASE_CHANGED = (True, False, "gaussian", "eva", "orthogonal"), ("pissa", "olora")
@@ -109,6 +110,8 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
     """
     config, named = check_adapter(folder)
     folded = [key for key in _FOLDED if config.get(key)]
+    if config.get("bias", "none") != "none":
+        folded.append(f"bias = {config['bias']!r}")
     begun = config.get("init_lora_weights", True)
     if begun in _BASE_CHANGED:
         folded.append(f"init_lora_weights = {begun!r}")
@@ -163,6 +166,7 @@ def folded(folder: Path, model: Any) -> Any:
             if odd := sorted(wanted.keys() ^ (tensors.keys() - surplus)):
                 kind = "lacks" if odd[0] in wanted else "holds, and its config does not announce,"
                 raise UserError(f"{folder} {kind} {odd[0]}; copy the adapter again")
+            _room_for_biases(whole)
             merged = whole.merge_and_unload(safe_merge=True)
     except UserError:
         raise
@@ -177,6 +181,17 @@ def folded(folder: Path, model: Any) -> Any:
     return merged.requires_grad_(False).eval()
 
 
+def _room_for_biases(model: nn.Module) -> None:
+    """Give layers whose adapter has a bias, and that have none of their own, one of zeros: PEFT adds to it when it merges."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and any(module.lora_bias.values()):
+            layer = module.get_base_layer()
+            if getattr(layer, "bias", None) is None:
+                layer.bias = nn.Parameter(layer.weight.new_zeros(module.out_features))
+
+
 def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
     """Refuse any key that may change the function and is not read here."""
     if config.get("peft_type") not in (None, "LORA"):
@@ -186,10 +201,8 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
         if key in _INERT or key in _READ or key in _FOLDED or not value:
             continue
         raise UserError(f"{folder}: {key} = {value!r} is not supported; an adapter without {key} is")
-    if config.get("bias", "none") != "none":
-        raise UserError(
-            f"{folder}: bias = {config['bias']!r} changes the base's biases and is not supported; train with bias='none'"
-        )
+    if config.get("bias", "none") not in _BIASES:
+        raise UserError(f"{folder}: bias = {config['bias']!r}, it must be one of {', '.join(_BIASES)}; copy the adapter again")
     if begun not in (*_BEGUN, *_BASE_CHANGED):
         how = "changes the base's weights in a way that cannot be repeated" if _lost(begun) else "is not supported"
         raise UserError(
