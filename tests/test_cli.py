@@ -462,6 +462,28 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(larger: Path, tmp_path: Path) 
     assert figures_of(tmp_path / "run") == figures_of(larger / "whole")
 
 
+def test_an_interrupt_while_the_command_line_is_loaded_is_one_line() -> None:
+    """Typed at once, Ctrl-C arrives among the imports: one of them is interrupted here."""
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "sys.argv = ['undertow', 'scan', 'x.jsonl']\n"
+        "from undertow.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\ninterrupted\n")
+
+
+def test_the_package_can_be_run_by_its_name() -> None:
+    done = subprocess.run([sys.executable, "-m", "undertow", "--version"], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"undertow {__version__}", "")
+
+
 def test_a_directory_in_use_is_refused(larger: Path, tmp_path: Path, type_in: Callable[..., tuple[int, str, str]]) -> None:
     running = process("run", larger / "larger.yaml", "--out", tmp_path / "run")
     wait_for(running, "^untouched base")
