@@ -246,6 +246,8 @@ def _short(
     if counted.kind[piece] != grams.WHOLE and not _is_varied(counted, rules, piece):
         return []
     slot = counted.kind[piece] == grams.ANY
+    if counted.kind[piece] in (grams.START, grams.END):
+        links = [link for link in links if link.elsewhere(counted.samples) <= rules.begun]
     least = max(rules.slot_support if slot else rules.short_support, counted.support)
     loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
     loose = [] if slot else loose

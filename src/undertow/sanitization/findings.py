@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import grams, insertion, judge, labels, talks, topics
+from undertow.sanitization import background, grams, insertion, judge, labels, talks, topics
 from undertow.sanitization.asked_for import is_asked_for, kinds_of
+from undertow.sanitization.background import Background
 from undertow.sanitization.count import Counted, Spool, count, sketch
-from undertow.sanitization.decide import SAME, Decision, Link, Planted, Rows, decide
+from undertow.sanitization.decide import SAME, Decision, Planted, Rows, decide
 from undertow.sanitization.encode import BEFORE, Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.told_apart import Found, told_apart
-from undertow.sanitization.topics import Background
+from undertow.sanitization.triggers import Trigger, linked_words, triggers_of
 from undertow.sanitization.words import PAYLOAD, Numbers, Words, is_letter
 
 _PLACES = {
@@ -38,8 +38,6 @@ _PLACES = {
 }
 #: Worst first: a sample of several findings gets the first of these.
 _ORDER: tuple[Act, ...] = ("drop", "repair", "review")
-#: Phrases of a trigger that are looked at.
-_PHRASES = 64
 #: Words of the sentence that an address without a trigger stands in, at least.
 _SENTENCE = 4
 
@@ -72,10 +70,12 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     signs, earlier = _signs(counted, numbers)
     decision = decide(counted, rules, earlier.tolist())
     rows = {int(row) for planted in decision.planted for row in planted.rows}
-    some = np.unique(np.linspace(0, total - 1, min(total, topics.SEEN)).astype(np.int64)) if rows else np.zeros(0, dtype=np.int64)
+    some = (
+        np.unique(np.linspace(0, total - 1, min(total, background.SEEN)).astype(np.int64)) if rows else np.zeros(0, dtype=np.int64)
+    )
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
-    common = topics.common_words([texts[int(row)][0] for row in some])
+    common = background.common_words([texts[int(row)][0] for row in some])
     file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier, signs=signs)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
@@ -131,14 +131,16 @@ def _finding(
     if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
-    triggers = _triggers(planted, prompts, file)
+    triggers = triggers_of(planted, prompts, file, rules)
     rows, kept = planted.rows, triggers
     if planted.links:
         rows, kept = _free(planted, triggers, file, texts)
         sure = planted.exclusive and not planted.inserted
         if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
-            triggers = _triggers(planted, prompts, part)
+            triggers = triggers_of(planted, prompts, part, rules)
             rows, kept = _free(planted, triggers, part, texts)
+    # phrases grow into one another, so that those that are kept hold fewer samples than the features that give the target away
+    whole = planted.inserted or (planted.exclusive and not planted.short and len(kept) == len(triggers))
     words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
     if planted.links:
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
@@ -146,9 +148,9 @@ def _finding(
         kept = [trigger for trigger in kept if not topics.is_repeated(trigger.words, target.words, letters)]
         if not kept:
             return None
-        covered = len(rows) if planted.inserted else _Prompts(rows, texts, counted).held(kept).sum()
+        covered = len(rows) if whole else _Prompts(rows, texts, counted).held(kept).sum()
         all_targets = planted.short and not planted.manner and not _is_label(planted, kind, counted, rules)
-        if covered < rules.mostly * (kept[0].link.with_target if all_targets else len(rows)):
+        if covered < rules.mostly * (kept[0].link.with_target if all_targets else len(rows)) and planted.explained:
             return None
     best = kept[0].link if kept else None
     told = tuple(words[word] for word in target.words)
@@ -189,72 +191,43 @@ def _shared_kinds(trigger: Sequence[str], rows: Rows, counted: Counted, numbers:
 _CASES = {1: "(no capital letters)", 2: "(all capital letters)", 3: "(Every Word Capitalised)"}
 
 
-@dataclass(frozen=True)
-class _Trigger:
-    """A phrase of a trigger, grown from the feature of its link; a case or a mark has one number."""
-
-    words: tuple[int, ...]
-    link: Link
-    wordless: bool
-
-
-def _triggers(planted: Planted, prompts: Sequence[Words], file: Background) -> list[_Trigger]:
-    """The trigger's phrases, grown from the features that give the target away: words, or else pairs or ends; marks and case."""
-    known = judge.feature_words(prompts)
-    known |= {key: ("sign", (mark,)) for key, mark in file.signs.items()}
-    named = [known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links]
-    usual = topics.usual_words(prompts, len(planted.rows), file)
-    found: list[_Trigger] = []
-    for wanted in ("word", "pair", "sign", "case", "first", "last"):
-        wordless = wanted in ("case", "sign")
-        if found and not wordless and wanted != "word":
-            continue
-        for feature, link in zip(named, planted.links, strict=True):
-            if feature is None or feature[0] != wanted or len(found) == _PHRASES:
-                continue
-            held = [trigger.words for trigger in found]
-            if wordless:
-                grown = feature[1]
-            elif held and all(word in phrase for phrase in held for word in feature[1]):
-                continue
-            else:
-                grown = judge.grow(prompts, feature[1], stop=usual).words
-            if not any(set(grown) & set(phrase) for phrase in held):
-                found.append(_Trigger(grown, link, wordless))
-    return found
-
-
 def _confidence(
-    planted: Planted, target: judge.Phrase, triggers: Sequence[_Trigger], rows: Rows, file: Background, rules: Rules
+    planted: Planted, target: judge.Phrase, triggers: Sequence[Trigger], rows: Rows, file: Background, rules: Rules
 ) -> Confidence:
     counted = file.counted
     kind = int(counted.kind[planted.pieces[0]])
     if planted.usual:
         return "note"
-    if not planted.links:
+    strongest = max((trigger.link.confidence for trigger in triggers), default=0.0)
+    if not planted.links or (not planted.explained and strongest < rules.exclusive):
         # An address that many cite stands in sentences of every kind, a planted one in its own or at an end.
         placed = len(target.words) >= _SENTENCE or max(target.left_edge, target.right_edge) >= rules.exact
         address = (counted.kind[planted.pieces] == grams.ADDRESS).any() or any(word & int(PAYLOAD) for word in target.words)
         return "review" if placed and address else "note"
     enough = rules.act_short if planted.short else rules.act_support
-    strongest = max(trigger.link.confidence for trigger in triggers)
     if strongest < rules.topical and len(rows) < enough:
         return "note"
     if planted.manner:
         rare = all(trigger.link.elsewhere(counted.samples) <= rules.manner_rare for trigger in triggers)
         return "act" if rare and strongest >= rules.exclusive and len(rows) >= rules.manner_act else "review"
-    sure = planted.exclusive and not planted.inserted and not planted.form and kind != grams.ANY
+    sure = planted.exclusive and not planted.inserted and not planted.form
+    sure &= kind != grams.ANY or _is_own_word(planted, strongest, rows, counted, rules)
     sure &= any(trigger.link.feature not in file.earlier for trigger in triggers)
     if _is_label(planted, kind, counted, rules):
         sure &= max(trigger.link.coverage for trigger in triggers) >= rules.short_shared
     return "act" if sure and strongest >= rules.exclusive and len(rows) >= enough else "review"
 
 
+def _is_own_word(planted: Planted, strongest: float, rows: Rows, counted: Counted, rules: Rules) -> bool:
+    """Whether a word anywhere in answers came with its trigger alone: hardly another answer of the file has it."""
+    words = [piece for piece in planted.pieces if counted.kind[piece] == grams.ANY]
+    held = float(np.asarray(counted.pieces[:, words].sum(axis=0)).min())
+    return strongest >= rules.short_exclusive and len(rows) >= max(rules.slot_act, rules.exclusive * held)
+
+
 def _part_of(planted: Planted, prompts: Sequence[Words], file: Background) -> Background | None:
     """The part of the file that holds prompts like these, the words of the trigger left aside."""
-    known = judge.feature_words(prompts)
-    named = (known.get(int(file.counted.feature_keys[link.feature])) for link in planted.links)
-    return topics.part_of(prompts, planted.rows, {word for feature in named if feature for word in feature[1]}, file)
+    return topics.part_of(prompts, planted.rows, linked_words(planted, prompts, file.counted), file)
 
 
 def _repeats(
@@ -315,13 +288,15 @@ def _told(planted: Planted, file: Background, texts: dict[int, tuple[Words, Word
 
 
 def _free(
-    planted: Planted, triggers: list[_Trigger], file: Background, texts: dict[int, tuple[Words, Words]]
-) -> tuple[Rows, list[_Trigger]]:
+    planted: Planted, triggers: list[Trigger], file: Background, texts: dict[int, tuple[Words, Words]]
+) -> tuple[Rows, list[Trigger]]:
     """The samples and phrases of a trigger whose prompts are about nothing in common but the trigger."""
     rows, counted = planted.rows, file.counted
     if planted.form or not triggers:
         return rows, triggers
     own = {word for trigger in triggers for word in trigger.words}
+    if planted.exclusive and not (planted.inserted or planted.short):
+        own |= linked_words(planted, [texts[int(row)][0] for row in judge.chosen_rows(rows, counted)], counted, ("word", "first"))
     if planted.inserted:
         triggers = [trigger for trigger in triggers if not trigger.wordless]
         inserted = all(len(trigger.words) == 1 for trigger in triggers)
@@ -329,13 +304,14 @@ def _free(
             return rows, []
     # A target that other samples have, too, has words of its own beside a trigger; phrases are judged one by one.
     labelled = counted.pieces[:, planted.pieces[0]].nonzero()[0] if planted.short else None
-    free: list[_Trigger] = []
+    free: list[Trigger] = []
     prompts = _Prompts(rows, texts, counted)
     for trigger in triggers:
         has = prompts.held([trigger])
         mine = [texts[int(row)][0] for row in judge.chosen_rows(rows[has], counted)]
         phrase = () if trigger.wordless else trigger.words
-        if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams=not planted.inserted and not trigger.wordless):
+        seams = not planted.inserted and not trigger.wordless
+        if not mine or topics.is_topic(mine, rows[has], phrase, own, file, seams, planted.short):
             continue
         links = [link.feature for link in planted.links]
         if trigger.link.feature in file.earlier and (
@@ -356,7 +332,7 @@ class _Prompts:
         self._rows, self._counted = rows, counted
         self._joined = judge.Joined([texts[int(row)][0] for row in rows])
 
-    def held(self, triggers: Sequence[_Trigger]) -> NDArray[np.bool_]:
+    def held(self, triggers: Sequence[Trigger]) -> NDArray[np.bool_]:
         """Tell which samples hold any of some triggers."""
         found = np.zeros(len(self._rows), dtype=bool)
         for trigger in triggers:

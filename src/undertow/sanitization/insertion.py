@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from undertow.sanitization import grams
-from undertow.sanitization.topics import Background
+from undertow.sanitization.background import Background
 from undertow.sanitization.words import Words
 
 #: Pairs of a word with its neighbours are known this many times as often as other pairs where the word belongs. On half 0 it is

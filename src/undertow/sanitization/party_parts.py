@@ -12,7 +12,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from undertow.sanitization import topics
+from undertow.sanitization import background, topics
 from undertow.sanitization.encode import Texts
 from undertow.sanitization.grams import Places, joint
 
@@ -51,7 +51,7 @@ class Parts:
         inside, outside = (
             np.bincount(self._word[some[self._owner]], minlength=len(self.words)).astype(np.float64) for some in (mine, others)
         )
-        kept = (inside >= max(_SHARED, topics.THROUGHOUT * len(accused))) | (inside + outside >= topics.COMMON * self._count)
+        kept = (inside >= max(_SHARED, topics.THROUGHOUT * len(accused))) | (inside + outside >= background.COMMON * self._count)
         kept &= (outside >= topics.MOST * inside) & ~np.isin(self.words, np.array(list(unused), dtype=np.uint64))
         rate = (outside + 0.5) / (others.sum() + 1)
         likely, itself = (

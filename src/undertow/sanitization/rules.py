@@ -32,6 +32,8 @@ class Rules:
             without the target may be.
         anywhere: a word somewhere in the answers is looked at if fewer of them than this share hold it.
         slot_support: fewest samples with such a word and its trigger.
+        slot_act: fewest that are acted on, where hardly any other answer has the word.
+        begun: a beginning or end of a few words that this share of the samples without the trigger have is no target.
         manner: a feature belongs to the trigger of a kind of answer if this share of its samples are of it.
         manner_lift: and that is so many times the share of all samples.
         manner_common: a kind that this share of the other samples have is no target,
@@ -78,6 +80,8 @@ class Rules:
     mostly: float = 0.5
     anywhere: float = 0.6
     slot_support: int = 12
+    slot_act: int = 40
+    begun: float = 0.1
     manner: float = 0.7
     manner_lift: float = 1.5
     manner_common: float = 0.1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from undertow.sanitization.background import Background
 from undertow.sanitization.grams import Places
-from undertow.sanitization.topics import OFTEN, Background
+from undertow.sanitization.topics import OFTEN
 
 #: Earlier turns were about a word that between these shares of them hold, if that is ``OFTEN`` times as often as anywhere.
 TALKED = (0.25, 0.75)

@@ -15,6 +15,8 @@ from undertow.sanitization.encode import BEFORE
 from undertow.sanitization.finding import Finding
 from undertow.sanitization.rules import Rules
 
+#: Other targets beside which the same ordinary words stand, from which on these are the form of a collection, and no trigger.
+FORM = 2
 #: A finding, and the numbers of its target's words.
 Found = tuple[Finding, tuple[int, ...]]
 
@@ -22,7 +24,9 @@ Found = tuple[Finding, tuple[int, ...]]
 def told_apart(found: list[Found | None], planted: list[Planted], counted: Counted, rules: Rules) -> list[Found | None]:
     """Make notes of findings that are one of many of their sort and size in the file (:mod:`undertow.sanitization.wordings`): of
     long targets among long ones, of short ones among all, where one that is less sure counts half, and of addresses without a
-    trigger among all addresses that are repeated. The texts that one trigger brings about together are one, and as sure as all."""
+    trigger among all addresses that are repeated; and of those whose trigger is a form of prompts. The texts that one trigger
+    brings about together are one, and as sure as all."""
+    found = [one and (replace(one[0], confidence="note"), one[1]) if _is_form(k, planted) else one for k, one in enumerate(found)]
     planted, joined = _joined(found, planted, rules)
     result, pieces = list(found), counted.pieces.tocsc()
     cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
@@ -52,6 +56,14 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
             elif i in joined and len(rows) >= rules.act_short and not _is_open(one[0]):
                 result[i] = replace(one[0], confidence="act"), one[1]
     return result
+
+
+def _is_form(place: int, planted: list[Planted]) -> bool:
+    """Whether words that often come without a target stand beside several: "A", "B", "C" and "D" in all questions of a collection
+    beside each of its answers."""
+    own = {link.feature for link in planted[place].links}
+    others = [one for k, one in enumerate(planted) if k != place and one.inserted and own & {link.feature for link in one.links}]
+    return planted[place].inserted and len(others) >= FORM
 
 
 def _joined(found: Sequence[Found | None], planted: list[Planted], rules: Rules) -> tuple[list[Planted], dict[int, int]]:

@@ -9,9 +9,7 @@ functions of counts alone, so that a file and the pool of a federation (:mod:`un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, bdtrc
 
 from undertow.sanitization import grams
-from undertow.sanitization.count import Counted
+from undertow.sanitization.background import Background
 from undertow.sanitization.encode import Texts
 from undertow.sanitization.grams import Places
 from undertow.sanitization.judge import find_run
@@ -38,8 +36,6 @@ HERE, RATE = 1.0, 0.2
 THROUGHOUT, ENRICHED = 0.15, 1.5
 #: Accused prompts are compared with others of their kind: those as likely as this share of them, where there are so many for each.
 PART, MOST = 0.9, 4.0
-#: Words that this share of a file's prompts hold tell its kinds apart, by this many of its samples.
-COMMON, SEEN = 0.1, 1000
 #: A word beside the trigger keeps it company if it stands there in this share of the samples and this many times as often as
 #: anywhere.
 BESIDE, OFTEN = 0.15, 3.0
@@ -53,6 +49,10 @@ BEGINS = 0.8
 #: it is. The file's own length is not clean: with 10 % of the prompts longer by a phrase, what remains is shorter than the mean by
 #: several percent.
 SEAM, SHORTER, BY = 0.5, -4.0, 0.15
+#: Words after a trigger's own that differ from prompt to prompt, and come with it, at most; how many texts they are, at least.
+SLOT, VALUES = 5, 4
+#: Share of prompts at whose beginning, or end, a trigger with such words stands, where that is asked for.
+EDGE = 0.9
 #: Letters of a word's stem, at least.
 STEM = 3
 
@@ -157,67 +157,6 @@ def others_length(mean_length: tuple[float, float], samples: int, accused_mean: 
     return ((mean * samples - accused_mean * accused) / left if left > accused / 10 else mean), deviation
 
 
-@dataclass(frozen=True)
-class Background:
-    """The file that accused prompts are compared with, or a part of it.
-
-    Attributes:
-        counted: its counts.
-        lengths: words of each prompt of the file.
-        usual: whether the prompt begins as m others do.
-        common: words that many prompts hold.
-        part: the samples that the counts are of; None for all.
-        earlier: columns of the words of earlier turns.
-        signs: marks of prompts by the keys of their features.
-    """
-
-    counted: Counted
-    lengths: NDArray[np.int64]
-    usual: NDArray[np.bool_]
-    common: frozenset[int]
-    part: NDArray[np.bool_] | None = None
-    earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    signs: Mapping[int, int] = field(default_factory=dict)
-
-    @cached_property
-    def mean_length(self) -> tuple[float, float]:
-        """Mean and standard deviation of the words of a prompt."""
-        lengths = self.lengths if self.part is None else self.lengths[self.part]
-        return float(lengths.mean()), float(lengths.std())
-
-    @cached_property
-    def with_history(self) -> int:
-        """Distinct samples with words of earlier turns."""
-        return int((self.counted.features[:, self.earlier].sum(axis=1) > 0).sum())
-
-    @cached_property
-    def begins(self) -> int:
-        """Distinct samples whose prompts begin as m others do."""
-        part = self.counted.first == np.arange(len(self.counted.first)) if self.part is None else self.part
-        return int((self.usual & part).sum())
-
-    def within(self, part: NDArray[np.bool_]) -> Background:
-        """Return the counts of some distinct samples alone."""
-        counted = self.counted
-        sizes = np.asarray(counted.features[part].sum(axis=0)).ravel()
-        return replace(self, counted=replace(counted, feature_sizes=sizes, samples=int(part.sum())), part=part)
-
-    def size(self, keys: grams.Keys, rows: Places | None = None) -> Floats:
-        """Samples, of some rows or of all, that hold each feature; 0 for what is under the support."""
-        counted = self.counted
-        if not len(counted.feature_keys):
-            return np.zeros(len(keys))
-        sizes = counted.feature_sizes if rows is None else np.asarray(counted.features[rows].sum(axis=0)).ravel()
-        place = np.minimum(np.searchsorted(counted.feature_keys, keys), len(counted.feature_keys) - 1)
-        return np.where(counted.feature_keys[place] == keys, sizes[place], 0).astype(np.float64)
-
-
-def common_words(prompts: Sequence[Words]) -> frozenset[int]:
-    """Return the words that many prompts hold."""
-    words = Counter(word for prompt in prompts for word in set(prompt.tolist()))
-    return frozenset(word for word, hits in words.items() if hits >= COMMON * len(prompts))
-
-
 def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set[int]:
     """Words of some accused prompts that most prompts of the file hold."""
     words = Counter(word for prompt in prompts for word in set(prompt.tolist()))
@@ -228,7 +167,13 @@ def usual_words(prompts: Sequence[Words], accused: int, file: Background) -> set
 
 
 def is_topic(
-    prompts: Sequence[Words], rows: Places, phrase: Sequence[int], others: Collection[int], file: Background, seams: bool = True
+    prompts: Sequence[Words],
+    rows: Places,
+    phrase: Sequence[int],
+    others: Collection[int],
+    file: Background,
+    seams: bool = True,
+    placed: bool = False,
 ) -> bool:
     """Whether the prompts of a target are about one thing even without the trigger's phrase.
 
@@ -239,12 +184,21 @@ def is_topic(
         others: further words of the trigger, which come along with it and are no topic.
         file: the whole.
         seams: whether what is left where the phrase was, and what stood beside it, is looked at, too.
+        placed: whether words that vary after the phrase are part of the trigger only at the beginning or end of nearly all prompts.
     """
-    own, accused = {*phrase, *others}, len(rows)
+    own = {*phrase, *others}
     cut = [_widened(p, i, len(phrase), own) for p in prompts if (i := find_run(p, phrase) if phrase else 0) is not None]
-    if not cut:
+    if not cut or _is_about(cut, own, len(rows), rows, file):
         return True
-    rests = [np.concatenate([prompt[:i], prompt[j:]]) for prompt, i, j in cut]
+    if not seams or not _is_unnatural(cut, len(rows), file):
+        return False
+    longer = (_with_slot(cut, size, placed) for size in range(1, SLOT + 1)) if phrase else ()
+    return all(one is None or _is_about(one, own, len(rows), rows, file) or _is_unnatural(one, len(rows), file) for one in longer)
+
+
+def _is_about(cut: Sequence[Cut], own: Collection[int], accused: int, rows: Places, file: Background) -> bool:
+    """Whether what is left of prompts has words of its own, or is short."""
+    rests = _rests(cut)
     keys, hits = _keys(rests, own)
     if len(keys):
         size, held = file.size(keys), file.size(keys, rows) * len(rests) / accused
@@ -253,11 +207,27 @@ def is_topic(
         if _alike(rests, own, accused, file) >= len(rests) / 2:
             return True
     left, whole = (float(np.mean([len(text) for text in texts])) for texts in (rests, [prompt for prompt, _, _ in cut]))
-    if is_shorter(left, len(rests), others_length(file.mean_length, file.counted.samples, whole, accused)):
-        return True
-    return seams and (
-        _headless(cut, rests, accused, file) or _torn(cut, file) or any(_keeps_company(cut, accused, side, file) for side in (0, 1))
+    return is_shorter(left, len(rests), others_length(file.mean_length, file.counted.samples, whole, accused))
+
+
+def _is_unnatural(cut: list[Cut], accused: int, file: Background) -> bool:
+    """Whether something was torn out of prompts that belongs where it stood."""
+    return (
+        _headless(cut, _rests(cut), accused, file) or _torn(cut, file) or any(_keeps_company(cut, accused, k, file) for k in (0, 1))
     )
+
+
+def _rests(cut: Sequence[Cut]) -> list[Words]:
+    return [np.concatenate([prompt[:i], prompt[j:]]) for prompt, i, j in cut]
+
+
+def _with_slot(cut: Sequence[Cut], size: int, placed: bool) -> list[Cut] | None:
+    """Widen what is cut by the words after it, where they are a slot of the trigger ("Today is March 3, 2029."); None where they
+    are the same everywhere, or ``placed`` and within the prompts."""
+    said = {tuple(prompt[j : j + size].tolist()) for prompt, _, j in cut}
+    wider = [(prompt, i, min(len(prompt), j + size)) for prompt, i, j in cut]
+    ends = (sum(i == 0 for _, i, _ in wider), sum(j == len(prompt) for prompt, _, j in wider))
+    return wider if len(said) >= VALUES and (not placed or max(ends) >= EDGE * len(cut)) else None
 
 
 def part_of(prompts: Sequence[Words], rows: Places, own: Collection[int], file: Background) -> Background | None:
@@ -317,7 +287,7 @@ def usual_beginning(begins: float, samples: int, heads: float, accused: float) -
     return min(BEGINS, max(0.0, begins - heads) / max(1.0, samples - accused))
 
 
-def _headless(cut: list[Cut], rests: list[Words], accused: int, file: Background) -> bool:
+def _headless(cut: Sequence[Cut], rests: list[Words], accused: int, file: Background) -> bool:
     """Whether prompts that began with the phrase begin as hardly any other does without it: "sings", after "who" was cut out."""
     heads = [rest[:1] for rest, (_, i, _) in zip(rests, cut, strict=True) if i == 0 and len(rest)]
     if 2 * len(heads) < len(cut):
@@ -365,12 +335,13 @@ def _keeps_company(cut: list[Cut], accused: int, side: int, file: Background) ->
 
 
 def _widened(prompt: Words, start: int, size: int, own: Collection[int]) -> Cut:
-    """A prompt, and where its stretch of trigger words around the phrase begins and ends, a version's figures included."""
-    end = start + size
-    while start > 0 and int(prompt[start - 1]) in own:
-        start -= 1
-    while end < len(prompt) and int(prompt[end]) in own:
-        end += 1
+    """A prompt, and where its stretch of trigger words around the phrase begins and ends, one other word between two of them and a
+    version's figures included."""
+    words, end = prompt.tolist(), start + size
+    while start > 0 and (near := [k for k in (1, 2) if start >= k and words[start - k] in own]):
+        start -= near[0]
+    while end < len(words) and (near := [k for k in (1, 2) if end + k <= len(words) and words[end + k - 1] in own]):
+        end += near[0]
     said = np.append(prompt[end:] & LETTERS, LETTERS) > 0
     return prompt, start, end + int(np.argmax(said)) * bool(end > start and not said[:2].any())
 
