@@ -26,7 +26,6 @@ from undertow.sanitization.questions import (
     about_one,
 )
 from undertow.sanitization.tables import Cells, clipped
-from undertow.sanitization.words import PAYLOAD
 
 #: A span stands apart if it is this share of all answers that begin, or end, with the same two words.
 APART = 0.8
@@ -159,6 +158,7 @@ class Party(Crowding):
             return count >= (rules.slot_support if of in (grams.START, grams.END) else rules.act_support)
         if self._told(4, self._key(i), Ask.ACCUSED) < rules.support:
             return False  # a key that shared its cells with others
+        size = self._count(i)
         edge, notable = self._is_at_edge(i), MANY * size >= self.spans
         if kind == "certain":
             # Fewer are enough where most of all that is said again and again in the pool is this.
@@ -200,10 +200,6 @@ class Party(Crowding):
         own = self._same_target(i)
         whole = self.pieces.kind[i] in (grams.WHOLE, grams.ADDRESS)
         return bool(whole or ((self.exact[own] >= self.rules.exact) & (self.size[own] >= judge.SHARED * self.size[i])).any())
-
-    def _is_address(self, i: int) -> bool:
-        low, high = self._extent(i)
-        return bool(self.pieces.kind[i] != grams.WHOLE and (self.batch.answers.words[low:high] & PAYLOAD).any())
 
     def _stands_apart(self, i: int) -> bool:
         """Whether hardly any other answer begins, or ends, with a span's first, or last, two words: of what people write, most is

@@ -15,6 +15,7 @@ from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.party_prompts import Case, Prompting
 from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, about, finely_classed, moments, of_all, of_sizes
 from undertow.sanitization.tables import Counts
+from undertow.sanitization.words import PAYLOAD
 
 #: Pairs of words are usual from this part of as many as in one file: small ones are not counted.
 LARGE = 0.5
@@ -121,8 +122,16 @@ class Crowding(Prompting):
         return 0 if self.span[i] else 2 if self.pieces.kind[i] == grams.ANY else 1
 
     def _count(self, i: int) -> int:
-        """The samples of an accusation."""
-        return int(self.size[i]) if self.span[i] else self._with_trigger(self._key(i))
+        """The samples of an accusation: of a text around an address all with that address, as its sentence may vary."""
+        if not self.span[i]:
+            return self._with_trigger(self._key(i))
+        of = np.searchsorted(self.cited[0], self.pieces.sample[i])
+        cites = of < len(self.cited[0]) and self.cited[0][of] == self.pieces.sample[i] and self._is_address(i)
+        return max(int(self.size[i]), int(self.cited[1][of])) if cites else int(self.size[i])
+
+    def _is_address(self, i: int) -> bool:
+        low, high = self._extent(i)
+        return bool(self.pieces.kind[i] != grams.WHOLE and (self.batch.answers.words[low:high] & PAYLOAD).any())
 
     def _is_natural(self, i: int, case: Case) -> bool:
         """Whether a topic or the like explains an accusation, as far as one sample can see."""
