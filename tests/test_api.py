@@ -61,7 +61,7 @@ def test_a_damaged_result_of_a_finished_run_is_told_and_made_again(
     path = copy / "result.json"
     whole = json.loads(path.read_text())
     path.write_text("{" if damage is None else json.dumps({**whole, **damage}))
-    with pytest.raises(UserError, match=rf"result\.json.*{said}.*; delete it and repeat the command"):
+    with pytest.raises(UserError, match=rf"result\.json.*{said}.*; delete it and repeat the run's command"):
         undertow.run(made.config, out=copy, report=False)
     path.unlink()
     undertow.run(made.config, out=copy, report=False)

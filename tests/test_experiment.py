@@ -27,6 +27,7 @@ from undertow.defenses.making import make_defenses
 from undertow.federation.loop import run
 from undertow.federation.server import aggregate, fedavg
 from undertow.models.lora import initial_adapter
+from undertow.runs.report.run_files import read
 from undertow.tasks import instruction
 from undertow.tasks.participation import participants
 from undertow.training import batched
@@ -293,6 +294,51 @@ def test_a_growing_file_that_lost_its_end_is_noticed(finished: Path, unfinished:
     run(config, unfinished, observer)
     assert "scores.jsonl is shorter than when it was saved" in observer.warnings[0]
     assert_same_run(unfinished, finished)
+
+
+def _damaged(path: Path, number: int, text: str) -> None:
+    rows = path.read_text().split("\n")
+    rows[number] = text.format(rows[number])
+    path.write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "scores.jsonl"])
+@pytest.mark.parametrize(("number", "text", "backs"), [(-2, "{}x", 1), (-2, "{{}}", 1), (1, "{{{}", 2), (1, '{{"round": 0}}', 2)])
+def test_a_damaged_line_of_a_growing_file_costs_time_only(
+    name: str, number: int, text: str, backs: int, finished: Path, unfinished: Path, config: Config, observer: Quiet
+) -> None:
+    _damaged(unfinished / name, number, text)
+    run(config, unfinished, observer)
+    assert len(observer.warnings) == backs
+    assert all(f"({name} " in told for told in observer.warnings)
+    assert_same_run(unfinished, finished)
+
+
+def test_a_last_line_without_its_end_costs_one_round(finished: Path, unfinished: Path, config: Config, observer: Quiet) -> None:
+    path = unfinished / "rounds.jsonl"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    run(config, unfinished, observer)
+    assert len(observer.warnings) == 1
+    assert "rounds.jsonl line 3 has lost its end" in observer.warnings[0]
+    assert_same_run(unfinished, finished)
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "scores.jsonl", "poison.jsonl", "result.json", "data.json", "versions.json"])
+def test_what_the_error_of_a_damaged_file_advises_works(
+    name: str, finished: Path, config: Config, observer: Quiet, tmp_path: Path
+) -> None:
+    there = tmp_path / "run"
+    shutil.copytree(finished, there)
+    _damaged(there / name, 0, "garbage {}")
+    with pytest.raises(UserError, match="repeat the run's command") as caught:
+        read(there)
+    assert "\n" not in str(caught.value)
+    told = str(caught.value)
+    for gone in [name] * ("delete it and" in told) + ["result.json"] * ("result.json beside it" in told):
+        (there / gone).unlink()
+    run(config, there, observer)
+    assert read(there).rounds[-1].round == 2
+    assert_same_run(there, finished)
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------

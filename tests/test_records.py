@@ -91,7 +91,7 @@ def test_the_poisoned_clients_are_read_under_their_former_name_too(name: str, tm
 def test_only_scores_are_of_a_later_format() -> None:
     assert {kind.NEWEST for kind in ROWS} == {FORMAT, Score.NEWEST} == {1, 2}
     with pytest.raises(UserError, match="format 3 is of a newer Undertow, this one reads up to 2; update"):
-        check(Score, {"format": 3}, "scores.jsonl line 1")
+        check(Score, {"format": 3}, Path("scores.jsonl"), 1)
 
 
 def test_a_newer_format_is_refused_in_one_line(tmp_path: Path) -> None:

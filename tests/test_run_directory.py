@@ -202,6 +202,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(directory: RunDirector
     assert warnings[0].startswith("checkpoint round-000003 is damaged (")
     assert "\n" not in warnings[0]
     # the repeated round replaces the damaged one
+    directory.append("rounds.jsonl", [{"round": 3}])
     directory.checkpoint(state(3))
     found, warnings = directory.resume(D)
     assert found is not None

@@ -82,7 +82,9 @@ def test_a_rule_that_remembers_is_resumed_to_the_same_bits(
 
 def test_a_damaged_memory_is_not_used(small_config: Make, tmp_path: Path) -> None:
     directory = RunDirectory.open(tmp_path / "run", small_config())
+    directory.append("rounds.jsonl", [{"round": 0}])
     for t in (1, 2):
+        directory.append("rounds.jsonl", [{"round": t}])
         directory.checkpoint(State(t, torch.zeros(3), 1.0, {"0/x/sums": torch.full((2,), float(t))}))
     state, warnings = directory.resume(3)
     assert state is not None

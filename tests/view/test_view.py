@@ -47,6 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edited = make_run(root / "edited", rounds=6)
     sealed = json.loads((edited / "versions.json").read_text()) | {"config": {"seed": 5}}
     (edited / "versions.json").write_text(json.dumps(sealed), encoding="utf-8")
+    for name, damage in (("hole", b"x" * 9), ("tail", b"")):
+        rounds = make_run(root / name, rounds=6) / "rounds.jsonl"
+        content = rounds.read_bytes()
+        rounds.write_bytes(damage + content[len(damage) : -1] + (b"\n" if damage else b"x"))
     (root / "scan.json").write_text(json.dumps({"undertow": "0.1.0", "files": ["a.jsonl"], "findings": [], "verdicts": []}))
     (root / "other.json").write_text('{"not": "ours"}')
     return root
@@ -70,7 +74,7 @@ def fresh(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict
 def test_the_table_holds_every_run_with_its_status_figures_and_what_differs(client: TestClient) -> None:
     table = client.get("/api/table").json()
     found = rows(client)
-    assert set(found) == {"sweep/half", f"sweep/{HOSTILE}", "going", "broken", "edited"}
+    assert set(found) == {"sweep/half", f"sweep/{HOSTILE}", "going", "broken", "edited", "hole", "tail"}
     assert table["complete"]
     assert table["documents"] == ["scan.json"]
     assert {path: row["status"] for path, row in found.items() if path in ("sweep/half", "broken", "edited")} == {
@@ -79,6 +83,8 @@ def test_the_table_holds_every_run_with_its_status_figures_and_what_differs(clie
         "edited": "damaged",
     }
     assert "config.yaml" in found["broken"]["error"]
+    assert [found[name]["status"] for name in ("hole", "tail")] == ["damaged"] * 2
+    assert "rounds.jsonl does not end with round 6" in found["tail"]["error"]
     assert "edited after the run began" in found["edited"]["error"]
     assert found["sweep/half"]["group"] == "sweep"
     assert found["sweep/half"]["config"] == {"seed": 0, "attack.client_share": 0.5}

@@ -54,7 +54,7 @@ def look(folder: Path, options: Audit, task: Task, state: Tensor, t: int) -> Non
         return
     path = folder / NodeAudit.FILE
     sha256 = hashlib.sha256(state.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    rows = [check(NodeAudit, row, path, "delete it") for row in read_jsonl(path)] if path.exists() else []
+    rows = [check(NodeAudit, row, path) for row in read_jsonl(path)] if path.exists() else []
     found = next((row for row in rows if (row.round, row.sha256) == (came_from, sha256)), None)
     if found is None:
         found = NodeAudit.model_validate({"round": came_from, "sha256": sha256, "audit": audit_round(task, state, came_from)})

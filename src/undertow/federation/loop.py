@@ -137,7 +137,7 @@ def _rounds(directory: RunDirectory, federation: Federation, observer: Observer,
         write_records(directory.folder, Neighbour, lines)
         extra["neighbourhood"] = curve(lines)
     space = federation.measuring.bsnr.spaces[0]
-    return summarise(directory, space, state.seconds, task.poison_counts, extra, task.provenance())
+    return summarise(directory, space, state.seconds, task.poison_counts, extra, task.provenance(), final=state.round)
 
 
 def _round(federation: Federation, state: Tensor, t: int, trainer: Trainer) -> tuple[Tensor, dict[str, Any]]:

@@ -180,6 +180,6 @@ def _to_stderr(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-def _shortened(reason: str, most: int = 160) -> str:
+def _shortened(reason: str, most: int = 280) -> str:
     """Return a line of at most ``most`` characters that keeps its end: paths are long and stand in front of what is wrong."""
     return reason if len(reason) <= most else f"...{reason[3 - most :]}"

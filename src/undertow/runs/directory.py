@@ -32,6 +32,7 @@ from torch import Tensor
 from undertow.config import Config, by_short_names
 from undertow.core.errors import UserError
 from undertow.core.files import check_folder, write_bytes, write_json, write_text
+from undertow.runs.damage import damage
 from undertow.runs.records import Result, Round, Score, Written, check, lines, read_json, read_jsonl
 from undertow.runs.seal import FILE as SEALED
 from undertow.runs.seal import changes, extend, refuse_edited
@@ -112,11 +113,11 @@ class RunDirectory:
         Raises:
             UserError: they are damaged.
         """
-        path, then = self.folder / Result.FILE, "delete it and repeat the command, which makes it again from the last checkpoint"
+        path = self.folder / Result.FILE
         if not path.exists():
             return None
-        values = read_json(path, then)
-        check(Result, values, path, then)
+        values = read_json(path)
+        check(Result, values, path)
         return values
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -159,7 +160,8 @@ class RunDirectory:
     def resume(self, size: int) -> tuple[State | None, list[str]]:
         """Return the newest checkpoint that is intact, and a line for each damaged one.
 
-        The growing files are cut back to that round; without any checkpoint they are emptied.
+        A checkpoint is not intact either where the growing files are damaged before it: a line that cannot be read, a round
+        without one. They are cut back to that round; without any checkpoint they are emptied.
 
         Args:
             size: D, what the adapter must have.
@@ -168,9 +170,10 @@ class RunDirectory:
         for folder in sorted((self.folder / "checkpoint").glob("round-*"), reverse=True):
             try:
                 state, offsets = _read_checkpoint(folder, size)
-                for name in GROWING:
-                    if _size(self.folder / name) < offsets[name]:
-                        raise ValueError(f"{name} is shorter than when it was saved")
+                for name, kind in GROWING.items():
+                    wrong = damage(self.folder / name, offsets[name], kind, state.round if kind is Round else None)
+                    if wrong is not None:
+                        raise ValueError(wrong)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 warnings.append(f"checkpoint {folder.name} is damaged ({reason}); going back to the one before it")

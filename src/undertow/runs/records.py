@@ -19,6 +19,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.core.rules import first_rule
+from undertow.runs.damage import mend
 
 #: The format written from now on.
 FORMAT = 1
@@ -309,15 +310,15 @@ _R = TypeVar("_R", bound=Record)
 _W = TypeVar("_W", bound=Written)
 
 
-def check(kind: type[_R], values: Mapping[str, Any], place: object, then: str = "repeat the `undertow run` command") -> _R:
-    """Return the record that plain values are; :class:`UserError` for a newer format or a bad value: where, and what ``then``."""
-    number = values.get("format", 0)
+def check(kind: type[_R], values: Mapping[str, Any], path: Path, line: int | None = None) -> _R:
+    """Return the record that values of a file are; :class:`UserError` for a newer format or a bad value: where, and what then."""
+    place, number = path if line is None else f"{path} line {line}", values.get("format", 0)
     if issubclass(kind, Written) and isinstance(number, int) and number > kind.NEWEST:
         raise UserError(f"{place}: format {number} is of a newer Undertow, this one reads up to {kind.NEWEST}; update undertow")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{place}: {first_rule(error)}; {then}") from error
+        raise UserError(f"{place}: {first_rule(error)}; {mend(path)}") from error
 
 
 def lines(kind: type[Written], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -338,7 +339,7 @@ def read_records(folder: Path, kind: type[_W]) -> Iterator[_W]:
     """
     path = folder / kind.FILE
     for number, values in read_lines(path):
-        yield check(kind, values, f"{path} line {number}")
+        yield check(kind, values, path, number)
 
 
 def read_record(folder: Path, kind: type[_W]) -> _W:
@@ -350,20 +351,16 @@ def read_record(folder: Path, kind: type[_W]) -> _W:
     return check(kind, read_json(folder / kind.FILE), folder / kind.FILE)
 
 
-def read_json(path: Path, then: str = "repeat the same command to rebuild it") -> dict[str, Any]:
-    """Read a JSON object of a run; an error says what to do ``then``.
-
-    Raises:
-        UserError: missing, or not an object.
-    """
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run; :class:`UserError`, with what to do then, where it is missing or not an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged: not JSON ({error}); {then}") from error
+        raise UserError(f"{path} is damaged: not JSON ({error}); {mend(path)}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: no JSON object; {then}")
+        raise UserError(f"{path} is damaged: no JSON object; {mend(path)}")
     return found
 
 
@@ -385,14 +382,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except ValueError as error:
                     if not line.endswith("\n"):
                         return
-                    raise UserError(f"{path} line {number} is damaged: not JSON ({error}); repeat the same command") from error
+                    raise UserError(f"{path} line {number} is damaged: not JSON ({error}); {mend(path)}") from error
                 if not isinstance(row, dict):
-                    raise UserError(f"{path} line {number} holds a {type(row).__name__}, not a record; repeat the same command")
+                    raise UserError(f"{path} line {number} holds a {type(row).__name__}, not a record; {mend(path)}")
                 yield number, row
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}); repeat the same command") from error
+        raise UserError(f"{path} is damaged ({error}); {mend(path)}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def summarise(
     poison: Mapping[str, int],
     extra: Mapping[str, Any],
     provenance: Mapping[str, Any] | None = None,
+    *,
+    final: int,
 ) -> dict[str, Any]:
     """Write ``result.json`` and return it: the final figures, which ``--json`` prints; before it the card of the adapter.
 
@@ -40,13 +42,14 @@ def summarise(
         seconds: that training and measuring took.
         poison: how much there was.
         extra: what the task adds.
+        final: the number of the last round.
         provenance: what an adapter's card says of base and data; None where there is no adapter.
     """
     rows = directory.rounds()
     if told := told_history(directory.folder):
         extra = {**extra, "caveats": [*extra.get("caveats", []), *told]}
     first, last = rows[0], rows[-1]
-    if first.get("held_out_loss") is not None and last.get("held_out_loss") is None:
+    if last["round"] == final and first.get("held_out_loss") is not None and last.get("held_out_loss") is None:
         diverged = (
             "after the last round the model gives logits that are no numbers: its training diverged, and the rates say nothing"
         )

@@ -153,7 +153,7 @@ def _paired(run: Run, round: int) -> list[dict[str, Any]]:
     for number, values in read_lines(path):
         if values.get("round") != round:
             continue
-        score = check(Score, values, f"{path} line {number}")
+        score = check(Score, values, path, number)
         row = rows.setdefault(score.id, {"id": score.id, "answers": score.answers})
         right = score.surplus.get(scoring, score.surplus.get("exact"))
         row[score.kind] = {"question": score.question, "output": score.output, "target": score.target, "right": right}

@@ -20,7 +20,8 @@ from typing import Any
 from undertow.config.names import leaves
 from undertow.core.errors import UserError
 from undertow.core.registry import defense_text
-from undertow.runs.records import Rate, Result, Round, Untouched
+from undertow.runs.damage import mend
+from undertow.runs.records import Rate, Result, Round, Untouched, read_lines
 from undertow.runs.run import Run
 from undertow.view import status
 
@@ -277,10 +278,21 @@ def _row(root: Path, path: str, folder: Path, locks: frozenset[int]) -> tuple[di
         values.pop("format", None)
         config = {key: _plain(value) for key, value in leaves(values)}
         result = run.result
+        if result:
+            _refuse_lost_rounds(folder, result)
         told = _of_result(result) if result else _of_rounds(run.rounds, config["federation.rounds"], folder, locks)
     except (OSError, ValueError) as error:
         return {}, {**row, "status": "damaged", "error": " ".join(str(error).split())}
     return config, {**row, **told}
+
+
+def _refuse_lost_rounds(folder: Path, result: Result) -> None:
+    """Raise :class:`UserError` where a finished run's rounds cannot be read, or end before the last."""
+    path, last = folder / Round.FILE, None
+    for _, values in read_lines(path):
+        last = values.get("round")
+    if last != result.rounds:
+        raise UserError(f"{path} does not end with round {result.rounds}, the last of {Result.FILE}; {mend(path)}")
 
 
 def _of_result(result: Result) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _first_and_last(run: Path) -> dict[tuple[int, str, str], Score]:
         return {}
     lines = [(number, values) for number, values in read_lines(path) if isinstance(values.get("round"), int)]
     last = max((values["round"] for _, values in lines), default=0)
-    kept = [check(Score, values, f"{path} line {number}") for number, values in lines if values["round"] in (0, last)]
+    kept = [check(Score, values, path, number) for number, values in lines if values["round"] in (0, last)]
     return {(score.round, score.kind, score.id): score for score in kept}
 
 

@@ -75,7 +75,7 @@ class _Tracking:
             tracker = self._begun(row["round"])
             if row["round"] > self._kept.get("round", -1):
                 spaces = self._config.measure.bsnr.spaces
-                tracker.log(row["round"], _numbers(figures(check(Round, row, Round.FILE), spaces)))
+                tracker.log(row["round"], _numbers(figures(check(Round, row, Path(Round.FILE)), spaces)))
                 self._keep(round=row["round"])
 
     def finish(self) -> None:
