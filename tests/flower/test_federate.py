@@ -217,6 +217,10 @@ def test_the_folder_is_written_once_and_brought_up_to_date(tmp_path: Path, small
         ("superlink: there\nclients: [0]\n", "superlink"),
         ("superlink: there:1\nclients: [7]\n", "client 7 of 5"),
         ("superlink: there:1\nclients: [0]\noverrides: [model.devise=cpu]\n", "model.devise"),
+        ("superlink: there:1\nclients: [0]\noverrides: [seed=9]\n", r"node\.yaml: overrides change seed, .* same on all machines"),
+        ("superlink: there:1\nclients: [0]\noverrides: [federation.clients=1]\n", r"overrides change federation\.clients"),
+        ("superlink: there:1\nclients: [0]\noverrides: [defenses=krum:f=1]\n", "overrides change defenses"),
+        ("superlink: there:1\nclients: [0]\noverrides: [model.device=cpu, attack.poison_ratio=0]\n", r"attack\.poison_ratio"),
         ("superlink: [\n", "correct it"),
         ("superlink: there:1\nclients: [0]\naudit: {every: -1}\n", r"audit\.every = -1"),
         ("superlink: there:1\nclients: [0]\naudit: {stop: true}\n", "no round is audited"),
@@ -227,6 +231,14 @@ def test_a_wrong_node_yaml_is_told(tmp_path: Path, small_config: Small, text: st
     (folder.nodes[0] / "node.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
         NodeFolder.read(folder.nodes[0])
+
+
+def test_what_belongs_to_a_machine_may_differ_there(tmp_path: Path, small_config: Small) -> None:
+    folder = prepare(tmp_path / "fed", small_config(FEDERATED), split(5, 2))
+    own = "model.device=cpu, model.dtype=float64, data.path=/here, training.threads=1, training.client_chunk=2, federate.deadline=9"
+    (folder.nodes[0] / "node.yaml").write_text(f"superlink: there:1\nclients: [0]\noverrides: [{own}]\n", encoding="utf-8")
+    config = NodeFolder.read(folder.nodes[0]).config
+    assert (config.instruction.model.dtype, config.data.path, config.training.threads) == ("float64", "/here", 1)
 
 
 # --- between processes ------------------------------------------------------------------------------------------------

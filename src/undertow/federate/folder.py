@@ -26,6 +26,7 @@ from undertow.core.errors import UserError
 from undertow.core.files import check_folder, write_bytes, write_text
 from undertow.core.rules import first_rule
 from undertow.federate.keys import make_certificates, make_node_key, write_new
+from undertow.federate.machine import overridden
 
 #: Environment of every process of Flower: no telemetry, no look for updates, quick to see that there is work.
 ENVIRONMENT = {
@@ -147,7 +148,7 @@ class NodeFolder:
         plain = load(str(path / "config.yaml"))
         if odd := [k for k in options.clients if not 0 <= k < plain.federation.clients]:
             raise UserError(f"{file}: client {odd[0]} of {plain.federation.clients}; name clients from 0")
-        config = load(str(path / "config.yaml"), options.overrides) if options.overrides else plain
+        config = overridden(path / "config.yaml", plain, options.overrides, file)
         if options.audit.every and not isinstance(config.task, InstructionTask):
             raise UserError(
                 f"{file}: audit.every = {options.audit.every}: only adapters of task=instruction are audited; set it to 0"
