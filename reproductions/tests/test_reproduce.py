@@ -18,6 +18,7 @@ from undertow.core.errors import UserError
 from undertow_reproductions import fig2b, fig5
 from undertow_reproductions import reproduce as module
 from undertow_reproductions.fit import STUDIES
+from undertow_reproductions.given import refuse_ignored
 from undertow_reproductions.lab import make_lab, write_trivia_facts
 from undertow_reproductions.profiles import get_profile
 from undertow_reproductions.report import reproduce
@@ -265,3 +266,51 @@ def test_the_groups_are_drawn_where_nobody_holds_poison(finished: Path, tmp_path
     (signal_,) = read_run(tmp_path / "run", {}).signals
     assert signal_.value > 0
     assert signal_.permutations == 9
+
+
+def test_a_speed_is_measured_again_under_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from undertow.core.files import write_text
+    from undertow.sweeps.sweep import Outcome
+
+    asked: list[int] = []
+
+    def run_cells(cells: Any, folder: Path, **options: Any) -> list[Any]:
+        asked.append(cells[0].config.data.train)
+        write_text(tmp_path / "rounds.jsonl", "".join(f'{{"round": {t}, "seconds": {asked[-1]}}}\n' for t in range(4)))
+        return [Outcome(cells[0], "done", None, 0.0, tmp_path)]
+
+    monkeypatch.setattr("undertow_reproductions.predict.run_cells", run_cells)
+    for train in (40, 4000, 40):
+        given = [f"data.train={train}"]
+        lab = make_lab(get_profile("tiny"), tmp_path, seeds=1, given=given, data=None)
+        assert module.predict.measured(lab).train == train
+    assert asked == [40, 4000]
+
+
+@pytest.mark.parametrize(
+    ("only", "given", "told"),
+    [
+        ("table1", "seed=4", "--set seed=4: .* give --seeds"),
+        ("fig2a", "attack.poison_ratio=0.02", "--set attack.poison_ratio: .* in fig2a; leave it out$"),
+        (None, "attack.poison_ratio=0.02", "in fig2a, fig3; leave it out, or choose other items with --only: table1"),
+        ("fig2b,fig3", "attack.client_share=0.5", "in fig2b, fig3; leave it out"),
+        ("fig2a", "attack.scope=global", None),
+        ("fig4a", "training.lr=0.001", None),
+        ("fig5", "defenses=median", None),
+    ],
+)
+def test_a_value_that_a_study_sets_itself_is_refused(only: str | None, given: str, told: str | None, tmp_path: Path) -> None:
+    lab = make_lab(get_profile("tiny"), tmp_path, seeds=1, given=[given], data=None)
+    studies = module.choose(module.COLLECTIONS["fit"].studies(lab), only)
+    if told is None:
+        refuse_ignored(lab, studies)
+        return
+    with pytest.raises(UserError, match=told) as caught:
+        refuse_ignored(lab, studies)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_item_is_no_document(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--only '': it names no item; choose among table1"):
+        reproduce("fit", Options("tiny", tmp_path / "out", only=""))
+    assert not (tmp_path / "out").exists()

@@ -54,19 +54,19 @@ class Speed:
 
 
 def measured(lab: FitLab, setting: int = 0) -> Speed:
-    """Time three rounds of a setting, by default the main one; the second call reads what the first found.
+    """Time three rounds of a setting, by default the main one; the second call reads what the first found for the same values.
 
     Raises:
         UserError: the rounds failed.
     """
     folder = lab.folder / "probe"
-    kept = folder / (f"speed-{setting}.json" if setting else "speed.json")
-    if kept.exists():
-        return _read(kept, lab, setting)
     rounds: dict[str, object] = {"federation.rounds": _ROUNDS, "measure.every": _ROUNDS}
     if lab.config(Wish({"seed": lab.seeds[0]}, {}, setting)).attack.rounds:
         rounds["attack.rounds"] = [1]  # the second round is then one of benign clients, as most are
     cell = lab.cell(Wish({"seed": lab.seeds[0]}, rounds, setting))
+    kept = folder / f"speed-{cell.config.digest()}.json"
+    if kept.exists():
+        return _read(kept, lab, setting)
     began = time.monotonic()
     (outcome,) = run_cells([cell], folder, jobs=1)
     whole = time.monotonic() - began
@@ -78,7 +78,7 @@ def measured(lab: FitLab, setting: int = 0) -> Speed:
     train = min(seconds[1:_ROUNDS])
     start = max(0.0, whole - sum(seconds)) if outcome.status == "done" else 0.0
     values = {"start": start, "untouched": seconds[0], "train": train, "measure": max(0.0, seconds[_ROUNDS] - train)}
-    write_json(kept, {"digest": cell.config.digest(), **{key: round(value, 3) for key, value in values.items()}})
+    write_json(kept, {key: round(value, 3) for key, value in values.items()})
     return _read(kept, lab, setting)
 
 

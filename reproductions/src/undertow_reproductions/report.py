@@ -12,6 +12,7 @@ from undertow.runs.display import Plain, duration
 from undertow.sweeps.display import sweep_display
 from undertow.sweeps.sweep import default_jobs
 from undertow_reproductions.document import make_section, write_document
+from undertow_reproductions.given import refuse_ignored
 from undertow_reproductions.lab import FitLab
 from undertow_reproductions.reproduce import (
     Options,
@@ -60,6 +61,7 @@ def reproduce(paper: str, options: Options) -> dict[str, Any]:
     lab = open_lab(collection, options)
     every = collection.studies(lab)
     studies = choose(every, items_of(lab, options.only))
+    refuse_ignored(lab, studies)
     at_once = options.jobs or _at_once(lab, studies)
     plan = make_plan(lab, studies, at_once)
     forecast = _forecast(plan, at_once)

@@ -97,6 +97,8 @@ def choose(studies: Mapping[str, Study], only: str | None) -> list[Study]:
     if only is None:
         return list(studies.values())
     names = [name.strip() for name in only.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--only '{only}': it names no item; choose among {', '.join(studies)}")
     for name in names:
         if name not in studies:
             raise UserError(f"--only {name}: no such item{nearest(name, studies)}; choose among {', '.join(studies)}")
