@@ -211,10 +211,67 @@ def test_the_folder_is_written_once_and_brought_up_to_date(tmp_path: Path, small
 
 
 @pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("bad host", "letters, digits"),
+        ("http://x:1", "of a page"),
+        ("", "it is empty"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("localhost ", "letters, digits"),
+        ("x:9443", "--port 9443"),
+        ("::1", "IPv4 alone"),
+        ("10.0.0.999", "no IPv4 address"),
+    ],
+)
+def test_a_host_that_is_none_is_refused_before_anything_is_written(
+    tmp_path: Path, small_config: Small, host: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        prepare(tmp_path / "fed", small_config(FEDERATED), split(5, 2), host)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "fed").exists()
+
+
+@pytest.mark.parametrize("last", ["make_certificates", "make_node_key", "_write_scripts"])
+def test_a_folder_that_was_never_finished_begins_anew(
+    tmp_path: Path, small_config: Small, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"undertow.federate.folder.{last}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "fed", small_config(FEDERATED), split(5, 2), "wrong.example")
+    folder = prepare(tmp_path / "fed", small_config(FEDERATED), split(5, 2), "right.example")
+    assert folder.superlink == "right.example:9443"
+    assert not (tmp_path / "fed" / ".begun").exists()
+
+
+def test_another_address_and_other_folders_are_refused(tmp_path: Path, small_config: Small) -> None:
+    config, place = small_config(FEDERATED), tmp_path / "fed"
+    folder = prepare(place, config, split(5, 2), "server.example.org", 8765)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for host, port in ((None, 9443), ("localhost", None), ("other.example.org", 8765)):
+        with pytest.raises(UserError, match=r"reach the server as server\.example\.org:8765, not .*; give another --out"):
+            prepare(place, config, split(5, 2), host, port)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert prepare(place, config, split(5, 2)).superlink == "server.example.org:8765"
+    (folder.nodes[1] / "key").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"node-1/key cannot be read as a key") as caught:
+        prepare(place, config, split(5, 2))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config.values()), encoding="utf-8")
+    with pytest.raises(UserError, match="no federation"):
+        prepare(tmp_path / "run", config, split(5, 2))
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("clients: [0]\n", "superlink"),
-        ("superlink: there\nclients: [0]\n", "superlink"),
+        ("superlink: there\nclients: [0]\n", "superlink = 'there': give HOST:PORT"),
         ("superlink: there:1\nclients: [7]\n", "client 7 of 5"),
         ("superlink: there:1\nclients: [0]\noverrides: [model.devise=cpu]\n", "model.devise"),
         ("superlink: there:1\nclients: [0]\noverrides: [seed=9]\n", r"node\.yaml: overrides change seed, .* same on all machines"),

@@ -22,8 +22,10 @@ def federate(
     out: Annotated[Path | None, typer.Option(help="Folder of the federation; default federations/NAME.")] = None,
     local: Annotated[int | None, typer.Option(min=1, help="Run it now, with this many nodes on this machine.")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Without --local: nodes to write folders for; default: 2.")] = None,
-    host: Annotated[str, typer.Option(help="Name or address by which the nodes reach the server.")] = "localhost",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 9443,
+    host: Annotated[
+        str | None, typer.Option(help="Name or address by which the nodes reach the server; default: localhost.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of the server; default: 9443.")] = None,
     check: Annotated[bool, typer.Option("--check", help="With --local: run it in one process too; the report shows both.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,6 +49,8 @@ def federate(
     name, overrides = split(arguments, "demo")
     if local is not None and nodes is not None:
         raise UserError("--local runs all nodes on this machine, --nodes writes folders for others; give one of them")
+    if local is not None and (host is not None or port is not None):
+        raise UserError("--local runs all on this machine, on ports that are free; leave --host and --port out, or --local")
     if check and local is None:
         raise UserError("--check needs a run on this machine; give --local N too")
     config = load(name, overrides)
@@ -63,7 +67,7 @@ def federate(
         print_json({"folder": str(folder.path), "nodes": [str(node) for node in folder.nodes]})
     else:
         print(f"{path} is written. What is next:")
-        print(f"1. on this machine, which the nodes reach as {host}:{folder.port}: {shlex.quote(str(path / 'server.sh'))}")
+        print(f"1. on this machine, which the nodes reach as {folder.superlink}: {shlex.quote(str(path / 'server.sh'))}")
         print(f"2. copy each folder of {path / 'nodes'} to its machine: {', '.join(node.name for node in folder.nodes)}")
         print(f"3. on this machine: {shlex.quote(str(path / 'run.sh'))}, which registers their keys; the run is in {path / 'run'}")
         print(f"4. on each node's machine, within {config.federate.node_wait:g} s: undertow federate-node {folder.nodes[0].name}")

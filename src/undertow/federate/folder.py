@@ -13,19 +13,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from undertow.config import Audit, Config, InstructionTask, load
 from undertow.core.errors import UserError
 from undertow.core.files import check_folder, write_bytes, write_text
 from undertow.core.rules import first_rule
-from undertow.federate.keys import make_certificates, make_node_key, write_new
+from undertow.federate.address import check_address, check_host
+from undertow.federate.keys import CERTIFICATES, make_certificates, make_node_key, write_new
 from undertow.federate.machine import overridden
 
 #: Environment of every process of Flower: no telemetry, no look for updates, quick to see that there is work.
@@ -36,6 +39,8 @@ ENVIRONMENT = {
 }
 #: What the nodes share and a server must not know, where their data are private.
 SECRET = "secret"
+#: In a folder that is being written for the first time.
+_BEGUN = ".begun"
 #: Names of this machine that no other one can use.
 _HERE = ("localhost", "127.0.0.1")
 #: Where the ServerApp finds its federation.
@@ -100,7 +105,7 @@ class NodeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    superlink: str = Field(pattern=r"^[^\s/]+:\d+$")
+    superlink: Annotated[str, AfterValidator(check_address)]
     clients: list[int] = Field(min_length=1)
     overrides: list[str] = Field(default_factory=list)
     files: dict[int, str] = Field(default_factory=dict)
@@ -208,8 +213,12 @@ class Folder:
     @property
     def port(self) -> int:
         """Of the server."""
-        options = NodeFolder.read(self.nodes[0]).options
-        return int(options.superlink.rpartition(":")[2])
+        return int(self.superlink.rpartition(":")[2])
+
+    @property
+    def superlink(self) -> str:
+        """Where the nodes reach the server, host and port."""
+        return NodeFolder.read(self.nodes[0]).options.superlink
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -237,36 +246,32 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "localhost", port: int = 9443) -> Folder:
+def prepare(path: Path, config: Config, clients: list[list[int]], host: str | None = None, port: int | None = None) -> Folder:
     """Write the folder of a federation, or bring one up to date; keys and ``node.yaml`` files that exist stay as they are.
 
     Args:
         path: the folder.
         config: what to do.
         clients: of each node.
-        host: name or address by which nodes reach the server.
-        port: of the server.
+        host: name or address by which nodes reach the server; None for what the folder says, localhost for a new one.
+        port: of the server; None for what the folder says, 9443 for a new one.
 
     Raises:
-        UserError: the folder holds something else, other values, or another number of nodes, or cannot be written.
+        UserError: a host that is none; or the folder holds something else, other values, another number of nodes or another
+            server's address, or cannot be written.
     """
+    if host is not None:
+        check_host(host)
     check_folder("--out", path)
     path = path.resolve()
     folder = Folder(path)
-    effective = path / "config.yaml"
-    if effective.exists():
-        if load(str(effective)).identity() != config.identity():
-            raise UserError(f"{path} is a federation with other values; give another --out, or the same values")
-        if len(folder.nodes) not in (0, len(clients)):
-            raise UserError(f"{path} has {len(folder.nodes)} nodes, not {len(clients)}; give the same number, or another --out")
-    elif path.is_dir() and any(path.iterdir()):
-        raise UserError(f"{path} holds files but no federation; give --out an empty or new folder")
-    path.mkdir(parents=True, exist_ok=True)
+    _take(folder, config, len(clients), host, port)
+    host, port = host or "localhost", port or 9443
     text = yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True)
     make_certificates(path, host)
     first = path / "nodes" / "node-0" / SECRET
     secret = first.read_bytes() if first.exists() else os.urandom(32)
-    write_text(effective, text)
+    write_text(path / "config.yaml", text)
     for name, content in _APP.items():
         write_text(path / "app" / name, content)
     for node, own in enumerate(clients):
@@ -277,14 +282,60 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
         if config.federate.private and not (place / SECRET).exists():
             write_new(place / SECRET, secret, 0o600)
         if not (place / "node.yaml").exists():
-            files = {k: config.instruction.data.partition.files[k] for k in own} if config.federate.private else {}
-            options = NodeOptions(superlink=f"{host}:{port}", clients=own, files=files, audit=config.audit)
-            about = "# overrides: values of this machine, such as model.device=cuda or data.path=/data/here\n"
-            about += "# audit: this node's own, of the adapter that it is sent; stop: it trains no more once one has a backdoor\n"
-            if config.federate.private:
-                about += "# files: where this machine has its clients' data\n"
-            write_text(place / "node.yaml", about + yaml.safe_dump(options.model_dump(), sort_keys=False))
-    superlink = NodeFolder.read(folder.nodes[0]).options.superlink.rpartition(":")[0]
+            write_text(place / "node.yaml", _node_yaml(config, own, f"{host}:{port}"))
+    _write_scripts(folder)
+    folder.connections()
+    (path / _BEGUN).unlink(missing_ok=True)
+    return folder
+
+
+def _take(folder: Folder, config: Config, nodes: int, host: str | None, port: int | None) -> None:
+    """Make a federation's folder, or take one that is there; one that was never finished begins anew.
+
+    Raises:
+        UserError: it holds something else, or other values.
+    """
+    path, effective = folder.path, folder.path / "config.yaml"
+    if (path / _BEGUN).exists():  # nobody has had a key or a certificate of it
+        for name in (*CERTIFICATES, effective.name):
+            (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / "nodes", ignore_errors=True)
+    elif effective.exists() and (path / "server.pem").exists():
+        if load(str(effective)).identity() != config.identity():
+            raise UserError(f"{path} is a federation with other values; give another --out, or the same values")
+        if len(folder.nodes) not in (0, nodes):
+            raise UserError(f"{path} has {len(folder.nodes)} nodes, not {nodes}; give the same number, or another --out")
+        if folder.nodes:
+            _refuse_other_address(folder, host, port)
+        return
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} holds files but no federation; give --out an empty or new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / _BEGUN).touch()
+
+
+def _refuse_other_address(folder: Folder, host: str | None, port: int | None) -> None:
+    there = folder.superlink
+    wanted = f"{host or there.rpartition(':')[0]}:{port or folder.port}"
+    if wanted != there:
+        raise UserError(
+            f"{folder.path} is a federation whose nodes reach the server as {there}, not {wanted}; give another --out, or leave "
+            "--host and --port out"
+        )
+
+
+def _node_yaml(config: Config, own: list[int], superlink: str) -> str:
+    files = {k: config.instruction.data.partition.files[k] for k in own} if config.federate.private else {}
+    options = NodeOptions(superlink=superlink, clients=own, files=files, audit=config.audit)
+    about = "# overrides: values of this machine, such as model.device=cuda or data.path=/data/here\n"
+    about += "# audit: this node's own, of the adapter that it is sent; stop: it trains no more once one has a backdoor\n"
+    if config.federate.private:
+        about += "# files: where this machine has its clients' data\n"
+    return about + yaml.safe_dump(options.model_dump(), sort_keys=False)
+
+
+def _write_scripts(folder: Folder) -> None:
+    superlink = folder.superlink.rpartition(":")[0]
     # Flower's commands come in by the same port as the nodes, from anybody who reaches it.
     bind = "127.0.0.1" if superlink in _HERE else "0.0.0.0"
     scripts = {
@@ -292,7 +343,5 @@ def prepare(path: Path, config: Config, clients: list[list[int]], host: str = "l
         "run.sh": _RUN.format(exports=_EXPORTS),
     }
     for name, script in scripts.items():
-        write_text(path / name, script)
-        os.chmod(path / name, 0o755)
-    folder.connections()
-    return folder
+        write_text(folder.path / name, script)
+        os.chmod(folder.path / name, 0o755)

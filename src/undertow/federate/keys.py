@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -77,10 +78,10 @@ def make_node_key(folder: Path) -> None:
     """Write an ECDSA P-384 key pair as ``key`` (mode 0600) and ``key.pub`` in OpenSSH's format, unless it is there.
 
     Raises:
-        UserError: ``key.pub`` alone is there.
+        UserError: ``key.pub`` alone is there, or the key is damaged.
     """
     if (folder / "key").exists():
-        key = serialization.load_ssh_private_key((folder / "key").read_bytes(), password=None)
+        key = read_key(folder / "key")
     elif (folder / "key.pub").exists():
         raise UserError(f"{folder} has key.pub without key; give another --out")
     else:
@@ -90,6 +91,16 @@ def make_node_key(folder: Path) -> None:
     if not (folder / "key.pub").exists():
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         write_new(folder / "key.pub", public + b"\n")
+
+
+def read_key(path: Path) -> serialization.SSHPrivateKeyTypes:
+    """Return a private key in OpenSSH's format; :class:`UserError` where it cannot be read."""
+    try:
+        return serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UserError(
+            f"{path} cannot be read as a key ({' '.join(str(error).split())}); copy it again, or give another --out"
+        ) from error
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from undertow.core.errors import UserError
 from undertow.federate import processes, wire
+from undertow.federate.address import check_address
 from undertow.federate.folder import ENVIRONMENT, NodeFolder, held
+from undertow.federate.keys import read_key
 
 #: Marks the processes of a node, and those of its SuperNode among them.
 NODE, SUPERNODE = "UNDERTOW_NODE", "UNDERTOW_SUPERNODE"
@@ -33,9 +35,11 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
         superlink: ``host:port`` in place of the one in node.yaml.
 
     Raises:
-        UserError: the worker cannot load what the config names, or the SuperLink refuses the node.
+        UserError: the key is damaged, the address none, the worker cannot load what the config names, or the SuperLink refuses
+            the node.
     """
     node = NodeFolder.read(path)
+    address = _address(node, superlink)
     with held(node.path), processes.guarded() as guard, tempfile.TemporaryDirectory(prefix="undertow-") as short:
         processes.stop(NODE, str(node.path))  # left behind by one that was killed
         # A Unix socket's path is short; the folder is this user's alone.
@@ -49,7 +53,6 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
                 command = [sys.executable, "-m", "undertow.federate.worker", str(node.path), str(number)]
                 worker = processes.start(command, env, stdin=subprocess.PIPE, piped=True, inherited=[number])
             told = _Echo(worker)
-            address = superlink or node.options.superlink
             _say(f"{node.path.name}: clients {', '.join(map(str, node.options.clients))}, SuperLink {address}; Ctrl-C ends it")
             give_up = time.monotonic() + _REFUSED
             while True:
@@ -80,6 +83,15 @@ def run_node(path: Path, *, superlink: str | None = None) -> None:
         finally:
             processes.stop(NODE, str(node.path))
             socket.unlink(missing_ok=True)
+
+
+def _address(node: NodeFolder, superlink: str | None) -> str:
+    """Return where the server is, the node's key being sound."""
+    read_key(node.path / "key")
+    try:
+        return check_address(superlink or node.options.superlink)
+    except ValueError as error:
+        raise UserError(f"--superlink {superlink}: {error}") from error
 
 
 def _say(text: str) -> None:
