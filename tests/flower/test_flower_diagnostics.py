@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,18 @@ def test_who_is_poisoned_must_be_said_and_has_a_former_name() -> None:
         with_diagnostics(FedAvg())
     with pytest.warns(RenamedWarning, match="affected is now poisoned"):
         assert with_diagnostics(FedAvg(), affected=[0]).poisoned == [0]
+
+
+@pytest.mark.parametrize("odd", [-1, True, 1.5, "a", None])
+def test_who_can_be_no_client_is_refused(odd: Any) -> None:
+    with pytest.raises(UserError, match=f"poisoned names {odd}; give a list of node ids or places"):
+        with_diagnostics(FedAvg(), [0, odd])
+    with pytest.raises(UserError, match="give a list of node ids or places"):
+        with_diagnostics(FedAvg(), 3)  # type: ignore[arg-type]
+
+
+def test_who_is_no_node_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "flwr")
+    logging.getLogger("flwr").propagate = True
+    asked(with_diagnostics(FedAvg(), [0, 99], tmp_path / "d.jsonl"), network(np.random.default_rng(0)), 6)
+    assert "poisoned names 99: neither a place of the 6 nodes" in caplog.text

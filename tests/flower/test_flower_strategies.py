@@ -348,8 +348,17 @@ def test_a_state_of_other_defenses_is_refused(tmp_path: Path) -> None:
     first = strategy("foolsgold", fraction_evaluate=0.0)
     first.start(MemoryGrid(noisy(), 3), record(network(np.random.default_rng(0))), num_rounds=1)
     first.save(tmp_path / "state")
-    with pytest.raises(UserError, match=r"not in this run|keeps no state"):
+    with pytest.raises(UserError, match="a state of foolsgold, and this strategy is krum; give one of its own"):
         strategy("krum").load(tmp_path / "state")
+    with pytest.raises(UserError, match=r"not one of krum \(.*; give one of its own") as caught:
+        strategy("krum").load_state_dict(first.state_dict())
+    assert "run directory" not in str(caught.value)
+    for other in ("krum:f=1", ()):
+        strategy(other).save(tmp_path / "other")
+        with pytest.raises(UserError, match=r"a state of (krum|mean), and this strategy is foolsgold"):
+            strategy("foolsgold").load(tmp_path / "other")
+    strategy("krum:f=1").save(tmp_path / "other")
+    strategy(Krum(f=1)).load(tmp_path / "other")
     (tmp_path / "state").write_bytes(b"damaged")
     with pytest.raises(UserError, match="cannot be read"):
         first.load(tmp_path / "state")
@@ -406,6 +415,22 @@ def test_fltrust_gets_what_the_server_trains() -> None:
     # trust 1, 0 and max(-1, 0) = 0; the one that is left is scaled to the server's length
     assert values(new)["w"].tolist() == [1.0, 0.0]
     assert seen == [1]
+
+
+@pytest.mark.parametrize(("bad", "told"), [(None, "a NoneType; return"), (np.nan, ".*NaN or infinity")])
+def test_a_trusted_function_that_returns_no_model_is_told(bad: float | None, told: str) -> None:
+    sent = network(np.random.default_rng(0))
+    off = strategy(
+        "fltrust", trusted=lambda number, arrays: None if bad is None else record({k: v + np.float32(bad) for k, v in sent.items()})
+    )
+    messages = asked(off, sent, 4)
+    with pytest.raises(UserError, match=f"trusted returned {told}"):
+        off.aggregate_train(1, [reply(m, a) for m, a in zip(messages, trained(sent, 4), strict=True)])
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    one = strategy("median", max_norm=np.float32(3), min_replies=np.int64(3))
+    assert (one.min_replies, one.min_train_nodes, one.limits.norm) == (3, 3, 3.0)
 
 
 def test_metrics_of_clients_are_averaged_and_an_odd_one_does_no_harm() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         seed: of the relabellings.
 
     Raises:
-        UserError: something that is no strategy.
+        UserError: something that is no strategy, or ``poisoned`` names what is no whole number from 0.
     """
 
     def __init__(
@@ -74,6 +75,10 @@ class Diagnosed(Strategy):  # type: ignore[misc]
             raise UserError(
                 f"{type(strategy).__name__} is no Flower strategy; give one of flwr.serverapp.strategy or undertow.flower"
             )
+        if not callable(poisoned):
+            listed = list(poisoned) if isinstance(poisoned, Iterable) else [f"no list but {poisoned!r}"]
+            if odd := [one for one in listed if isinstance(one, bool) or not isinstance(one, Integral) or one < 0]:
+                raise UserError(f"poisoned names {odd[0]}; give a list of node ids or places, whole numbers from 0")
         self.strategy = strategy
         self.poisoned = poisoned
         self.path = Path(path)
@@ -100,6 +105,13 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         messages: Iterable[Message] = self.strategy.configure_train(server_round, arrays, config, grid)
         if not self._places:
             self._places = sorted(grid.get_node_ids())
+            if unknown := [one for one in self._listed if one >= len(self._places) and one not in self._places]:
+                log.warning(
+                    "poisoned names %s: neither a place of the %d nodes that are known, from 0, nor a node id; it marks nobody "
+                    "until such a node connects",
+                    ", ".join(map(str, unknown)),
+                    len(self._places),
+                )
         return messages
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -123,6 +135,10 @@ class Diagnosed(Strategy):  # type: ignore[misc]
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(self.last) + "\n")
         return result
+
+    @property
+    def _listed(self) -> list[int]:
+        return [] if callable(self.poisoned) else list(self.poisoned)
 
     def _inner(self, server_round: int, replies: list[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         result: tuple[ArrayRecord | None, MetricRecord | None] = self.strategy.aggregate_train(server_round, replies)

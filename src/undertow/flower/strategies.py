@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,10 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
             ("max_bytes", max_bytes),
             ("max_examples", max_examples),
         ):
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            if value is not None and not (isinstance(value, Real) and math.isfinite(value) and value > 0):
                 raise UserError(f"{name} = {value!r} must be a number above 0")
         self.defenses = named(defenses, trusted is not None)
-        needed = max(fewest(self.defenses), min_replies)
+        needed = int(max(fewest(self.defenses), min_replies))
         if options.get("fraction_train", 1.0) > 0:
             options.setdefault("min_train_nodes", max(2, needed))
             if options["min_train_nodes"] < needed:
@@ -223,14 +225,19 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
             raise UserError(
                 "the state is not one of this strategy (nodes and round are missing or damaged); give one that it saved"
             )
-        composition.restore_states(self.defenses, rest)
+        try:
+            composition.restore_states(self.defenses, rest)
+        except UserError as error:
+            raise UserError(
+                f"the state is not one of {self._title()} ({str(error).partition(';')[0]}); give one of its own"
+            ) from error
         self._clients = {node % 2**64: k for k, node in enumerate(nodes.tolist())}
         self._before = self._round = int(finished)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`state_dict` as safetensors, atomically."""
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        write_bytes(Path(path), tensors_as_bytes(tensors, metadata={"defenses": self._title()}))
+        write_bytes(Path(path), tensors_as_bytes(tensors, metadata={"defenses": self._title(), "kinds": self._kinds()}))
 
     def load(self, path: str | Path) -> None:
         """Take back what :meth:`save` wrote.
@@ -239,13 +246,21 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
             UserError: no such file, a damaged one, or one of other defenses.
         """
         try:
-            state = read_tensors(Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            state = read_tensors(content)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read as the state of a strategy ({error}); give a file that save wrote") from error
+        # safetensors reads metadata of files alone: eight bytes of length, then JSON
+        told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+        if told.get("kinds", self._kinds()) != self._kinds() or ("kinds" not in told and told.get("defenses") != self._title()):
+            raise UserError(f"{path}: a state of {told.get('defenses')}, and this strategy is {self._title()}; give one of its own")
         self.load_state_dict(state)
 
     def _title(self) -> str:
         return ", ".join(name for name, _ in self.defenses) or "mean"
+
+    def _kinds(self) -> str:
+        return ", ".join(type(defense).__name__ for _, defense in self.defenses)
 
     def _sender(self, reply: Message) -> int:
         """The node that a reply is of. Flower answers in the place of a node that died, as node 1: then it is the node asked."""
@@ -300,7 +315,13 @@ class UndertowStrategy(FedAvg):  # type: ignore[misc]
     def _trusted(self, model: GlobalModel) -> Tensor | None:
         if self.trusted is None or self._record is None:
             return None
-        own = GlobalModel(self.trusted(self._round, self._record), self.lora_scale)
+        returned = self.trusted(self._round, self._record)
+        if not isinstance(returned, ArrayRecord):
+            raise UserError(f"trusted returned a {type(returned).__name__}; return the trained model, an ArrayRecord")
+        try:
+            own = GlobalModel(returned, self.lora_scale)
+        except UserError as error:
+            raise UserError(f"trusted returned a model that cannot be used ({error})") from error
         if {name: spec.shape for name, spec in own.specs.items()} != {name: spec.shape for name, spec in model.specs.items()}:
             raise UserError("trusted returned arrays of other names or shapes than the global model's; return the trained model")
         return model.update(own.arrays)
