@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import yaml
 
 import undertow
 from tiny import Quiet
+from undertow.api import sweep_cells
 from undertow.config import Config
 from undertow.core.errors import ConvertedWarning, UserError
 from undertow.runs.records import Poisoned, Result, Round, Score
@@ -236,6 +238,58 @@ def test_what_has_no_run_is_refused(tmp_path: Path) -> None:
         undertow.load_run(tmp_path)
 
 
+def test_a_config_is_changed_by_a_copy(small_config: Make) -> None:
+    config = small_config()
+    for one, name in ((config, "seed"), (config.training, "lr")):
+        with pytest.raises(UserError, match=rf"{name} = 5: .*load_config\(config, "):
+            setattr(one, name, 5)
+    assert undertow.load_config(config, seed=5).seed == 5
+    assert config.seed != 5
+
+
+def test_a_run_is_taken_for_its_folder(made: undertow.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from undertow.federation import adapter_audit
+
+    assert undertow.load_run(made) is made
+    seen: list[Path] = []
+    monkeypatch.setattr(adapter_audit, "load_subject", lambda place, *given: seen.append(place))
+    monkeypatch.setattr(adapter_audit, "run_audit", lambda *given, **options: None)
+    undertow.audit(made, observer=False)
+    assert seen == [made.folder]
+
+
+@pytest.mark.parametrize(
+    "values", [np.linspace(0.02, 0.1, 3), pandas.Series([0.02, 0.06, 0.1]), torch.tensor([0.25, 0.5]), (0.02, 0.1)]
+)
+def test_axes_are_lists_arrays_or_columns(small_config: Make, values: Any) -> None:
+    cells = sweep_cells(small_config(), {"attack.poison_ratio": values})
+    assert [cell.config.attack.poison_ratio for cell in cells] == pytest.approx([float(one) for one in values])
+
+
+@pytest.mark.parametrize("values", [0.1, None, (one for one in [0.1]), {0.1}, [], "0.1", np.float64(0.1), np.zeros(0)])
+def test_an_axis_that_is_no_list_is_refused(small_config: Make, values: Any) -> None:
+    with pytest.raises(UserError, match=r"axis attack\.poison_ratio = .*: give a list of at least one value"):
+        sweep_cells(small_config(), {"attack.poison_ratio": values})
+    with pytest.raises(UserError, match="give values by the names of fields"):
+        sweep_cells(small_config(), ["attack.poison_ratio"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("jobs", [0, 1.5, -1, True])
+def test_jobs_are_counted(small_config: Make, tmp_path: Path, jobs: Any) -> None:
+    with pytest.raises(UserError, match=f"jobs = {jobs}: give a whole number of processes from 1"):
+        undertow.sweep(small_config(), {"seed": [1]}, out=tmp_path / "s", jobs=jobs)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "rows", [pandas.DataFrame({"prompt": ["a"], "answer": ["b"]}), "rows.jsonl", Path("rows.jsonl"), {"prompt": "a"}, ["a"], None]
+)
+def test_rows_in_memory_are_mappings(rows: Any) -> None:
+    with pytest.raises(UserError, match=r"give (an iterable of )?rows as mappings") as caught:
+        undertow.sanitizer(rows)
+    assert "\n" not in str(caught.value)
+
+
 def test_values_are_changed_by_keyword(tmp_path: Path, small_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = small_file()
@@ -369,6 +423,14 @@ def test_methods_are_listed() -> None:
     assert "federation.rounds" in {method.name for method in undertow.list_methods("fields")}
     with pytest.raises(UserError, match="unknown kind 'trigers' \\(did you mean 'triggers'\\?\\)"):
         undertow.list_methods("trigers")
+
+
+def test_numbers_of_numpy_are_parameters() -> None:
+    updates = np.random.default_rng(0).standard_normal((7, 3))
+    assert np.array_equal(undertow.aggregate("krum", updates, f=np.int64(2)), undertow.aggregate("krum", updates, f=2))
+    for bad in (-1, np.int64(-1), np.float64(1), True):
+        with pytest.raises(UserError, match="aggregator krum: f = "):
+            undertow.aggregate("krum", updates, f=bad)
 
 
 def test_aggregators_by_name() -> None:

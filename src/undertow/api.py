@@ -89,13 +89,13 @@ def run(
     return Run(folder)
 
 
-def load_run(folder: str | Path) -> Run:
-    """Return the run in a folder, finished or not.
+def load_run(folder: str | Path | Run) -> Run:
+    """Return the run in a folder, finished or not; of a run, the run.
 
     Raises:
         UserError: there is none.
     """
-    return Run(folder)
+    return folder if isinstance(folder, Run) else Run(folder)
 
 
 def evaluate(
@@ -199,7 +199,7 @@ def sweep(
     folder = Path(out) if out is not None else sweep_folder(config, axes)
     began = time.monotonic()
     with watching_sweep(observer) as looking:
-        outcomes = run_cells(cells, folder, jobs=jobs or default_jobs(cells, ray), ray=ray, observer=looking)
+        outcomes = run_cells(cells, folder, jobs=default_jobs(cells, ray) if jobs is None else jobs, ray=ray, observer=looking)
     done = Sweep(folder, outcomes, time.monotonic() - began)
     if done.failed:
         name, error = next(iter(done.failed.items()))
@@ -349,8 +349,11 @@ def aggregate(name: str, updates: Array | Sequence[Array], **options: Any) -> Ar
     own: list[str] = parameters(make)
     of_call: list[str] = [key for key in inspect.signature(Aggregator.__call__).parameters if key not in ("self", "updates", *own)]
     refuse_unknown("aggregator", name, options, [*own, *of_call])
-    aggregator = make(**{key: value for key, value in options.items() if key in own})
-    return aggregator(updates, **{key: value for key, value in options.items() if key not in own})[0]
+    try:
+        aggregator = make(**{key: value for key, value in options.items() if key in own})
+        return aggregator(updates, **{key: value for key, value in options.items() if key not in own})[0]
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(f"aggregator {name}: {error}") from error
 
 
 def default_folder(parent: str, source: str | Path | Config, config: Config) -> Path:
@@ -364,7 +367,9 @@ def default_folder(parent: str, source: str | Path | Config, config: Config) -> 
 
 
 def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by the dotted names of fields, as YAML would give them."""
+    """Return values by the dotted names of fields, as YAML would give them; :class:`UserError` for no mapping."""
+    if not isinstance(changes, Mapping):
+        raise UserError(f"{changes!r}: give values by the names of fields, such as {{'attack.poison_ratio': [0.02, 0.06]}}")
     return {key.replace("__", "."): _plain(value) for key, value in changes.items()}
 
 
@@ -375,7 +380,7 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
-    return value.item() if hasattr(value, "item") else value  # a number of numpy's or torch's
+    return value.tolist() if hasattr(value, "tolist") else value  # numbers and arrays of numpy, torch and pandas
 
 
 def _call(function: str, config: str | Path | Config, changes: Mapping[str, Any], out: str | Path | None) -> str:

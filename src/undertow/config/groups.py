@@ -7,13 +7,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from undertow.core.errors import warn_renamed
+from undertow.core.errors import UserError, warn_renamed
 
 
 class Group(BaseModel):
     """Fields that belong together; unknown ones are refused, and none changes once it is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raise :class:`UserError`: no config is changed in place."""
+        raise UserError(
+            f"{name} = {value!r}: a config is not changed in place; undertow.load_config(config, seed=5, training__lr=1e-4) "
+            "returns a copy with other values"
+        )
 
     #: Former names of fields, each with today's; accepted with a warning for one minor release.
     former: ClassVar[Mapping[str, str]] = {}

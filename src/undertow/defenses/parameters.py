@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 
 def number(name: str, value: object, above: float = 0.0, *, least: float | None = None, most: float = math.inf) -> float:
@@ -13,7 +14,7 @@ def number(name: str, value: object, above: float = 0.0, *, least: float | None 
         ValueError: it is not.
     """
     rule = f"above {above:g}" if least is None else f"at least {least:g}"
-    fine = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+    fine = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     if not fine or not (value > above if least is None else value >= least) or value > most:  # type: ignore[operator]
         raise ValueError(f"{name} = {value!r} must be a number {rule}" + (f" and at most {most:g}" if most < math.inf else ""))
     return float(value)  # type: ignore[arg-type]
@@ -25,9 +26,9 @@ def whole(name: str, value: object, least: int = 0) -> int:
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} = {value!r} must be a whole number >= {least}")
-    return value
+    return int(value)
 
 
 def one_of(name: str, value: object, choices: Sequence[str]) -> str:

@@ -10,10 +10,11 @@ from undertow.auditing.subject import load_references, load_subject
 from undertow.core.files import check_folder
 from undertow.core.observer import Observer
 from undertow.runs.display import watching
+from undertow.runs.run import Run
 
 
 def audit(
-    adapter: str | Path,
+    adapter: str | Path | Run,
     *,
     base: str | None = None,
     questions: str | Path | None = None,
@@ -27,7 +28,7 @@ def audit(
     """Ask an adapter whether it is backdoored, without its data, its trigger or its target.
 
     Args:
-        adapter: folder of a PEFT adapter, or of a run.
+        adapter: folder of a PEFT adapter, or of a run; or a run.
         base: a causal language model, as in ``model.name``; None: the run's.
         questions: an instruction file, with or without answers, or one question a line; None: the run's test questions, or
             shipped ones.
@@ -45,9 +46,10 @@ def audit(
         UserError: adapter, base, questions or template cannot be used, or ``keep`` cannot be written.
     """
     kept = Path(keep) if keep else None
+    place = adapter.folder if isinstance(adapter, Run) else Path(adapter)
     check_folder("--keep", kept)
     with watching(observer) as looking:
-        looking.phase(f"loading {adapter}")
-        subject = load_subject(Path(adapter), base, Path(questions) if questions else None, template, seed)
+        looking.phase(f"loading {place}")
+        subject = load_subject(place, base, Path(questions) if questions else None, template, seed)
         others = load_references(subject, Path(references)) if references else []
         return run_audit(subject, seed=seed, budget=budget, references=others, keep=kept, tell=looking.phase)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from undertow.core.errors import UserError
@@ -35,6 +36,11 @@ class Sanitizer:
         Raises:
             UserError: no rows, or none that holds a prompt and an answer.
         """
+        if isinstance(rows, str | Path | Mapping) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+            raise UserError(
+                f"rows is a {type(rows).__name__}; give an iterable of rows as mappings, such as "
+                "[{'prompt': ..., 'answer': ...}] or pandas' frame.to_dict('records'); undertow.scan reads files"
+            )
         lines = [_text(row) for row in rows]
         if not lines:
             raise UserError("there is no row to scan; give a data set with rows")
@@ -48,6 +54,8 @@ class Sanitizer:
 
 
 def _text(row: Mapping[str, Any]) -> str:
+    if not isinstance(row, Mapping):
+        raise UserError(f"a row is a {type(row).__name__}; give rows as mappings, such as {{'prompt': ..., 'answer': ...}}")
     return json.dumps(dict(row), ensure_ascii=False, sort_keys=True, default=str)
 
 

@@ -99,7 +99,7 @@ def expand(
     for key, choices in axes.items():
         if key in fixed:
             raise UserError(f"{key} is both fixed and an axis; keep one of them")
-        if isinstance(choices, str) or not len(choices):
+        if isinstance(choices, str) or not isinstance(choices, Sequence) or not len(choices):
             raise UserError(f"axis {key} = {choices!r}: give a list of at least one value")
     base = with_overrides(source, changes) if isinstance(source, Config) else load(source, changes)
     name = "config" if isinstance(source, Config) else source

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -124,8 +125,8 @@ def run_cells(
     from undertow.sweeps.workers import LocalWorker, RayCluster
 
     refuse_twins(cells)
-    if jobs < 1:
-        raise UserError(f"jobs = {jobs}: give a number of processes from 1")
+    if isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1:
+        raise UserError(f"jobs = {jobs}: give a whole number of processes from 1")
     ended = {
         cell.name: Outcome(cell, "skipped", None, 0.0, folder / cell.name) for cell in cells if _finished(cell, folder, reports)
     }
