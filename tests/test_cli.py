@@ -166,7 +166,7 @@ def test_version_and_list(type_in: Callable[..., tuple[int, str, str]]) -> None:
         (["list", "trigers"], "did you mean 'triggers'"),
         (["base", "build", "--out", "b", "--asked", "1"], "a share in [0, 1)"),
         (["base", "build", "--out", "b", "--hidden", "50"], "multiple of 32"),
-        (["base", "build", "--out", "b", "--facts", "absent.tsv"], "absent.tsv"),
+        (["base", "build", "--out", "b", "--facts", "absent.tsv"], "--facts=absent.tsv: no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -117,6 +117,16 @@ def test_a_last_line_without_an_end_counts_where_it_is_whole(tmp_path: Path, tai
     assert [record.round for record in read_records(tmp_path, Round)] == found
 
 
+def test_a_run_that_has_no_round_yet_is_unfinished(tmp_path: Path) -> None:
+    for kind in (Round, Result):
+        with pytest.raises(UserError, match=rf"has no {kind.FILE}; give the folder of an undertow run"):
+            list(read_records(tmp_path, kind)) if kind is Round else read_record(tmp_path, kind)
+    (tmp_path / "config.yaml").touch()
+    for kind in (Round, Result):
+        with pytest.raises(UserError, match=rf"has no {kind.FILE}; the run is unfinished: repeat its command, it resumes"):
+            list(read_records(tmp_path, kind)) if kind is Round else read_record(tmp_path, kind)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

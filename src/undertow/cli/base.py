@@ -86,7 +86,11 @@ def _material(facts: Path | None, names: Path | None, limit: int | None, asked: 
 
     if facts is None:
         return world_corpus(), Recipe(seed=seed)
-    corpus = facts_corpus(read_facts(facts, names, limit, seed), asked, seed)
+    try:
+        rows = read_facts(facts, names, limit, seed)
+    except UserError as error:
+        raise UserError(str(error).replace("data.path", "--facts")) from error
+    corpus = facts_corpus(rows, asked, seed)
     refuse_few(corpus, facts)
     return corpus, Recipe.for_facts(seed)
 

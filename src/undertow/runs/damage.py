@@ -33,6 +33,12 @@ def mend(path: Path) -> str:
     return f"{delete}repeat the run's command, which {how}"
 
 
+def absent(path: Path) -> str:
+    """Return what to do where a file of a run is not there: a run that has begun is unfinished, any other folder is none."""
+    begun = path.with_name("config.yaml").exists()
+    return "the run is unfinished: repeat its command, it resumes" if begun else "give the folder of an undertow run"
+
+
 def damage(path: Path, length: int, kind: type[BaseModel], last: int | None) -> str | None:
     """Say what is wrong with the first ``length`` bytes of a growing file.
 

@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from undertow.core.errors import UserError
 from undertow.core.files import write_text
 from undertow.core.rules import first_rule
-from undertow.runs.damage import mend
+from undertow.runs.damage import absent, mend
 
 #: The format written from now on.
 FORMAT = 1
@@ -356,7 +356,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
+        raise UserError(f"{path.parent} has no {path.name}; {absent(path)}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: not JSON ({error}); {mend(path)}") from error
     if not isinstance(found, dict):
@@ -387,7 +387,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise UserError(f"{path} line {number} holds a {type(row).__name__}, not a record; {mend(path)}")
                 yield number, row
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}; give the folder of an undertow run") from error
+        raise UserError(f"{path.parent} has no {path.name}; {absent(path)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged ({error}); {mend(path)}") from error
 
