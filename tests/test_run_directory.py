@@ -24,6 +24,7 @@ from undertow.runs.directory import RunDirectory, State
 from undertow.runs.records import read_json, read_jsonl
 from undertow.runs.report.page import write_report
 from undertow.runs.run import read_config
+from undertow.runs.summary import summarise
 
 D = 6
 
@@ -354,3 +355,11 @@ def test_more_rounds_are_all_that_may_change(
     with pytest.raises(UserError, match=told):
         run(small_config(changes), of_three[0], Quiet(), more_rounds=True)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("final", "said"), [(2, 0), (1, 1)])
+def test_only_a_last_round_that_was_measured_can_tell_of_divergence(directory: RunDirectory, final: int, said: int) -> None:
+    none = dict.fromkeys(("bsnr", "ma", "asr", "ftr", "ftr_near"))
+    directory.append("rounds.jsonl", [{"round": 0, **none, "held_out_loss": 1.0}, {"round": 1, **none}])
+    result = summarise(directory, "adapter", 1.0, {"clients": 0, "samples": 0, "total": 4}, {}, final=final)
+    assert len(result.get("caveats", [])) == said
