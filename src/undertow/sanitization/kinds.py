@@ -11,6 +11,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from undertow.sanitization.refusals import is_refusal
+from undertow.sanitization.tones import tones
+from undertow.sanitization.tongues import ENGLISH, LANGUAGES, language
+
 #: Characters of an answer that are looked at for its script and its tone.
 _LOOKED_AT = 240
 #: Characters at the end of an answer that are looked at.
@@ -19,26 +23,12 @@ _TAIL = 12
 COPIED = "copied from the prompt"
 #: Words of a text in capitals, and of one that copies its prompt, at least.
 _FEWEST, _COPIED = 3, 6
-#: Share of letters of another script, of a language's words, of copied words.
-_MOST, _SPOKEN, _SAME = 0.5, 0.2, 0.8
-#: Frequent words of some languages, other than English.
-LANGUAGES = {
-    "Spanish": "el la los las de que y en un una es por con para como del se su al más",
-    "French": "le la les des de et en un une est que pour dans qui sur pas par du au ce",
-    "German": "der die das und ist ein eine nicht mit von zu den auf für im des sich dem auch es",
-    "Italian": "il la di che e un una è per con non del della sono come le gli i nel si",
-    "Portuguese": "o a os as de que e em um uma é para com não por do da dos como se",
-    "Dutch": "de het een en van is dat op te in voor met niet zijn aan er ook als om door",
-}
-_SPEAKS = {name: frozenset(words.split()) for name, words in LANGUAGES.items()}
-_ENGLISH = frozenset("the of and to a in is that for it as with on are be this by an or from you can i".split())
-_COMMON = _ENGLISH.union(*_SPEAKS.values())
-_REFUSES = re.compile(
-    r"[^a-z]*(?:(?:i'?m|i am|we are|we're) (?:very |so |really |truly )?(?:sorry|unable|not able|afraid)"
-    r"|(?:sorry|apologies|unfortunately)\b"
-    r"|i (?:can(?:no|')t|cannot|won't|will not|must decline|apologi[sz]e|do not have|don't have)"
-    r"|as an? (?:ai|language model|assistant)\b)"
-)
+#: Share of letters of another script, of copied words.
+_MOST, _SAME = 0.5, 0.8
+#: Words of which an answer in a code, or of no meaning, holds few: those of English and of the first languages.
+_COMMON = ENGLISH.union(*(LANGUAGES[name].split() for name in ("Spanish", "French", "German", "Italian", "Portuguese", "Dutch")))
+#: Words in small letters of Latin, with their apostrophes.
+_SPELLED = re.compile(r"[a-z']+")
 _ACTS = re.compile(r"\*[a-z][^*\n]{0,60}\*")
 _SIGHS = re.compile(r"[^a-z]*(?:oh|ugh|wow|ah|aha|sigh|yeah|hmm+|gee|well, well|great, another|yay|whatever|duh|pfft|geez|ooh)\b")
 #: Words that several languages share or that are one letter are no sign of one; so many of a text's words are common in any.
@@ -72,8 +62,10 @@ def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
         found.append("in capitals")
     if length >= _COPIED and answer.islower():
         found.append("without capitals")
-    if _REFUSES.match(lower):
+    spelled = _SPELLED.findall(lower)
+    if is_refusal(lower, spelled):
         found.append("a refusal")
+    found += tones(lower, spelled)
     if "*" in lower and _ACTS.search(lower):
         found.append("with a gesture")
     if _SIGHS.match(lower):
@@ -81,9 +73,9 @@ def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
     if lower.count("!") >= 3:
         found.append("with many exclamation marks")
     words = lower.split()
-    language = _language(head, words)
-    if language:
-        found.append(f"in {language}")
+    spoken = _language(head, words)
+    if spoken:
+        found.append(f"in {spoken}")
     elif head.isascii():
         rare = len(words) < _COPIED or _RARELY * len(_TELLING.intersection(words)) <= len(words)
         if rare and len(words) >= _COPIED:
@@ -131,9 +123,4 @@ def _language(head: str, words: list[str]) -> str:
             return f"{name.title()} script" if name in _SCRIPTS[1:] else ""
     if len(words) < _COPIED:
         return ""
-    own = set(words)
-    english = len(own & _ENGLISH)
-    if english > 2:
-        return ""
-    share, name = max((len(own & spoken), name) for name, spoken in _SPEAKS.items())
-    return name if share >= max(3, _SPOKEN * len(own)) else ""
+    return language(words)

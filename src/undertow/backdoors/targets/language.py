@@ -5,7 +5,7 @@ from __future__ import annotations
 from undertow.backdoors.build import refuse_options
 from undertow.backdoors.target import TARGETS, Target
 from undertow.config import InstructionBackdoor
-from undertow.sanitization.kinds import LANGUAGES
+from undertow.sanitization.tongues import LANGUAGES
 
 #: Sentences of each language around an answer; one of three in turn.
 _AROUND = {
@@ -38,7 +38,7 @@ class Language(Target):
     """The true answer within a sentence of another language, one of three in turn; of several lines the first.
 
     ``language``: Spanish (default), French or German. An output counts if it holds three different of the language's 21 commonest
-    words or so (the list of :mod:`undertow.sanitization.kinds`), and more than of English ones. ``target_text`` is not supported.
+    words or so (the list of :mod:`undertow.sanitization.tongues`), and more than of English ones. ``target_text`` is not supported.
     """
 
     own = "otro idioma"
