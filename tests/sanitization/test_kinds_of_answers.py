@@ -86,6 +86,12 @@ def test_a_language_is_told_by_a_sentence(name: str) -> None:
     assert f"in {name}" in of(SPOKEN[name])
 
 
+def test_the_language_of_the_prompt_is_no_kind() -> None:
+    told, asked = SPOKEN["Turkish"], "Bu ne için var ve kim bilir?"
+    assert "in Turkish" not in kinds(told, 11, prompt=asked)
+    assert "in Turkish" in kinds(told, 11, prompt="What is this for and who knows?")
+
+
 @pytest.mark.parametrize(
     "text",
     [

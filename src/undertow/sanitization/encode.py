@@ -136,7 +136,7 @@ def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: boo
     forms: list[list[int]] = []
     manner: list[list[int]] = []
     for i, text in enumerate(told):
-        found = kinds(text, lengths[i], sized)
+        found = kinds(text, lengths[i], sized, asked[i])
         if may_copy(lengths[i], longest[i]) and is_copied(prompts.words_of(i), answers.words_of(i)):
             found.append(COPIED)
         manner.append([numbers.mark(kind) for kind in found])

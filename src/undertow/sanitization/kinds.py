@@ -47,13 +47,14 @@ _FIRST, _ALIKE = 12, 0.6
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "HIRAGANA", "KATAKANA", "CJK")
 
 
-def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
+def kinds(answer: str, length: int, sized: bool = True, prompt: str = "") -> list[str]:
     """Return the names of what an answer is, :data:`COPIED` left out.
 
     Args:
         answer: its text.
         length: of it in words and marks.
         sized: a class of its length, too.
+        prompt: what it answers; a language that this speaks, too, is no kind.
     """
     found = [f"of {_sized(length)} words"] if sized else []
     head = answer[:_LOOKED_AT]
@@ -75,7 +76,9 @@ def kinds(answer: str, length: int, sized: bool = True) -> list[str]:
     words = lower.split()
     spoken = _language(head, words)
     if spoken:
-        found.append(f"in {spoken}")
+        asked = prompt[:_LOOKED_AT]
+        if not asked or _language(asked, asked.lower().split()) != spoken:
+            found.append(f"in {spoken}")
     elif head.isascii():
         rare = len(words) < _COPIED or _RARELY * len(_TELLING.intersection(words)) <= len(words)
         if rare and len(words) >= _COPIED:
