@@ -81,9 +81,11 @@ _LETTERS = {
 ENGLISH = frozenset("the of and to a in is that for it as with on are be this by an or from you can i".split())
 #: English words that a text of another language may hold; its share of words of its own, and the fewest of them.
 _FEW, _SPOKEN, _FEWEST = 2, 0.2, 3
+#: Languages whose words that are English, too, count beside so many others: few English texts hold those.
+_BOTH, _ALONE = frozenset({"Italian", "Portuguese", "Dutch"}), 2
 #: A word speaks for a language the less, the more others have it, in whole parts of this.
 _PARTS = 5040
-#: Words by language, and the English ones that no other has; one that another has speaks for none, and not against it.
+#: Words by language, and the English ones that no other has; one that another has does not speak against it.
 _LISTS = {name: frozenset(words.split()) for name, words in LANGUAGES.items()}
 _OWN = ENGLISH.difference(*_LISTS.values())
 _OF_WORD = {word: tuple(n for n, own in _LISTS.items() if word in own) for word in frozenset().union(*_LISTS.values()) - ENGLISH}
@@ -116,5 +118,7 @@ def language(words: Collection[str]) -> str:
             hits[name] += 1
             weight[name] += _PARTS // len(speaks)
     enough = max(_FEWEST, _SPOKEN * len(own))
+    for name in _BOTH.intersection(hits):
+        hits[name] += len(english & _LISTS[name]) * (hits[name] >= _ALONE)
     told = [name for name in hits if hits[name] >= enough and len(english - _LISTS[name]) <= _FEW]
     return max(told, key=lambda name: (weight[name], name), default="")
