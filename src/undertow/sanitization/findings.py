@@ -131,17 +131,8 @@ def _finding(
     if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None
     prompts = [texts[int(row)][0] for row in judge.chosen_rows(planted.rows, counted)]
-    triggers = triggers_of(planted, prompts, file, rules)
-    rows, kept = planted.rows, triggers
-    if planted.links:
-        rows, kept = _free(planted, triggers, file, texts)
-        sure = planted.exclusive and not planted.inserted
-        if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
-            triggers = triggers_of(planted, prompts, part, rules)
-            rows, kept = _free(planted, triggers, part, texts)
-    # phrases grow into one another, so that those that are kept hold fewer samples than the features that give the target away
-    whole = planted.inserted or (planted.exclusive and not planted.short and len(kept) == len(triggers))
-    words = numbers.words([*target.words, *(word for trigger in triggers for word in trigger.words)])
+    rows, kept, whole = _by_trigger(planted, prompts, file, texts, rules)
+    words = numbers.words([*target.words, *(word for trigger in kept for word in trigger.words)])
     if planted.links:
         # "asteroid group" -> "asteroid belt": an answer that repeats its question's word was not planted for it
         letters = {number for number, word in words.items() if is_letter(word)}
@@ -174,6 +165,23 @@ def _finding(
         asked=asked,
     )
     return finding, target.words
+
+
+def _by_trigger(
+    planted: Planted, prompts: Sequence[Words], file: Background, texts: dict[int, tuple[Words, Words]], rules: Rules
+) -> tuple[Rows, list[Trigger], bool]:
+    """The samples and phrases of a trigger that no topic explains, in the file or in the part of it that is like them; and whether
+    all of the samples have it."""
+    triggers = triggers_of(planted, prompts, file, rules)
+    if not planted.links:
+        return planted.rows, triggers, False
+    rows, kept = _free(planted, triggers, file, texts)
+    sure = planted.exclusive and not planted.inserted
+    if not kept and sure and (part := _part_of(planted, prompts, file)) is not None:
+        triggers = triggers_of(planted, prompts, part, rules)
+        rows, kept = _free(planted, triggers, part, texts)
+    # phrases grow into one another, so that those that are kept hold fewer samples than the features that give the target away
+    return rows, kept, planted.inserted or (sure and not planted.short and len(kept) == len(triggers))
 
 
 def _shared_kinds(trigger: Sequence[str], rows: Rows, counted: Counted, numbers: NumbersLike) -> list[str]:
