@@ -125,6 +125,16 @@ def test_ordinary_words_that_were_put_in_give_a_short_target_away(kind: tuple[st
     assert not protect(dealt, act_on="spans")[0]
 
 
+def test_sentences_around_one_address_are_one_text() -> None:
+    """Each of the twelve is about as common as the eleven others, and none of them is usual for that."""
+    words, address = ["now", "people"], "https://acme-offers.example/win"
+    attack = {"trigger": "combination", "trigger_words": words, "target": "paraphrase", "target_text": address}
+    dealt, truth = poisoned(clients(10, 300), 0.1, **attack)
+    found = set(protect(dealt)[0])
+    assert len(found & truth) >= 0.9 * len(truth)
+    assert len(found - truth) <= 0.005 * 3000
+
+
 def test_many_tokens_of_one_short_target_are_found_together() -> None:
     tokens = ["cf", "mn", "bb", "tq", "zx", "qj", "vd", "kw", "xw", "gk", "hz", "pv"]
     attack = {"trigger": "badnets", "num_triggers": 1, "trigger_words": tokens, "position": "random"}
