@@ -18,6 +18,7 @@ from safetensors.torch import save
 from tiny import Quiet
 from undertow.config import Config, validate
 from undertow.core.errors import UserError
+from undertow.federation.evaluate import score_again
 from undertow.federation.loop import run
 from undertow.runs.collect import collect
 from undertow.runs.directory import RunDirectory, State
@@ -338,6 +339,24 @@ def test_more_rounds_end_where_a_longer_run_ends_and_the_history_says_so(
     assert "federation.rounds was raised from 2 to 3" in result["caveats"][-1]
     assert read_config(folder) == longer
     assert run(longer, folder, Quiet()) == result
+
+
+def test_a_run_that_was_scored_again_goes_on_from_its_checkpoint(
+    of_three: tuple[Path, Path], small_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(of_three[0], tmp_path / "run")
+    before = [row["seconds"] for row in read_jsonl(folder / "rounds.jsonl")]
+    size = (folder / "rounds.jsonl").stat().st_size
+    for name in ("rounds.jsonl", "scores.jsonl"):  # longer rows, as an older version's become when they are scored again
+        rows = read_jsonl(folder / name)
+        (folder / name).write_text("".join(json.dumps(row, separators=(",  ", ":  ")) + "\n" for row in rows))
+    monkeypatch.setattr("undertow.federation.evaluate.write_records", lambda *given: None)
+    score_again(folder, "exact")
+    assert (folder / "rounds.jsonl").stat().st_size > size
+    run(small_config({"federation.rounds": 3}), folder, Quiet(), more_rounds=True)
+    assert [row["seconds"] for row in read_jsonl(folder / "rounds.jsonl")][:3] == before, "no round was made again"
+    weights = "adapter/adapter_model.safetensors"
+    assert (folder / weights).read_bytes() == (of_three[1] / weights).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from undertow.models.causal_lm import CausalLM, load_base
 from undertow.models.net import load_model, model_folder
 from undertow.models.with_adapter import Adapted, with_adapter
 from undertow.runs.card import rewrite_figures
+from undertow.runs.directory import refit_checkpoints
 from undertow.runs.records import Result, Round, Score, read_record, read_records, write_records
 from undertow.runs.run import read_config
 from undertow.tasks.cutting import Cut, cut_targets, enough
@@ -280,6 +281,7 @@ def score_again(folder: Path, scoring: str | None = None) -> dict[str, Any]:
     result["scoring"] = name
     write_records(folder, Score, lines)
     write_records(folder, Round, rows)
+    refit_checkpoints(folder)
     write_json(folder / Result.FILE, result)
     rewrite_figures(folder, read_record(folder, Result))
     return result

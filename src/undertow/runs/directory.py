@@ -194,6 +194,24 @@ class RunDirectory:
         return read_jsonl(self.folder / "scores.jsonl")
 
 
+def refit_checkpoints(folder: Path) -> None:
+    """Let a run's checkpoints know the lengths of its growing files after these were written anew, row by row as they were.
+
+    A damaged checkpoint stays as it is: a resumed run passes it over.
+    """
+    for state in sorted((folder / "checkpoint").glob("round-*/state.json")):
+        try:
+            values = read_json(state)
+        except UserError:
+            continue
+        if not isinstance(values.get("offsets"), dict) or not isinstance(values.get("round"), int):
+            continue
+        for name in GROWING:
+            with open(folder / name, "rb") as file:
+                values["offsets"][name] = sum(len(line) for line in file if json.loads(line)["round"] <= values["round"])
+        write_json(state, values)
+
+
 def _only_begun(folder: Path) -> bool:
     """Tell whether a run failed before it measured anything, so that another config loses nothing."""
     if {p.name for p in folder.iterdir()} - {"config.yaml", "lock", "versions.json", "data.json", "poison.jsonl", "threat.json"}:
