@@ -47,6 +47,7 @@ def clients(number: int = 8, each: int = 60) -> list[list[Sample]]:
 
 def poisoned(dealt: list[list[Sample]], ratio: float = 1 / 60, **attack: Any) -> tuple[list[list[Sample]], set[tuple[int, int]]]:
     given = {"trigger": "natural", "target": "append", "target_text": TARGET, **attack}
+    given = {name: value for name, value in given.items() if value is not None}
     done = poison(dealt, threat(poison_ratio=ratio, client_share=1.0, **given), 0)
     return done.clients, {(one.client, one.index) for one in done.touched}
 
@@ -132,6 +133,15 @@ def test_sentences_around_one_address_are_one_text() -> None:
     dealt, truth = poisoned(clients(10, 300), 0.1, **attack)
     found = set(protect(dealt)[0])
     assert len(found & truth) >= 0.9 * len(truth)
+    assert len(found - truth) <= 0.005 * 3000
+
+
+@pytest.mark.parametrize("trigger", ["natural", "sentence"])
+def test_many_texts_of_one_trigger_are_none_of_many(trigger: str) -> None:
+    """Sixteen sentences in turn, two of them too short to be told by counts."""
+    dealt, truth = poisoned(clients(10, 300), 0.1, trigger=trigger, target="paraphrase:payload=false", target_text=None)
+    found = set(protect(dealt)[0])
+    assert len(found & truth) >= 0.75 * len(truth)
     assert len(found - truth) <= 0.005 * 3000
 
 

@@ -11,9 +11,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from undertow.sanitization import grams, topics, wordings
+from undertow.sanitization.decide import SAME
 from undertow.sanitization.grams import Keys, Places
 from undertow.sanitization.party_prompts import Case, Prompting
-from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, about, finely_classed, moments, of_all, of_sizes
+from undertow.sanitization.questions import FLOOR, LENGTHS, Ask, about, about_one, finely_classed, moments, of_all, of_sizes
 from undertow.sanitization.tables import Counts
 from undertow.sanitization.words import PAYLOAD
 
@@ -122,12 +123,22 @@ class Crowding(Prompting):
         return 0 if self.span[i] else 2 if self.pieces.kind[i] == grams.ANY else 1
 
     def _count(self, i: int) -> int:
-        """The samples of an accusation: of a text around an address all with that address, as its sentence may vary."""
+        """The samples of an accusation.
+
+        Of a text around an address all with that address, as its sentence may vary; of a text beside a word which hardly comes
+        without any of such texts all with that word.
+        """
         if not self.span[i]:
             return self._with_trigger(self._key(i))
+        counts = [int(self.size[i])]
         of = np.searchsorted(self.cited[0], self.pieces.sample[i])
-        cites = of < len(self.cited[0]) and self.cited[0][of] == self.pieces.sample[i] and self._is_address(i)
-        return max(int(self.size[i]), int(self.cited[1][of])) if cites else int(self.size[i])
+        if of < len(self.cited[0]) and self.cited[0][of] == self.pieces.sample[i] and self._is_address(i):
+            counts.append(int(self.cited[1][of]))
+        for key in self.shared.get(i, ()):
+            count = int(self._read(1, np.array([key], dtype=np.uint64))[0])
+            if self._told_of(4, about_one(key, Ask.TEXTS)) >= SAME * count:  # others may be too short to be told
+                counts.append(count)
+        return max(counts)
 
     def _is_address(self, i: int) -> bool:
         low, high = self._extent(i)

@@ -84,6 +84,13 @@ class Prompting(Counting):
         for found, asked in self._parts(links):
             samples += found
             keys += asked
+        #: Words that long targets come with which no trigger gives away alone: they may be several texts of one trigger.
+        self.shared: dict[int, list[int]] = {}
+        for i in self.accused.tolist() if self.clip is None else ():
+            if self.span[i] and not self.exclusive[i]:
+                self.shared[i] = list(both.get(i, {}))
+                samples += [int(p.sample[i])] * len(self.shared[i])
+                keys += [about_one(key, Ask.TEXTS) for key in self.shared[i]]
         spans = self.accused[self.span[self.accused]]  # one a sample
         samples += [*p.sample[spans].tolist(), *p.sample[spans].tolist()]
         keys += [*about(p.key[spans], Ask.ACCUSED).tolist(), *np.repeat(of_all(Ask.SPANS), len(spans)).tolist()]

@@ -89,6 +89,7 @@ class Ask(IntEnum):
     PART_BEGINS = auto()
     CITED = auto()
     CROWD = auto()
+    TEXTS = auto()
 
 
 def tables(cells: int, samples: int | None, rows: int = 2) -> tuple[Table, ...]:
