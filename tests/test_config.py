@@ -113,10 +113,10 @@ def test_every_field_says_what_it_is() -> None:
 
 
 def test_a_config_does_not_change() -> None:
-    from pydantic import ValidationError
-
-    with pytest.raises(ValidationError):
-        load("demo").seed = 3  # type: ignore[misc]
+    config = load("demo")
+    with pytest.raises(UserError, match=r"seed = 3: a config is not changed in place; undertow\.load_config\(config, "):
+        config.seed = 3  # type: ignore[misc]
+    assert config == load("demo")
     assert validate({}, "x") == Config()
 
 

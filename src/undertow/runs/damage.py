@@ -35,7 +35,7 @@ def mend(path: Path) -> str:
 
 def absent(path: Path) -> str:
     """Return what to do where a file of a run is not there: a run that has begun is unfinished, any other folder is none."""
-    begun = path.with_name("config.yaml").exists()
+    begun = path.with_name("config.yaml").exists() and not path.with_name(_RESULT).exists()
     return "the run is unfinished: repeat its command, it resumes" if begun else "give the folder of an undertow run"
 
 
