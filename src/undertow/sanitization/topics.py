@@ -188,17 +188,17 @@ def is_topic(
     """
     own = {*phrase, *others}
     cut = [_widened(p, i, len(phrase), own) for p in prompts if (i := find_run(p, phrase) if phrase else 0) is not None]
-    if not cut or _is_about(cut, own, len(rows), rows, file):
+    if not cut or _is_about(cut, own, rows, file):
         return True
     if not seams or not _is_unnatural(cut, len(rows), file):
         return False
     longer = (_with_slot(cut, size, placed) for size in range(1, SLOT + 1)) if phrase else ()
-    return all(one is None or _is_about(one, own, len(rows), rows, file) or _is_unnatural(one, len(rows), file) for one in longer)
+    return all(one is None or _is_about(one, own, rows, file) or _is_unnatural(one, len(rows), file) for one in longer)
 
 
-def _is_about(cut: Sequence[Cut], own: Collection[int], accused: int, rows: Places, file: Background) -> bool:
+def _is_about(cut: Sequence[Cut], own: Collection[int], rows: Places, file: Background) -> bool:
     """Whether what is left of prompts has words of its own, or is short."""
-    rests = _rests(cut)
+    rests, accused = _rests(cut), len(rows)
     keys, hits = _keys(rests, own)
     if len(keys):
         size, held = file.size(keys), file.size(keys, rows) * len(rests) / accused
