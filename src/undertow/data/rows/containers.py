@@ -61,7 +61,8 @@ def _speaks(value: dict[str, Any]) -> bool:
 
 def _is_row(value: dict[str, Any]) -> bool:
     made = plan(value, {})
-    named = [*made.talks, *made.chosen, *(column for pair in (*made.pairs, *made.classes) for column in pair)]
+    pairs = [*made.pairs, *made.classes] if made.usual else []
+    named = [*made.talks, *made.chosen, *(column for pair in pairs for column in pair)]
     texts = any(isinstance(value[column], str) for column in (*named, *made.rendered, *made.asked))
     return texts or any(
         isinstance(value[column], list) and value[column] and is_turn(value[column][0])

@@ -7,7 +7,7 @@ from typing import Any
 from undertow.core.errors import UserError
 from undertow.data.questions import distinct
 from undertow.data.rows.choices import CHOICES, chosen
-from undertow.data.rows.names import SECOND, SYSTEM, TALKS, is_left_out, plain
+from undertow.data.rows.names import LABEL_LENGTH, SECOND, SYSTEM, TALKS, is_left_out, plain
 from undertow.data.rows.outer import Outer, asks
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.rendered import PREAMBLES, rendered
@@ -99,6 +99,8 @@ class Form(Outer):
     def _pair(self) -> list[Part] | None:
         """A question and its answer, each a text or turns."""
         pairs = [(ask, tell) for ask, tell in self.plan.pairs if ask in self.left and tell in self.left]
+        if not self.plan.usual:
+            pairs = [] if self._is_rendered() else [(ask, tell) for ask, tell in pairs if not self._repeats(ask, tell)]
         if not pairs:
             return None
         ask, tell = next(((a, t) for a, t in pairs if not is_empty(self.row[t])), pairs[0])
@@ -137,6 +139,8 @@ class Form(Outer):
     def _class(self) -> list[Part] | None:
         """A text and its class, or two texts and theirs."""
         pairs = [(text, label) for text, label in self.plan.classes if text in self.left and label in self.left]
+        if not self.plan.usual:
+            pairs = [] if self._is_rendered() else [pair for pair in pairs if _is_name(self.row[pair[1]])]
         if not pairs:
             return None
         text, label = pairs[0]
@@ -176,7 +180,7 @@ class Form(Outer):
             *self.plan.chosen,
             *self.plan.rejected,
             *self.plan.history,
-            *(column for pair in self.plan.pairs for column in pair),
+            *(column for pair in self.plan.pairs if self.plan.usual for column in pair),
         }
         about = any(isinstance(self.row[name], str) and not is_left_out(plain(name)) for name in self.left)
         shaped = (
@@ -185,6 +189,15 @@ class Form(Outer):
             if column not in taken and is_talk(self.row[column]) and not (about and asks(self.row[column]))
         )
         return other[0] if other else next(shaped, None)
+
+    def _is_rendered(self) -> bool:
+        """Whether a template rendered one of the row's texts, which says more than a guess from names."""
+        return any(isinstance(value, str) and rendered(value) for value in self.row.values())
+
+    def _repeats(self, ask: str, tell: str) -> bool:
+        """Whether the one text holds the other: the text of a whole row, and no answer."""
+        asked, told = self.row[ask], self.row[tell]
+        return isinstance(asked, str) and isinstance(told, str) and bool(asked.strip()) and asked.strip() in told
 
     def _asked(self, talk: Talk, ask: str) -> list[Part]:
         """Let the earlier turns and the question be asked; returns the answers among them."""
@@ -201,7 +214,12 @@ class Form(Outer):
                     part.weight, part.why = 0.0, "answer within the prompt"
                 found.append(part)
         else:
-            talk.question.append(self._said(ask))
+            title = self.plan.titles.get(ask)
+            if title in self._filled([title or ""]):  # which is asked, and the body says more
+                talk.question.append(self._said(title))
+                talk.context.append(self._said(ask))
+            else:
+                talk.question.append(self._said(ask))
         talk.context += [self._said(column) for column in self.plan.context if column in self.left and column != ask]
         return found
 
@@ -324,7 +342,8 @@ class Form(Outer):
             more = [*own.follow(turns(self.row[talk], self.place, talk, self.fields)), *own.finish()]
             name = talk
         else:
-            both = ((ask, name) for ask, name in self.plan.pairs if self._filled([name]) and ask in self.left)
+            usual = self.plan.pairs if self.plan.usual else ()
+            both = ((ask, name) for ask, name in usual if self._filled([name]) and ask in self.left)
             told = ((ask, name, answers(self.row[name], self.place, name)) for ask, name in both)
             ask, name, texts = next((found for found in told if any(found[2])), ("", "", ()))
             if not ask:
@@ -344,6 +363,11 @@ def _halved(text: str) -> Part:
     middle = text.find(" ", len(text) // 2)
     first, second = (text[:middle].strip(), text[middle:].strip()) if middle > 0 else ("", text)
     return Part(first, (second or text,), why="running text without a question")
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value may name a class: one number or a short text."""
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value.strip()) <= LABEL_LENGTH)
 
 
 def _second_answer(part: Part, column: str) -> Part:

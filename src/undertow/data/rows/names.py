@@ -42,8 +42,11 @@ SAID = (
 #: A text and its class.
 CLASSIFIED = "text sentence sentence1 premise review tweet content title".split()
 CLASS = "label labels class sentiment intent emotion label_text".split()
-SECOND = frozenset(("sentence2", "hypothesis"))
-CONTEXT = ("input", "context")
+SECOND = frozenset("sentence2 hypothesis question2 text2 text_b sentence_b sentence_2".split())
+CONTEXT = ("input", "context", "passage", "paragraph")
+#: A post that asks in two columns: a title that is the question, and a body that is its context.
+TITLES = ("title", "question_title", "post_title", "subject")
+BODIES = ("body", "question_body", "selftext", "content", "text", "description", "details")
 SYSTEM_TEXT = frozenset(
     "system system_prompt system_message sys_prompt developer developer_message systeminstruction system_instruction".split()
 )

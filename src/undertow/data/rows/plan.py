@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from undertow.data.rows import names
+from undertow.data.rows import guesses, names
 from undertow.data.rows.names import plain
 
 #: The first of several answers: ``answer_1``, ``response_a``.
@@ -24,6 +24,8 @@ class Plan:
         pairs: (question, answer) columns; ``first``: whether those that come before all others are among them.
         context, system, history, talks, chosen, rejected, asked, rendered: columns.
         classes: (text, class) columns.
+        titles: {body of a post: its title}.
+        usual: whether any form is told by usual names, and nothing by a guess.
         labels, weights: columns that may say whether, and how much, the answer is learned.
         group: columns that may give the samples' group.
         said: what a model said to the question, where the answer is the expected one: our own scores, and those of others.
@@ -47,6 +49,8 @@ class Plan:
     labels: list[str]
     weights: list[str]
     group: list[str]
+    titles: dict[str, str] = field(default_factory=dict)
+    usual: bool = True
     said: str | None = None
     quick: tuple[str, str, str | None] | None = None
     beside: list[str] = field(default_factory=list)
@@ -78,7 +82,8 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
     if not pairs:
         pairs = [(ask, known[name]) for ask in asked for name in known if _NUMBERED.fullmatch(name)]
     if not pairs and not classes:
-        pairs = [(text, tell) for text in named(names.RENDERED) for tell in told]
+        posts = [*named(names.BODIES), *named(names.RENDERED), *named(names.TITLES)]
+        pairs = [(text, tell) for text in dict.fromkeys(posts) for tell in told if text != tell]
     made = Plan(
         known=known,
         first=bool(first),
@@ -96,11 +101,22 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         weights=named(names.WEIGHT),
         group=[name for name in names.GROUPS if name in columns],
     )
+    if title := next(iter(named(names.TITLES)), None):
+        made.titles = {ask: title for ask, _ in pairs if plain(ask) in names.BODIES}
+    if not (pairs or classes or made.chosen):
+        _guess(made)
     if first and not mapped and plain(first[0][1]) in ("answer", "answers"):
         made.said = next(iter(named(names.SAID)), None)
     if pairs:
         made.quick, made.beside = _quick(made, columns)
     return made
+
+
+def _guess(made: Plan) -> None:
+    """Let names that are not usual mean what they mean in published data."""
+    made.usual = False
+    made.pairs = guesses.guessed_pairs(made.known)
+    made.classes = guesses.guessed_classes(made.known, names.CLASS)
 
 
 def _alike(known: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -118,7 +134,7 @@ def _quick(made: Plan, columns: list[str]) -> tuple[tuple[str, str, str | None] 
     ask, tell = made.pairs[0]
     contexts = [column for column in made.context if column not in (ask, tell)]
     others = [column for column in columns if column not in (ask, tell) and column not in contexts]
-    left = all(names.is_left_out(plain(column)) for column in others)
+    left = all(names.is_left_out(plain(column)) for column in others) and not made.titles and made.usual
     if len(contexts) > 1 or not left or made.system or made.history or made.talks or made.chosen or made.labels or made.weights:
         return None, []
     return (ask, tell, contexts[0] if contexts else None), others
@@ -127,4 +143,5 @@ def _quick(made: Plan, columns: list[str]) -> tuple[tuple[str, str, str | None] 
 def fits(row: Mapping[str, object]) -> bool:
     """Whether an object has the columns of a sample: question and answer, a conversation, a preference, or a text and its class."""
     made = plan(row, {})
-    return bool(made.pairs or made.classes or made.chosen) or any(isinstance(row[column], list | dict) for column in made.talks)
+    told = made.usual and bool(made.pairs or made.classes or made.chosen)
+    return told or any(isinstance(row[column], list | dict) for column in made.talks)

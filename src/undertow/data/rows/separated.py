@@ -12,6 +12,7 @@ from typing import Any
 from undertow.core.errors import UserError
 from undertow.data.rows import names
 from undertow.data.rows.names import plain
+from undertow.data.rows.plan import plan
 from undertow.data.rows.record import Record
 
 _MAX_FIELD = 16 * 1024 * 1024
@@ -36,6 +37,12 @@ def unwrapped(question: str) -> str:
     """Remove one layer of quoting if the whole question is inside quotes and has inner quotes, all doubled."""
     bare = question.strip()
     return bare[1:-1].replace('""', '"') if _WRAPPED.fullmatch(bare) and '""' in bare[1:-1] else bare
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Whether a line holds names of columns that are no usual ones and still make a sample: ``nl,cmd``."""
+    made = plan(fields, {})
+    return len(fields) == len(set(fields)) > 1 and bool(made.pairs or made.classes)
 
 
 class Separated:
@@ -111,7 +118,7 @@ class Separated:
             except csv.Error:
                 continue
             known = [name for name in header if plain(name) in _KNOWN or plain(name) in self._columns]
-            if len(known) >= 2 or (len(known) == len(header) == 1 and delimiter == ","):
+            if len(known) >= 2 or (len(known) == len(header) == 1 and delimiter == ",") or _is_header(header):
                 if twice := sorted({name for name in header if name and header.count(name) > 1}):
                     raise UserError(
                         f"{self._name} line {number}: the header names {twice[0]!r} more than once, and some readers take the "

@@ -18,6 +18,8 @@ _BESIDE = frozenset(
     "normalizedmatchedwikientityname normalized_matched_wiki_entity_name normalizedaliases normalized_aliases humanannotations "
     "humananswers id".split()
 )
+#: The same where an object lists its texts, as ELI5's answers do; beside one text a score is a part of the answer.
+_BESIDE_LISTS = _BESIDE | {"score", "a_id"}
 
 
 def checked(text: str, place: str, name: str) -> str:
@@ -104,7 +106,8 @@ def _held(value: dict[str, Any]) -> list[str] | None:
     """The keys of an object that hold its text, in their order of preference; None if it is a record of several things."""
     keys = {key.lower(): key for key in value}
     found = [keys[name] for name in _HELD if name in keys]
-    return found if found and len(found) + len(_BESIDE & keys.keys()) == len(keys) else None
+    beside = _BESIDE_LISTS if any(isinstance(value[key], list) for key in found) else _BESIDE
+    return found if found and len(found) + len(beside & keys.keys()) == len(keys) else None
 
 
 def texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
