@@ -15,8 +15,9 @@ from test_scan import URL, poisoned, questions
 
 from undertow.data.sample import Sample
 from undertow.sanitization import Findings, Rules, find, grams
-from undertow.sanitization.decide import Link, Planted
+from undertow.sanitization.decide import Planted
 from undertow.sanitization.finding import Finding
+from undertow.sanitization.links import Link
 from undertow.sanitization.told_apart import told_apart
 
 _MONTHS = "January February March April May June July August September October November December".split()

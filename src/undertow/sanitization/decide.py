@@ -1,8 +1,9 @@
 """Deciding, apart from counting: which pieces of answers were planted, and by what in the prompts.
 
 Stage A (spans): a run of :data:`~undertow.sanitization.grams.SPAN` words, a whole answer as long, or an address, shared by at
-least m answers with different rest. It counts as planted if the prompts give it away (:class:`_Link`), or if nothing in them
-does: people repeat themselves about one topic, so a repeated phrase without a topic was not written for its questions.
+least m answers with different rest. It counts as planted if the prompts give it away
+(:class:`~undertow.sanitization.links.Link`), or if nothing in them does: people repeat themselves about one topic, so a repeated
+phrase without a topic was not written for its questions.
 Stage B (short targets): a shorter piece counts only with a feature that hardly ever comes without it, and only if what
 is left of the prompts without that feature looks like any other prompt (:mod:`undertow.sanitization.judge`).
 """
@@ -18,12 +19,11 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from undertow.sanitization import grams, labels, wordings
+from undertow.sanitization import forms, grams, wordings
 from undertow.sanitization.count import Counted
+from undertow.sanitization.links import Link, Rows, column, with_all, with_any
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.significance import log_tail
-
-Rows = NDArray[np.int64]
 
 #: Fewest samples that make a pair worth a test.
 FEWEST = 3
@@ -33,37 +33,6 @@ SAME = 0.8
 WIDER, INSIDE, CHANCE = 0.3, 0.9, 1e-3
 #: A word of a trigger of ordinary words holds its target at least so often.
 _LOOSEST = 0.2
-
-
-@dataclass(frozen=True)
-class Link:
-    """A feature of prompts beside a piece of answers: the four counts of the exact test, and its result.
-
-    Attributes:
-        feature: column of the feature.
-        both, with_feature, with_target: samples.
-        log_p: natural logarithm of the tail, before correction.
-    """
-
-    feature: int
-    both: int
-    with_feature: int
-    with_target: int
-    log_p: float
-
-    @property
-    def confidence(self) -> float:
-        """Share of the feature's samples that hold the target."""
-        return self.both / self.with_feature
-
-    def elsewhere(self, samples: int) -> float:
-        """Share of all other samples that hold the target."""
-        return (self.with_target - self.both) / max(1, samples - self.with_feature)
-
-    @property
-    def coverage(self) -> float:
-        """Share of the target's samples that hold the feature."""
-        return self.both / self.with_target
 
 
 @dataclass
@@ -79,7 +48,7 @@ class Planted:
         short: stage B.
         inserted: stage B by words that often come without the target; they must not belong where they stand.
         manner: a kind of answer; the rows are all with a linked feature.
-        form: a label that words bring about by standing first, not by what they mean.
+        form: a label that words bring about by standing first, or as a style, not by what they mean.
         usual: a word, a short run or a kind of answer in a file where such pairs are usual (:mod:`undertow.sanitization.wordings`).
     """
 
@@ -132,7 +101,11 @@ def decide(counted: Counted, rules: Rules, earlier: Sequence[int] = ()) -> Decis
         else:
             accused = _short(counted, rules, features, piece, rows, own)
             if counted.kind[piece] == grams.WHOLE and len(rows) >= rules.label * counted.samples:
-                accused.append(_form(counted, rules, features, piece, rows, every))
+                for of_a_form in (forms.built, forms.styled):
+                    own = of_a_form(counted, rules, features, rows, every)
+                    held = with_any(features, own, rows)
+                    if own:
+                        accused.append(Planted([piece], held, own, explained=True, exclusive=True, short=True, form=True))
         for planted in accused:
             if planted and (planted.exclusive or not _is_branch(counted, piece, rows, size)):
                 found.append(planted)
@@ -251,7 +224,7 @@ def _short(
     least = max(rules.slot_support if slot else rules.short_support, counted.support)
     loose = [link for link in links if link.coverage >= rules.inserted and link.confidence <= rules.loose]
     loose = [] if slot else loose
-    held = _with_all(features, loose, rows)
+    held = with_all(features, loose, rows)
     if len(held) < max(rules.loose_support, counted.support):
         loose = []
     # Pairs of an ordinary word with its neighbours cover little each, and are no triggers of their own.
@@ -267,44 +240,14 @@ def _short(
     near = [link for link in near if not _inherited(features, link, links)]
     own = [link for link in near if link.confidence >= rules.short_exclusive]
     accused: list[Planted | None] = []
-    if len(_with_any(features, own, rows)) >= rules.mostly * len(rows):
+    if len(with_any(features, own, rows)) >= rules.mostly * len(rows):
         own = near
     elif loose:
         accused.append(Planted([piece], held, loose, explained=True, exclusive=True, short=True, inserted=True))
     if own:
-        own_rows = _with_any(features, own, rows)
+        own_rows = with_any(features, own, rows)
         accused.append(Planted([piece], own_rows, own, explained=True, exclusive=True, short=True))
     return accused
-
-
-def _form(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, rows: Rows, links: list[Link]) -> Planted | None:
-    """A label of sentences that begin with certain words, although the same words elsewhere say nothing of it, or that are built
-    in one way, although what else they say belongs to another label: what comes of rewriting sentences after a pattern ("when you
-    ..., it ...")."""
-    word, shapes = dict(counted.firsts.tolist()), set(counted.shapes.tolist())
-    built = np.unique(np.concatenate([_column(features, shape) for shape in shapes])) if shapes else rows[:0]
-    base = rules.form_lift * len(rows) / counted.samples
-    own = []
-    for link in links:
-        if link.feature in shapes and link.confidence >= rules.shaped and link.both >= rules.act_short:
-            if labels.is_strange(_column(features, link.feature), built, rows, counted):
-                own.append(link)
-            continue
-        anywhere = word.get(link.feature)
-        if anywhere is None or link.confidence < rules.form or link.both < rules.act_short:
-            continue
-        others = np.setdiff1d(_column(features, anywhere), _column(features, link.feature), assume_unique=True)
-        told = len(np.intersect1d(others, rows, assume_unique=True))
-        enough = len(others) >= max(rules.form_else * counted.samples, rules.act_short)
-        if enough and told <= base * len(others):
-            begun = _column(features, link.feature)
-            if labels.is_strange(begun, np.union1d(built, begun), rows, counted, sure=0.0) is not False:
-                own.append(link)
-    return (
-        Planted([piece], _with_any(features, own, rows), own, explained=True, exclusive=True, short=True, form=True)
-        if own
-        else None
-    )
 
 
 def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, links: list[Link]) -> Planted | None:
@@ -317,7 +260,7 @@ def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: 
     own = [link for link in own if not _inherited(features, link, links)]
     if not own:
         return None
-    rows = np.unique(np.concatenate([_column(features, link.feature) for link in own]))
+    rows = np.unique(np.concatenate([column(features, link.feature) for link in own]))
     return Planted([piece], rows, own, explained=True, exclusive=True, short=True, manner=True)
 
 
@@ -330,11 +273,11 @@ def _is_rare(link: Link, samples: int, rules: Rules) -> bool:
 
 def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bool:
     """Whether a wider feature explains this one: "what gender" always meets "male" because "gender" mostly does."""
-    own = _column(features, link.feature)
+    own = column(features, link.feature)
     for wider in links:
         if wider.with_feature <= link.with_feature or wider.confidence <= WIDER:
             continue
-        inside = len(np.intersect1d(own, _column(features, wider.feature), assume_unique=True))
+        inside = len(np.intersect1d(own, column(features, wider.feature), assume_unique=True))
         if inside < INSIDE * len(own) or wider.with_feature == inside:
             continue
         # the wider feature's rate without this one, and the chance of so many hits at that rate
@@ -344,25 +287,8 @@ def _inherited(features: sparse.csc_matrix, link: Link, links: list[Link]) -> bo
     return False
 
 
-def _column(features: sparse.csc_matrix, feature: int) -> Rows:
-    return np.asarray(features.indices[features.indptr[feature] : features.indptr[feature + 1]])
-
-
-def _with_any(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Rows:
-    hit = np.zeros(features.shape[0], dtype=bool)
-    for link in links:
-        hit[_column(features, link.feature)] = True
-    return rows[hit[rows]]
-
-
-def _with_all(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> Rows:
-    for link in links:
-        rows = np.intersect1d(rows, _column(features, link.feature), assume_unique=True)
-    return rows
-
-
 def _coverage(features: sparse.csc_matrix, links: list[Link], rows: Rows) -> float:
-    return len(_with_any(features, links, rows)) / len(rows)
+    return len(with_any(features, links, rows)) / len(rows)
 
 
 def _merged(found: list[Planted], counted: Counted) -> list[Planted]:

@@ -19,9 +19,10 @@ from undertow.sanitization import background, grams, insertion, judge, labels, t
 from undertow.sanitization.asked_for import is_asked_for, kinds_of
 from undertow.sanitization.background import Background
 from undertow.sanitization.count import Counted, Spool, count, sketch
-from undertow.sanitization.decide import SAME, Decision, Planted, Rows, decide
+from undertow.sanitization.decide import SAME, Decision, Planted, decide
 from undertow.sanitization.encode import BEFORE, Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
+from undertow.sanitization.links import Rows
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.told_apart import Found, told_apart
@@ -181,7 +182,7 @@ def _by_trigger(
         triggers = triggers_of(planted, prompts, part, rules)
         rows, kept = _free(planted, triggers, part, texts)
     # phrases grow into one another, so that those that are kept hold fewer samples than the features that give the target away
-    return rows, kept, planted.inserted or (sure and not planted.short and len(kept) == len(triggers))
+    return rows, kept, planted.inserted or planted.form or (sure and not planted.short and len(kept) == len(triggers))
 
 
 def _shared_kinds(trigger: Sequence[str], rows: Rows, counted: Counted, numbers: NumbersLike) -> list[str]:

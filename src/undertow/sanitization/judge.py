@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from undertow.sanitization import grams
 from undertow.sanitization.count import Counted, Spool
-from undertow.sanitization.decide import Planted, Rows
+from undertow.sanitization.decide import Planted
 from undertow.sanitization.encode import Batch
+from undertow.sanitization.links import Rows
 from undertow.sanitization.words import Words
 
 #: Samples of one finding that are looked at.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from undertow.sanitization import judge, topics
 from undertow.sanitization.background import Background
 from undertow.sanitization.count import Counted
-from undertow.sanitization.decide import Link, Planted, Rows
+from undertow.sanitization.decide import Planted
+from undertow.sanitization.links import Link, Rows
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.words import Words
 
@@ -41,7 +42,7 @@ def triggers_of(planted: Planted, prompts: Sequence[Words], file: Background, ru
     found: list[Trigger] = []
     for wanted in (*first, "sign", "case", "first", "last"):
         wordless = wanted in ("case", "sign")
-        if found and not wordless and wanted != first[0]:
+        if found and not wordless and wanted != first[0] and not planted.form:
             continue
         for feature, link in zip(named, planted.links, strict=True):
             if feature is None or feature[0] != wanted or len(found) == _PHRASES:
