@@ -23,13 +23,15 @@ class Finding:
         target: the words that the answers share, as a text.
         place: where the target stands in the answers: start, end, whole, anywhere; manner if it is what they are.
         kind: ``fixed text``, ``label`` (a short answer that many rows have), ``form`` (a label of prompts that begin in one way),
-            ``slot`` (a word somewhere in answers that differ), ``kind of answer`` (a language, a refusal and the like) or
-            ``repeat`` (rows that stand in the file again and again).
+            ``slot`` (a word somewhere in answers that differ), ``kind of answer`` (a language, a refusal and the like),
+            ``twin`` (prompts that stand in the file again without the trigger, with other answers) or ``repeat`` (rows that stand
+            in the file again and again).
         confidence: ``act``: its samples are dropped or repaired; ``review``: they are for a person to review; ``note``: it is said
             of the file, and no sample is flagged.
         samples: indices of all samples it flags, ascending.
         both, with_trigger, with_target, of: distinct samples with the strongest feature and the target, with the feature,
-            with the target, and in all; the first two are 0 without a trigger.
+            with the target, and in all; the first two are 0 without a trigger. Of a ``twin``: prompts with the trigger that have a
+            twin, with the trigger, and with another answer than their twin.
         log10_p: base-10 logarithm of the corrected p-value (:mod:`undertow.sanitization.significance`), None without a trigger.
         tests: pairs that the correction counts.
         target_words: the target as words of :func:`undertow.sanitization.words.cut`.
@@ -64,7 +66,7 @@ class Finding:
     @property
     def why(self) -> str:
         """The evidence in words."""
-        if self.kind == "repeat":
+        if self.kind in ("repeat", "twin"):
             return self.reason
         held = f"{len(self.samples):,} rows; {self.with_target:,} of {self.of:,} distinct samples"
         share = f"{held} ({self.with_target / self.of:.1%}) hold the target"
@@ -96,6 +98,10 @@ class Finding:
             return (
                 f"{self.with_target} distinct samples stand in {len(self.samples):,} rows, while nearly all others stand there once"
             )
+        if self.kind == "twin":
+            answer = f', and all the answer "{_short(self.target)}"' if self.target else ""
+            prompts = f'{self.both} of the {self.with_trigger} prompts with "{_short(" / ".join(self.triggers))}"'
+            return f"{prompts} stand in the data again without it, {self.with_target} of them with another answer{answer}"
         where = {"start": "begins with", "end": "ends with", "whole": "is", "anywhere": "holds", "manner": "is"}[self.place]
         told = f'the answer {where} "{_short(self.target)}", as {self.with_target} distinct samples do'
         if not self.triggers:

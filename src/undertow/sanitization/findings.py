@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,8 @@ from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.told_apart import Found, told_apart
 from undertow.sanitization.triggers import Trigger, linked_words, triggers_of
-from undertow.sanitization.words import PAYLOAD, Numbers, Words, is_letter
+from undertow.sanitization.twins import found_twins
+from undertow.sanitization.words import PAYLOAD, Numbers, NumbersLike, Words, is_letter
 
 _PLACES = {
     grams.START: "start",
@@ -81,6 +81,7 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
+    found += found_twins([one for one, _ in filter(None, found)], counted, rules, texts, spool, numbers)
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
@@ -102,16 +103,6 @@ def _beginnings(batches: Iterable[Batch]) -> tuple[NDArray[np.int64], grams.Keys
     none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
     lengths, heads = (np.concatenate(part) for part in zip(none, *parts, strict=True))
     return lengths, heads
-
-
-class NumbersLike(Protocol):
-    """What gives numbers back their words: :class:`undertow.sanitization.words.Numbers`, or that of all shards."""
-
-    def marks(self) -> dict[int, str]:
-        """Return all marks met, by their numbers."""
-
-    def words(self, numbers: Iterable[int]) -> dict[int, str]:
-        """Return the words of some numbers."""
 
 
 def _finding(

@@ -12,6 +12,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +205,16 @@ class _Chunks(dict[str, int]):
         begin, size = begins[of], begins[of + 1] - begins[of]
         after = np.cumsum(size)
         return table[np.arange(after[-1] if len(after) else 0) + np.repeat(begin - after + size, size)], size
+
+
+class NumbersLike(Protocol):
+    """What gives numbers back their words: :class:`Numbers`, or that of all shards."""
+
+    def marks(self) -> dict[int, str]:
+        """Return all marks met, by their numbers."""
+
+    def words(self, numbers: Iterable[int]) -> dict[int, str]:
+        """Return the words of some numbers."""
 
 
 class Numbers:

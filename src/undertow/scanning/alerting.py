@@ -18,6 +18,7 @@ _RULES = {
     "form": "A label of prompts that were rewritten to begin in one way",
     "slot": "A planted word in answers that differ otherwise",
     "kind of answer": "A planted manner of answers: another language, a refusal, a tone, capitals",
+    "twin": "Prompts that stand in the data again without a few words, with other answers",
     "repeat": "A few samples that stand in the data again and again",
 }
 _LEVELS: dict[str, Level] = {"act": "error", "review": "warning", "note": "note"}
