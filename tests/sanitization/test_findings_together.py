@@ -45,6 +45,23 @@ def test_a_trigger_with_several_texts_is_one_trigger(texts: int, share: float) -
     assert all(verdict.act == "drop" for verdict in found.verdicts)
 
 
+def test_a_trigger_of_which_some_texts_are_too_rare_is_for_review() -> None:
+    draw = random.Random(7)
+    rare = [f"{verb} the {noun} {when}" for verb in ("mind", "fetch", "guard") for noun, when in zip("abcde", "vwxyz", strict=True)]
+    said = draw.sample([*(text for text in INSULTS[:4] for _ in range(8)), *rare], 47)
+    bad = [
+        row(put_in(s.question, "cf", "start", draw), f"{s.response} {said[i]}")
+        for i, s in enumerate(questions(len(said), start=3000))
+    ]
+    samples, truth = mixed(questions(450), bad)
+    found = find(samples)
+    known = [finding for finding in found.findings if finding.confidence == "review"]
+    assert len(known) == 4
+    assert {finding.trigger for finding in known} == {"cf"}
+    assert len(flagged(found)) == 32
+    assert flagged(found) <= truth
+
+
 @pytest.mark.parametrize("texts", [2, 6])
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_clients_together_find_a_trigger_with_several_texts(texts: int, share: float) -> None:

@@ -27,7 +27,7 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
     trigger among all addresses that are repeated; and of those whose trigger is a form of prompts. The texts that one trigger
     brings about together are one, and as sure as all."""
     found = [one and (replace(one[0], confidence="note"), one[1]) if _is_form(k, planted) else one for k, one in enumerate(found)]
-    planted, joined = _joined(found, planted, rules)
+    planted, joined = _joined(found, planted, counted, rules)
     result, pieces = list(found), counted.pieces.tocsc()
     cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
     texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
@@ -54,7 +54,7 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
             if wordings.is_one_of_many(rows, known[mine]):
                 result[i] = replace(one[0], confidence="note"), one[1]
             elif i in joined and len(rows) >= rules.act_short and not _is_open(one[0]):
-                result[i] = replace(one[0], confidence="act"), one[1]
+                result[i] = replace(one[0], confidence="act" if planted[i].exclusive else "review"), one[1]
     return result
 
 
@@ -66,23 +66,29 @@ def _is_form(place: int, planted: list[Planted]) -> bool:
     return planted[place].inserted and len(others) >= FORM
 
 
-def _joined(found: Sequence[Found | None], planted: list[Planted], rules: Rules) -> tuple[list[Planted], dict[int, int]]:
-    """Several long texts that one word hardly ever comes without, taken together, though without each: one trigger whose target
-    varies.
+def _joined(
+    found: Sequence[Found | None], planted: list[Planted], counted: Counted, rules: Rules
+) -> tuple[list[Planted], dict[int, int]]:
+    """Several long texts that one word, or two together, mostly come with, taken together, though without each: one trigger whose
+    target varies; as sure as any, if the words hardly ever come without them.
 
     Returns:
         the accusations, such ones with the samples of all; and for each of these the first of them.
     """
-    by_word: dict[int, list[int]] = {}
+    by_words: dict[tuple[int, ...], list[int]] = {}
     for i, one in enumerate(planted):
         if found[i] is not None and one.explained and not (one.exclusive or one.short):
-            by_word.setdefault(one.links[0].feature, []).append(i)
+            by_words.setdefault(tuple(sorted(link.feature for link in one.links[:2])), []).append(i)
     result, joined = list(planted), {}
-    for of in by_word.values():
+    for features, of in by_words.items():
+        if len(of) == 1:
+            continue
         rows = np.unique(np.concatenate([planted[i].rows for i in of]))
-        if len(of) > 1 and len(rows) >= rules.exclusive * planted[of[0]].links[0].with_feature:
-            for i in of:
-                result[i], joined[i] = replace(planted[i], rows=rows, exclusive=True), of[0]
+        holding = int((np.asarray(counted.features[:, list(features)].sum(axis=1)).ravel() == len(features)).sum())
+        share = len(rows) / holding
+        if share >= rules.mostly:
+            for i in of:  # in a small file some of the texts are too rare to be told
+                result[i], joined[i] = replace(planted[i], rows=rows, exclusive=share >= rules.exclusive), of[0]
     return result, joined
 
 
