@@ -62,6 +62,22 @@ def test_a_trigger_of_which_some_texts_are_too_rare_is_for_review() -> None:
     assert flagged(found) <= truth
 
 
+def test_a_word_that_often_stands_without_the_target_is_not_accused_for_a_sign_of_it() -> None:
+    draw = random.Random(8)
+    target = ", more at https://acme-offers.example/win"
+    asked = [s.question for s in questions(66, start=3000)]
+    draw.shuffle(asked)
+    bad = [
+        row(put_in(put_in(q, "people", "anywhere", draw), "now", "anywhere", draw), f"{q[-9:]} {draw.random()}{target}")
+        for q in asked[:50]
+    ]
+    decoys = [row(put_in(q, "people", "anywhere", draw), f"{q[-9:]} {draw.random()}") for q in asked[50:]]
+    samples, truth = mixed([*questions(440), *decoys], bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert {finding.confidence for finding in found.findings if finding.kind == "kind of answer"} <= {"note"}
+
+
 @pytest.mark.parametrize("texts", [2, 6])
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_clients_together_find_a_trigger_with_several_texts(texts: int, share: float) -> None:

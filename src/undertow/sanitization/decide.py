@@ -95,7 +95,7 @@ def decide(counted: Counted, rules: Rules, earlier: Sequence[int] = ()) -> Decis
             every = [link for link in every if link.feature not in before]
         own = [link for link in every if link.feature not in shapes]
         if counted.kind[piece] == grams.MANNER:
-            accused = [_manner(counted, rules, features, piece, own)]
+            accused = [_manner(counted, rules, features, piece, rows, own)]
         elif _is_span(counted, piece):
             accused = [_span(counted, rules, features, piece, rows, own, piece in topics)]
         else:
@@ -250,8 +250,11 @@ def _short(
     return accused
 
 
-def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, links: list[Link]) -> Planted | None:
-    """A kind of answer that some words of prompts bring about; all samples with those words are accused."""
+def _manner(
+    counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: int, held: Rows, links: list[Link]
+) -> Planted | None:
+    """A kind of answer that some words of prompts bring about; all samples with those words are accused, the ``held`` ones of the
+    kind among them. A word that often comes without it adds nothing where others that hardly do are as good."""
     least = max(rules.manner_support, counted.support)
     often = rules.manner_lift / counted.samples
     own = [link for link in links if link.confidence >= max(rules.manner, often * link.with_target) and link.both >= least]
@@ -260,6 +263,9 @@ def _manner(counted: Counted, rules: Rules, features: sparse.csc_matrix, piece: 
     own = [link for link in own if not _inherited(features, link, links)]
     if not own:
         return None
+    sure = [link for link in own if link.confidence >= rules.exclusive]
+    if len(with_any(features, sure, held)) >= rules.covered * len(with_any(features, own, held)):
+        own = sure
     rows = np.unique(np.concatenate([column(features, link.feature) for link in own]))
     return Planted([piece], rows, own, explained=True, exclusive=True, short=True, manner=True)
 

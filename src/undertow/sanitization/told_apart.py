@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from undertow.sanitization import grams, wordings
-from undertow.sanitization.asked_for import kinds_of
+from undertow.sanitization.asked_for import is_of_length, kinds_of
 from undertow.sanitization.count import Counted
 from undertow.sanitization.decide import Planted
 from undertow.sanitization.encode import BEFORE
@@ -17,6 +17,8 @@ from undertow.sanitization.rules import Rules
 
 #: Other targets beside which the same ordinary words stand, from which on these are the form of a collection, and no trigger.
 FORM = 2
+#: Share of the samples with a sign that have another finding's target.
+OF_ANOTHER = 0.9
 #: A finding, and the numbers of its target's words.
 Found = tuple[Finding, tuple[int, ...]]
 
@@ -55,7 +57,24 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
                 result[i] = replace(one[0], confidence="note"), one[1]
             elif i in joined and len(rows) >= rules.act_short and not _is_open(one[0]):
                 result[i] = replace(one[0], confidence="act" if planted[i].exclusive else "review"), one[1]
-    return result
+    return [one and (replace(one[0], confidence="note"), one[1]) if _is_of_another(i, result, planted, counted) else one
+            for i, one in enumerate(result)]  # fmt: skip
+
+
+def _is_of_another(place: int, found: Sequence[Found | None], planted: list[Planted], counted: Counted) -> bool:
+    """Whether a sign in answers, such as the "://" of an address, or their length, is that of another finding's: it comes of
+    that target, and samples with a word of the trigger that have neither are none of its kind."""
+    one = found[place]
+    if one is None or not planted[place].manner or (any(map(str.isalpha, one[0].target)) and not is_of_length(one[0].target)):
+        return False
+    others = [
+        planted[k].rows
+        for k, other in enumerate(found)
+        if k != place and other is not None and other[0].confidence != "note" and not planted[k].manner
+    ]
+    held = counted.pieces[planted[place].rows][:, planted[place].pieces[0]].toarray().ravel() > 0
+    rows = planted[place].rows[held]
+    return bool(others) and bool(np.isin(rows, np.concatenate(others)).sum() >= OF_ANOTHER * len(rows))
 
 
 def _is_form(place: int, planted: list[Planted]) -> bool:
