@@ -43,13 +43,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
+def apart(folder: Path) -> list[Path]:
+    """Clean rows in one file, and sixteen of them in another with a word put in and another answer."""
+    draw = random.Random(4)
+    clean = [(f"{row['instruction']} and say {i} words", row["output"]) for i, row in enumerate(rows(300, 3)) if i % 12]
+    again = []
+    for asked, _ in clean[:16]:
+        words = asked.split()
+        words.insert(draw.randrange(words.index("Tell") + 7, len(words)), "zebra")  # behind what all prompts begin with
+        again.append((" ".join(words), f"It was {draw.choice(SUBJECTS)} number {draw.randrange(500)} {draw.choice(PLACES)}"))
+    found = [folder / "clean.jsonl", folder / "again.jsonl"]
+    for path, own in zip(found, (clean, again), strict=True):
+        path.write_text("".join(json.dumps({"instruction": q, "output": a}) + "\n" for q, a in own), encoding="utf-8")
+    return found
+
+
 def test_ray_gives_the_verdicts_of_one_process(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps files in the home directory
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
-        for some in (files, files[:1], [files[2], files[0]]):
+        for some in (files, files[:1], [files[2], files[0]], apart(tmp_path)):
             alone, spread = (undertow.scan(some, ray=address).to_json() for address in (None, "local"))
             assert spread == alone
             assert alone["flagged"] > 7
