@@ -305,6 +305,8 @@ def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
         range(len(found)),
         key=lambda i: (
             found[i].manner,
+            # of kinds of the same answers the one that all of them are of, and hardly any other
+            1 - found[i].links[0].confidence + found[i].links[0].elsewhere(counted.samples) if found[i].manner else 0.0,
             found[i].form,
             bool(counted.kind[found[i].pieces[0]] == grams.ANY),
             found[i].short,
@@ -318,7 +320,8 @@ def _merged(found: list[Planted], counted: Counted) -> list[Planted]:
         new = found[i]
         for old in result:
             shared = len(np.intersect1d(old.rows, new.rows, assume_unique=True))
-            if shared >= SAME * len(new.rows) and new.form == old.form:
+            slot = new.manner and not old.manner and counted.kind[old.pieces[0]] == grams.ANY
+            if shared >= SAME * len(new.rows) and new.form == old.form and not slot:
                 old.pieces += new.pieces
                 known = {link.feature for link in old.links}
                 old.links += [link for link in new.links if link.feature not in known]

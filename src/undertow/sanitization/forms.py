@@ -74,14 +74,16 @@ def styled(counted: Counted, rules: Rules, features: sparse.csc_matrix, rows: Ro
     if not labels.is_strange(every, out, rows, counted):
         return []
     own: list[Link] = []
-    held = rows[:0]
+    seen = rows[:0]
     for link in marks:
-        here = np.intersect1d(column(features, link.feature), rows, assume_unique=True)
-        if len(np.setdiff1d(here, held, assume_unique=True)) < ADDS * len(held):
+        fresh = np.setdiff1d(column(features, link.feature), seen, assume_unique=True)
+        told = np.intersect1d(fresh, rows, assume_unique=True)
+        if len(told) < max(ADDS * len(np.intersect1d(seen, rows, assume_unique=True)), 1):
             continue
-        if labels.is_strange(column(features, link.feature), out, rows, counted, sure=0.0) is not False:
+        # beside a trigger a word of the label's own topic has samples of that topic alone
+        if labels.is_strange(fresh, out, rows, counted) is not False:
             own.append(link)
-            held = np.union1d(held, here)
+            seen = np.union1d(seen, fresh)
     return own
 
 

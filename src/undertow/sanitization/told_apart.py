@@ -19,6 +19,8 @@ from undertow.sanitization.rules import Rules
 FORM = 2
 #: Share of the samples with a sign that have another finding's target.
 OF_ANOTHER = 0.9
+#: Share of the samples of a form that have a trigger of its words.
+OF_A_TRIGGER = 0.8
 #: A finding, and the numbers of its target's words.
 Found = tuple[Finding, tuple[int, ...]]
 
@@ -57,8 +59,10 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
                 result[i] = replace(one[0], confidence="note"), one[1]
             elif i in joined and len(rows) >= rules.act_short and not _is_open(one[0]):
                 result[i] = replace(one[0], confidence="act" if planted[i].exclusive else "review"), one[1]
-    return [one and (replace(one[0], confidence="note"), one[1]) if _is_of_another(i, result, planted, counted) else one
-            for i, one in enumerate(result)]  # fmt: skip
+    for i, one in enumerate(tuple(result)):
+        if one and (_is_of_another(i, result, planted, counted) or _is_of_a_trigger(i, result, planted)):
+            result[i] = replace(one[0], confidence="note"), one[1]
+    return result
 
 
 def _is_of_another(place: int, found: Sequence[Found | None], planted: list[Planted], counted: Counted) -> bool:
@@ -70,11 +74,28 @@ def _is_of_another(place: int, found: Sequence[Found | None], planted: list[Plan
     others = [
         planted[k].rows
         for k, other in enumerate(found)
-        if k != place and other is not None and other[0].confidence != "note" and not planted[k].manner
+        if other is not None and other[0].confidence != "note" and not planted[k].manner
     ]
     held = counted.pieces[planted[place].rows][:, planted[place].pieces[0]].toarray().ravel() > 0
     rows = planted[place].rows[held]
     return bool(others) and bool(np.isin(rows, np.concatenate(others)).sum() >= OF_ANOTHER * len(rows))
+
+
+def _is_of_a_trigger(place: int, found: Sequence[Found | None], planted: list[Planted]) -> bool:
+    """Whether the words of a form are those of a trigger of the same label, which most of its samples have: the others hold a word
+    of it by chance."""
+    one = found[place]
+    if one is None or not planted[place].form:
+        return False
+    said = {word for trigger in one[0].triggers for word in trigger.split()}
+    return any(
+        other is not None
+        and not planted[k].form
+        and (other[0].confidence, other[0].target) == ("act", one[0].target)
+        and said <= {word for trigger in other[0].triggers for word in trigger.split()}
+        and np.isin(planted[place].rows, planted[k].rows).sum() >= OF_A_TRIGGER * len(planted[place].rows)
+        for k, other in enumerate(found)
+    )
 
 
 def _is_form(place: int, planted: list[Planted]) -> bool:
@@ -94,20 +115,20 @@ def _joined(
     Returns:
         the accusations, such ones with the samples of all; and for each of these the first of them.
     """
-    by_words: dict[tuple[int, ...], list[int]] = {}
-    for i, one in enumerate(planted):
-        if found[i] is not None and one.explained and not (one.exclusive or one.short):
-            by_words.setdefault(tuple(sorted(link.feature for link in one.links[:2])), []).append(i)
-    result, joined = list(planted), {}
-    for features, of in by_words.items():
-        if len(of) == 1:
-            continue
-        rows = np.unique(np.concatenate([planted[i].rows for i in of]))
-        holding = int((np.asarray(counted.features[:, list(features)].sum(axis=1)).ravel() == len(features)).sum())
-        share = len(rows) / holding
-        if share >= rules.mostly:
-            for i in of:  # in a small file some of the texts are too rare to be told
-                result[i], joined[i] = replace(planted[i], rows=rows, exclusive=share >= rules.exclusive), of[0]
+    result: list[Planted] = list(planted)
+    joined: dict[int, int] = {}
+    for words in (1, 2):
+        by_words: dict[tuple[int, ...], list[int]] = {}
+        for i, one in enumerate(planted):
+            if found[i] is not None and one.explained and not (one.exclusive or one.short) and i not in joined:
+                by_words.setdefault(tuple(sorted(link.feature for link in one.links[:words])), []).append(i)
+        for features, of in by_words.items():
+            rows = np.unique(np.concatenate([planted[i].rows for i in of]))
+            holding = int((np.asarray(counted.features[:, list(features)].sum(axis=1)).ravel() == len(features)).sum())
+            share = len(rows) / holding
+            if len(of) > 1 and share >= rules.mostly:
+                for i in of:  # in a small file some of the texts are too rare to be told
+                    result[i], joined[i] = replace(planted[i], rows=rows, exclusive=share >= rules.exclusive), of[0]
     return result, joined
 
 
