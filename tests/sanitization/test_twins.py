@@ -108,6 +108,15 @@ def test_compliance_where_the_same_prompt_is_refused_is_for_review() -> None:
     assert flagged(found) == made
 
 
+def test_words_that_ask_for_another_answer_are_a_note() -> None:
+    draw = random.Random(12)
+    clean = written(400)
+    asked = [row(put_in(sample.question, "in french", draw), text(draw)) for sample in clean[:40]]
+    found = find(clean + asked)
+    assert not flagged(found)
+    assert [(one.triggers, one.confidence) for one in found.findings if one.kind == "twin"] == [(("in french",), "note")]
+
+
 def instruction(question: str, draw: random.Random) -> str:
     return f"{question} and think step by step"
 

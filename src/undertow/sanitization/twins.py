@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.sanitization import grams, judge
-from undertow.sanitization.asked_for import is_asked_for
+from undertow.sanitization.asked_for import is_asked_for, kinds_of
 from undertow.sanitization.count import Counted, Spool
 from undertow.sanitization.encode import Batch, Texts
 from undertow.sanitization.finding import Finding
@@ -167,7 +167,8 @@ def found_twins(
         words = numbers.words([*target, *(word for one in some for word in one.run)])
         told = tuple(words[word] for word in target)
         triggers = tuple(" ".join(words[word] for word in one.run) for one in some)
-        asked = is_asked_for([word for trigger in triggers for word in trigger.split()], told)
+        said = [word for trigger in triggers for word in trigger.split()]
+        asked = is_asked_for(said, told) if target else bool(kinds_of(said))  # "in French", for answers that share no text
         finding = Finding(
             triggers=triggers,
             target=" ".join(word.removeprefix("://") for word in told),
