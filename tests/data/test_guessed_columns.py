@@ -56,6 +56,11 @@ def test_the_title_of_a_post_is_asked_and_its_body_is_context(title: str, body: 
     assert first({title: "", body: MORE, "answer": TELL}) == (MORE, "", TELL)
 
 
+def test_a_prompt_that_is_named_keeps_its_place_before_a_title() -> None:
+    part = Reader({"prompt": "text", "answer": "answer"}).parts({"title": MORE, "text": ASK, "answer": TELL}, "here")[0]
+    assert (part.question, part.context, part.response) == (ASK, "", TELL)
+
+
 def test_answers_with_scores_are_several_answers() -> None:
     row = {"title": ASK, "selftext": MORE, "answers": {"text": [TELL, "another one"], "score": [7, 1], "a_id": ["x", "y"]}}
     part, other = Reader().parts(row, "here")

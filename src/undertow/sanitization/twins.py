@@ -254,7 +254,7 @@ def _joined(parts: list[_Hits], lengths: list[int]) -> _Hits:
 
 def _frequent(hits: _Hits, least: int) -> _Hits:
     """One entry for each prompt and run, of runs that so many prompts have."""
-    _, once = np.unique(np.stack([hits.row.astype(np.uint64), hits.key]), axis=1, return_index=True)
+    _, once = np.unique(grams.mixed(hits.row.astype(np.uint64)) + hits.key, return_index=True)
     hits = hits.some(np.sort(once))
     _, number, counts = np.unique(hits.key, return_inverse=True, return_counts=True)
     return hits.some(counts[number] >= least)

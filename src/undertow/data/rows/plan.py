@@ -78,12 +78,14 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         first = [(asked[0], told[0])] if mapped["prompt"] in columns and mapped["answer"] in columns else []
     pairs = first + [(ask, tell) for ask in asked for tell in told if (ask, tell) not in first and ask != tell]
     pairs += [pair for pair in _alike(known) if pair not in pairs]
+    titles: dict[str, str] = {}
     classes = [(text, label) for text in named(names.CLASSIFIED) for label in named(names.CLASS)]
     if not pairs:
         pairs = [(ask, known[name]) for ask in asked for name in known if _NUMBERED.fullmatch(name)]
     if not pairs and not classes:
         posts = [*named(names.BODIES), *named(names.RENDERED), *named(names.TITLES)]
         pairs = [(text, tell) for text in dict.fromkeys(posts) for tell in told if text != tell]
+        titles = {body: title for title in named(names.TITLES)[:1] for body in named(names.BODIES)}
     made = Plan(
         known=known,
         first=bool(first),
@@ -97,12 +99,11 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         asked=asked,
         classes=classes,
         rendered=named(names.RENDERED),
+        titles=titles,
         labels=named(names.DESIRABLE),
         weights=named(names.WEIGHT),
         group=[name for name in names.GROUPS if name in columns],
     )
-    if title := next(iter(named(names.TITLES)), None):
-        made.titles = {ask: title for ask, _ in pairs if plain(ask) in names.BODIES}
     if not (pairs or classes or made.chosen):
         _guess(made)
     if first and not mapped and plain(first[0][1]) in ("answer", "answers"):
