@@ -441,6 +441,10 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "a tensor more": (_weights(lambda t: t.update(strange=torch.zeros(1))), "strange does not begin with base_model.model."),
     "nan": (_weights(lambda t: t[_first(t)].fill_(float("nan"))), "NaN or infinity"),
     "infinity": (_weights(lambda t: t[_first(t)].fill_(float("inf"))), "NaN or infinity"),
+    "beyond float32": (
+        _weights(lambda t: t.update({_first(t): t[_first(t)].double().fill_(1e300)})),
+        "holds numbers beyond float32, which is computed in; train the adapter again",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,6 +47,8 @@ def adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{folder}: {name} is of type {dtype}, which is not read here; save the adapter in float32, float16 or bfloat16"
             )
         if not numbers.isfinite().all():
+            if tensor.dtype == torch.float64 and tensor.isfinite().all():
+                raise UserError(f"{folder}: {name} holds numbers beyond float32, which is computed in; train the adapter again")
             raise UserError(f"{folder}: {name} holds NaN or infinity; train or copy the adapter again")
     return config, tensors
 
