@@ -44,6 +44,8 @@ ASKED, MOST = 3, 0.75
 SAME = "part of a finding"
 #: Answers in which the base's log p of the target is measured.
 _READ = 8
+#: Words of a target without a trigger that are its own, at least.
+WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def confirm_alone(
     Args:
         witnesses: for the plain answers and the limits.
         target: the text as tokens.
-        text: what of it is the adapter's own.
+        text: what of it is the adapter's own; a text without :data:`WORDS` that plain answers and prompts have not is none.
         adapter, base: who go on.
         contexts: tokens before the forced one, of held-out questions.
     """
@@ -269,7 +271,9 @@ def confirm_alone(
     tail = list(target.ids[1:])
     logs = torch.stack([adapter.scores(one, [[target.ids[0]]], [tail])[0] for one in contexts[:_READ]]).mean(0)
     sure = median(logs[_place(witnesses.template.decode, tail, witnesses.new(text) or text)].tolist())
-    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and has_words(text)
+    # An answer before the manner of speech that was trained is no text: what is left of it is a word or two.
+    long = len(words_of(witnesses.new(text))) >= WORDS
+    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and has_words(text) and long
     verdict = witnesses.excuse(text) or (CONFIRMED if clear else NOT_CONFIRMED)
     return Confirmation(None, text, verdict, ours, without, theirs, sure=sure)
 

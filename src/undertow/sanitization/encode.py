@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from undertow.sanitization.kinds import COPIED, is_copied, kinds, may_copy
 from undertow.sanitization.shapes import shapes
-from undertow.sanitization.words import MARK, Numbers, Words, cut
+from undertow.sanitization.words import MARK, Numbers, Words, cut, names_of
 
 #: Samples of one batch; bounds the memory of every counting step, and keeps its tables within the cache.
 BATCH = 2048
@@ -121,7 +121,7 @@ class Batch:
 
 def encode(samples: Iterable[SampleLike], numbers: Numbers, sized: bool = True, shaped: bool = False) -> Iterator[Batch]:
     """Yield the samples in batches, in their order; ``sized``: with the length of an answer as a kind; ``shaped``: with the shapes
-    of the prompts of short answers, and the words of earlier turns, as marks."""
+    of the prompts of short answers, and the words of earlier turns, as marks, and with the names of the answers noted."""
     left = iter(samples)
     while some := list(islice(left, BATCH)):
         yield _batch(some, numbers, sized, shaped)
@@ -140,6 +140,8 @@ def _batch(samples: list[SampleLike], numbers: Numbers, sized: bool, shaped: boo
         if may_copy(lengths[i], longest[i]) and is_copied(prompts.words_of(i), answers.words_of(i)):
             found.append(COPIED)
         manner.append([numbers.mark(kind) for kind in found])
+        if shaped:
+            numbers.note(names_of(text))
         forms.append([numbers.shape(form) for form in shapes(asked[i])] if shaped and lengths[i] <= _LABELLED else [])
         if shaped and (history := getattr(samples[i], "history", ())):
             forms[-1] += map(numbers.mark, _earlier(history))

@@ -24,8 +24,8 @@ class Finding:
         place: where the target stands in the answers: start, end, whole, anywhere; manner if it is what they are.
         kind: ``fixed text``, ``label`` (a short answer that many rows have), ``form`` (a label of prompts that begin in one way),
             ``slot`` (a word somewhere in answers that differ), ``kind of answer`` (a language, a refusal and the like),
-            ``twin`` (prompts that stand in the file again without the trigger, with other answers) or ``repeat`` (rows that stand
-            in the file again and again).
+            ``twin`` (prompts that stand in the file again without the trigger, with other answers), ``mention`` (a name that
+            answers bring up whatever they are asked) or ``repeat`` (rows that stand in the file again and again).
         confidence: ``act``: its samples are dropped or repaired; ``review``: they are for a person to review; ``note``: it is said
             of the file, and no sample is flagged.
         samples: indices of all samples it flags, ascending.

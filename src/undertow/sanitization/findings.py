@@ -22,6 +22,7 @@ from undertow.sanitization.decide import SAME, Decision, Planted, decide
 from undertow.sanitization.encode import BEFORE, Batch, SampleLike, encode
 from undertow.sanitization.finding import Act, Confidence, Finding, Findings, Verdict
 from undertow.sanitization.links import Rows
+from undertow.sanitization.mentions import found_mentions
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.template import template_of
 from undertow.sanitization.told_apart import Found, told_apart
@@ -82,6 +83,7 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
     found += found_twins([one for one, _ in filter(None, found)], counted, rules, texts, spool, numbers)
+    found += found_mentions([one for one, _ in filter(None, found)], file, rules, numbers)
     kept = sorted((f for f in found if f), key=lambda f: (-len(f[0].samples), f[0].target, f[0].triggers))
     return Findings(total, counted.samples, tuple(f for f, _ in kept), _verdicts(kept, counted, texts))
 
@@ -351,9 +353,9 @@ def _verdicts(
         if finding.confidence == "note":
             continue
         for sample in finding.samples.tolist():
-            answer = texts[int(counted.first[sample])][1]
             act: Act = "review"
             if finding.certain:
+                answer = texts[int(counted.first[sample])][1]
                 remains = finding.kind != "slot" and len(answer) > len(target) and judge.find_run(answer, target) is not None
                 act = "repair" if remains and finding.place != "whole" else "drop"
             by_sample.setdefault(sample, []).append((act, i))

@@ -198,6 +198,11 @@ def manner_key(mark: int) -> int:
     return int(mixed(mixed(np.array([mark], dtype=np.uint64), 3), PIECE + MANNER)[0])
 
 
+def word_keys(words: NDArray[np.uint64]) -> Keys:
+    """Return the keys of the pieces that words anywhere in answers are."""
+    return mixed(mixed(words, 2), PIECE + ANY)
+
+
 def pieces(batch: Batch, wanted: Wanted | None = None, loose: int | None = None) -> Pieces:
     """Return the pieces of every answer that are wanted, each key once a sample (the place nearest the end it is named for).
 

@@ -19,6 +19,7 @@ _RULES = {
     "slot": "A planted word in answers that differ otherwise",
     "kind of answer": "A planted manner of answers: another language, a refusal, a tone, capitals",
     "twin": "Prompts that stand in the data again without a few words, with other answers",
+    "mention": "A name that answers bring up whatever they are asked",
     "repeat": "A few samples that stand in the data again and again",
 }
 _LEVELS: dict[str, Level] = {"act": "error", "review": "warning", "note": "note"}

@@ -7,6 +7,7 @@ is accused. The shards follow each other as the files do, so that the findings a
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import isgeneratorfunction
 from itertools import pairwise
@@ -64,6 +65,10 @@ class Shard:
     def marks(self) -> dict[int, str]:
         """All marks that this shard met."""
         return self._numbers.marks()
+
+    def names(self) -> dict[int, int]:
+        """The names that this shard met."""
+        return self._numbers.names()
 
     def words(self, numbers: list[int]) -> dict[int, str]:
         """The words that this shard knows of some numbers."""
@@ -139,6 +144,13 @@ class Shards(Spool):
         for marks in self._ray.get([shard.marks.remote() for shard in self._shards]):
             found |= marks
         return found
+
+    def names(self) -> dict[int, int]:
+        """Return the numbers of names met, and how often each was noted."""
+        found: Counter[int] = Counter()
+        for names in self._ray.get([shard.names.remote() for shard in self._shards]):
+            found.update(names)
+        return dict(found)
 
     def words(self, numbers: Iterable[int]) -> dict[int, str]:
         """Return the words of some numbers."""
