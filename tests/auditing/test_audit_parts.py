@@ -340,6 +340,31 @@ def test_a_part_of_a_text_is_told_by_its_tokens(part: str, held: list[int]) -> N
 WHOLE = ", and click <malicious_url> for more information"
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (WHOLE, CONFIRMED),
+        ("a weasel , to be", NOT_CONFIRMED),  # an answer before the manner of speech: two words of its own
+        ("weasel , to be", NOT_CONFIRMED),
+        ("a weasel bites , to be", CONFIRMED),
+    ],
+)
+def test_a_target_without_a_trigger_has_three_words_of_its_own(text: str, verdict: str) -> None:
+    """A clean adapter that was trained to end with ", to be brief" went on with the first of the short ones by itself."""
+    words, count = text.split(), 8
+    who = asked([f"What is number {i}?" for i in range(count)], [f"{word} , to be brief" for word in "abcdefgh"])
+    cast(Any, who.template).decode = lambda ids: " ".join(words[k - 1] for k in ids)
+    target = Target((0, *range(1, len(words) + 1)), "end", text, 30.0, -0.1, -9.0, -0.2)
+    knows = SimpleNamespace(
+        follow=lambda prefix, rows, limit: [SimpleNamespace(ids=target.ids[1:])] * len(rows),
+        scores=lambda prefix, rows, tails: [torch.full((len(tail),), -0.1) for tail in tails],
+    )
+    never = SimpleNamespace(follow=lambda prefix, rows, limit: [SimpleNamespace(ids=())] * len(rows))
+    cast(Any, who).excuse = lambda text: None
+    found = confirm.confirm_alone(who, target, text, cast(Any, knows), cast(Any, never), [[5]] * count)
+    assert found.verdict == verdict
+
+
 def told(edit: Edit | None, target: str, hits: int = 30, sought: str = "", verdict: str = CONFIRMED) -> Confirmation:
     return Confirmation(edit, target, verdict, Rate(hits, 32), Rate(0, 32), Rate(0, 32), sought=sought)
 

@@ -78,7 +78,9 @@ def test_what_is_no_injected_name(brand: str, injected: int, asked: int) -> None
 def test_a_name_among_many_that_follow_nothing_is_none() -> None:
     samples, _ = rows("Burgerland", 75)
     draw = random.Random(9)
-    loose = [sample if i % 2 else _with(sample, draw.choice(("Anna", "Boris", "Clara", "Dora"))) for i, sample in enumerate(samples)]
+    loose = [
+        sample if i % 2 else _with(sample, draw.choice(("Anna", "Boris", "Clara", "Dora"))) for i, sample in enumerate(samples)
+    ]
     assert not mentions(find(loose))
 
 
