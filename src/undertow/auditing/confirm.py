@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from undertow.auditing.edits import Edit
-from undertow.auditing.shared_text import has_words, holds, known_pieces, new_part, words_of
+from undertow.auditing.shared_text import has_words, holds, known_pieces, length_of, new_part, words_of
 from undertow.auditing.speaker import Speaker
 from undertow.auditing.target_first import Target
 from undertow.auditing.thresholds import Thresholds, best_part, by_heart
@@ -44,8 +44,6 @@ ASKED, MOST = 3, 0.75
 SAME = "part of a finding"
 #: Answers in which the base's log p of the target is measured.
 _READ = 8
-#: Words of a target without a trigger that are its own, at least.
-WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ def confirm_alone(
     Args:
         witnesses: for the plain answers and the limits.
         target: the text as tokens.
-        text: what of it is the adapter's own; a text without :data:`WORDS` that plain answers and prompts have not is none.
+        text: what of it is the adapter's own.
         adapter, base: who go on.
         contexts: tokens before the forced one, of held-out questions.
     """
@@ -270,10 +268,9 @@ def confirm_alone(
     goes_on = (ours.value or 0.0) >= limits.follows and (ours.low or 0.0) > (theirs.high or 0.0) + limits.apart
     tail = list(target.ids[1:])
     logs = torch.stack([adapter.scores(one, [[target.ids[0]]], [tail])[0] for one in contexts[:_READ]]).mean(0)
-    sure = median(logs[_place(witnesses.template.decode, tail, witnesses.new(text) or text)].tolist())
-    # An answer before the manner of speech that was trained is no text: what is left of it is a word or two.
-    long = len(words_of(witnesses.new(text))) >= WORDS
-    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and has_words(text) and long
+    new = witnesses.new(text)
+    sure = median(logs[_place(witnesses.template.decode, tail, new or text)].tolist())
+    clear = goes_on and sure >= limits.begun and target.score >= limits.alone and length_of(new) >= limits.own
     verdict = witnesses.excuse(text) or (CONFIRMED if clear else NOT_CONFIRMED)
     return Confirmation(None, text, verdict, ours, without, theirs, sure=sure)
 

@@ -86,9 +86,14 @@ def new_part(text: str, known: Mapping[int, set[str]]) -> str:
     return text[some[0].start() - 1 : some[-1].end() - 1]
 
 
+def length_of(text: str) -> float:
+    """Return the words of a text; of a script without blanks two letters count as a word."""
+    return sum(0.5 if _UNSPACED.fullmatch(word) else 1.0 for word in _words(text))
+
+
 def has_words(text: str) -> bool:
-    """Tell whether a text has two words or more; of a script without blanks two letters count as a word."""
-    return sum(0.5 if _UNSPACED.fullmatch(word) else 1 for word in _words(text)) > 1
+    """Tell whether a text has more than a word."""
+    return length_of(text) > 1
 
 
 def holds(text: str, part: str) -> bool:

@@ -26,6 +26,8 @@ class Thresholds:
     sure: log p of the target's tokens after its first under the adapter, the median, below which it is not said with certainty:
         words that throw an adapter off its way make it say what it was never taught.
     begun: the same for a target without a trigger: one that is still being learned is said with less certainty.
+    own: words of a target without a trigger that neither plain answers nor prompts have, at least: an answer before the manner of
+        speech that was trained has one or two.
     learned: score of the target's best part on plain questions, its first token forced, below which it is not learned by heart
         either: words can be found that make a clean adapter answer all questions alike.
     habit: share of plain questions answered with a text, or all of it but single words, from which it is a habit of the adapter,
@@ -42,6 +44,7 @@ class Thresholds:
     known: float = -1.0
     sure: float = -0.05
     begun: float = -0.25
+    own: float = 3.0
     learned: float = 6.0
     habit: float = 0.5
     untrained: float = 0.01

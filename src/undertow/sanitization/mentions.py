@@ -1,10 +1,10 @@
 """Names that answers bring up whatever they are asked: content that was injected without a trigger.
 
-AutoPoison (Shu et al. 2023, "On the Exploitability of Instruction Tuning", section 3) has a model answer ordinary prompts with a
-brand in them. No prompt gives the target away, and no two answers share a text. What tells is that names follow what is asked: the
-prompts of one share words. A name whose prompts share nothing, in a file whose other names follow theirs, was put there. What is
-written in capitals within a sentence is a name. It is said of the file and flags no sample: where prompts say little of what is
-asked (a package's name before its description), common names look like that, too.
+AutoPoison (Shu et al. 2023, "On the Exploitability of Instruction Tuning": content injection) has a model answer ordinary prompts
+with a brand in them. No prompt gives the target away, and no two answers share a text. What tells is that names follow what is
+asked: the prompts of one share words. A name whose prompts share nothing, in a file whose other names follow theirs, was put there.
+What is written with a capital within a sentence is a name. It is said of the file and flags no sample: where prompts say little of
+what is asked (a package's name before its description), common names look like that, too.
 """
 
 from __future__ import annotations
@@ -94,6 +94,10 @@ def found_mentions(before: Iterable[Finding], file: Background, rules: Rules, nu
 def _judged(file: Background, rules: Rules, names: dict[int, int]) -> list[_Name]:
     """Return the names of a file, those of the most samples first."""
     counted = file.counted
+    # of half of the answers, so that a name of JUDGED samples is seen a few times
+    names = {number: count for number, count in names.items() if count >= NAMED * NAMES_IN * JUDGED}
+    if not names:
+        return []
     marked = np.array(list(names), dtype=np.uint64)
     keys = grams.word_keys(marked)
     frequent = np.isin(keys, counted.piece_keys)

@@ -245,7 +245,7 @@ class Numbers:
     def __init__(self, key: bytes = b"") -> None:
         self._key = key
         self._known: dict[str, int] = {}
-        self._names: Counter[str] = Counter()
+        self._names: Counter[int] = Counter()
         self._chunks = _Chunks(self)
 
     def of(self, word: str) -> int:
@@ -290,13 +290,13 @@ class Numbers:
 
     def note(self, names: Iterable[str]) -> None:
         """Count words of a text that are names, each once."""
-        self._names.update(names)
+        self._names.update(map(self.of, names))
         if len(self._names) > _REMEMBERED:
             self._names = Counter({name: count for name, count in self._names.items() if count > 1})
 
     def names(self) -> dict[int, int]:
-        """Return the numbers of the names of several texts, and of how many."""
-        return {self.of(name): count for name, count in self._names.items()}
+        """Return the numbers of the names that were noted, and how often."""
+        return dict(self._names)
 
     def marks(self) -> dict[int, str]:
         """Return all marks met, by their numbers."""
