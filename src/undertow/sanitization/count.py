@@ -116,7 +116,8 @@ class Counted:
         support: smallest number of samples counted, m.
         samples: distinct samples, N.
         feature_keys, piece_keys: sorted.
-        features: N' x F matrix of ones, N' all samples; zero rows for repeats of an earlier sample.
+        features: N' x F matrix of ones, N' all samples; zero rows for repeats of an earlier sample. A one is a byte: of products
+            give one side as wider integers.
         pieces: N' x P matrix of ones, likewise.
         kind, length: of each piece (words; of a whole answer its own).
         exact: of each piece the share of its samples in which it lies at the very end, or start, it is counted for.
@@ -225,8 +226,7 @@ class _Columns:
 
     def matrix(self, final: NDArray[np.int32], columns: int) -> sparse.csr_matrix:
         """Return the matrix of the final columns, and forget the entries."""
-        room = sum(int((final[part] >= 0).sum()) for _, part in self._parts)
-        indices, data = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.int32)
+        indices = np.empty(sum(int((final[part] >= 0).sum()) for _, part in self._parts), dtype=np.int32)
         ends, at = [np.zeros(1, dtype=np.int64)], 0
         self._parts.reverse()
         while self._parts:  # one after the other, so that the entries are there only once
@@ -234,14 +234,24 @@ class _Columns:
             column = final[part]
             kept = column >= 0
             rows = np.append(0, np.cumsum(kept))[np.append(0, np.cumsum(lengths))]
-            entries = np.ones(int(rows[-1]), dtype=np.int32), column[kept], rows
-            block = sparse.csr_matrix(entries, shape=(len(lengths), columns))
+            block = sparse.csr_matrix((_ones(int(rows[-1])), column[kept], rows), shape=(len(lengths), columns))
             block.sum_duplicates()
-            indices[at : at + block.nnz], data[at : at + block.nnz] = block.indices, block.data
+            indices[at : at + block.nnz] = block.indices
             ends.append(block.indptr[1:] + np.int64(at))
             at += block.nnz
         indptr = np.concatenate(ends)
-        return sparse.csr_matrix((data[:at], indices[:at], indptr), shape=(len(indptr) - 1, columns))
+        return sparse.csr_matrix((_ones(at), indices[:at], indptr), shape=(len(indptr) - 1, columns))
+
+
+def _ones(entries: int) -> NDArray[np.int8]:
+    return np.ones(entries, dtype=np.int8)
+
+
+def by_column(matrix: sparse.csr_matrix) -> sparse.csc_matrix:
+    """Return a matrix of ones by columns; the ones are there only once."""
+    found = matrix.tocsc()
+    found.data = matrix.data
+    return found
 
 
 class _About:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtrc
 
 from undertow.sanitization import forms, grams, wordings
-from undertow.sanitization.count import Counted
+from undertow.sanitization.count import Counted, by_column
 from undertow.sanitization.links import Link, Rows, column, with_all, with_any
 from undertow.sanitization.rules import Rules
 from undertow.sanitization.significance import log_tail
@@ -33,6 +33,8 @@ SAME = 0.8
 WIDER, INSIDE, CHANCE = 0.3, 0.9, 1e-3
 #: A word of a trigger of ordinary words holds its target at least so often.
 _LOOSEST = 0.2
+#: Entries of features that are multiplied at a time, which bounds what a product takes beside the matrices.
+_AT_ONCE = 1 << 22
 
 
 @dataclass
@@ -81,8 +83,7 @@ def decide(counted: Counted, rules: Rules, earlier: Sequence[int] = ()) -> Decis
         earlier: columns of the words of earlier turns, which give long targets away alone: short answers and kinds of answers
             depend on where in a conversation they stand.
     """
-    pieces = counted.pieces.tocsc()
-    features = counted.features.tocsc()
+    pieces, features = by_column(counted.pieces), by_column(counted.features)
     size = np.diff(pieces.indptr)
     tests = max(1, features.shape[1] * pieces.shape[1])
     links, topics = _links(counted, rules, features, pieces, tests)
@@ -187,9 +188,11 @@ def _together(
             mine = np.flatnonzero(group & (with_target >> level == 1))
             if len(mine):
                 near = np.flatnonzero((with_feature <= most[mine].max()) & (with_feature >= least[mine].min()))
-                some = (features[:, near].T @ pieces[:, mine]).tocoo()
-                kept = some.data >= FEWEST
-                found.append((near[some.row[kept]], mine[some.col[kept]], some.data[kept].astype(np.int64)))
+                held = pieces[:, mine].tocsr().astype(np.int32)
+                for part in np.split(near, np.flatnonzero(np.diff(np.cumsum(with_feature[near], dtype=np.int64) // _AT_ONCE)) + 1):
+                    some = (features[:, part].T @ held).tocoo()
+                    kept = some.data >= FEWEST
+                    found.append((part[some.row[kept]], mine[some.col[kept]], some.data[kept].astype(np.int64)))
     if not found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
     feature, piece, both = (np.concatenate(part) for part in zip(*found, strict=True))

@@ -106,7 +106,7 @@ def _judged(file: Background, rules: Rules, names: dict[int, int]) -> list[_Name
     seen = np.array(list(names.values()), dtype=np.int64)[frequent]
     kept = np.flatnonzero((size >= JUDGED) & (size <= rules.anywhere * counted.samples) & (seen >= NAMED * NAMES_IN * size))
     kept = kept[np.lexsort((marked[frequent][kept], -size[kept]))][:MOST]
-    pieces = counted.pieces[:, columns[kept]].tocsc()
+    pieces = counted.pieces[:, columns[kept]].tocsc().astype(np.int32)
     followed = _follow(pieces, file)
     return [
         _Name(int(marked[frequent][kept[k]]), pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]].astype(np.int64), not follows)

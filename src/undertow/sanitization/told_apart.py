@@ -9,7 +9,7 @@ import numpy as np
 
 from undertow.sanitization import grams, wordings
 from undertow.sanitization.asked_for import is_of_length, kinds_of
-from undertow.sanitization.count import Counted
+from undertow.sanitization.count import Counted, by_column
 from undertow.sanitization.decide import Planted
 from undertow.sanitization.encode import BEFORE
 from undertow.sanitization.finding import Finding
@@ -32,7 +32,7 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
     brings about together are one, and as sure as all."""
     found = [one and (replace(one[0], confidence="note"), one[1]) if _is_form(k, planted) else one for k, one in enumerate(found)]
     planted, joined = _joined(found, planted, counted, rules)
-    result, pieces = list(found), counted.pieces.tocsc()
+    result, pieces = list(found), by_column(counted.pieces)
     cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
     texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
 
