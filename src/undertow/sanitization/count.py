@@ -209,7 +209,7 @@ class _Columns:
         number = self._number
         own = np.fromiter((number.setdefault(key, len(number)) for key in found.tolist()), dtype=np.int32, count=len(found))
         columns = own[inverse]
-        self._parts.append((lengths, columns))
+        self._parts.append((lengths.copy(), columns))
         return columns, own, index
 
     def frequent(self, support: int) -> tuple[Keys, NDArray[np.int32]]:
@@ -272,7 +272,7 @@ class _About:
             self._kind, self._length, self._exact = (np.append(of, room) for of in (self._kind, self._length, self._exact))
         self._kind[own], self._length[own] = kind[index], length[index]
         np.add.at(self._exact, columns, exact)
-        self._rests.append((columns, rest))
+        self._rests.append((columns, rest.copy()))
 
     def of(self, final: NDArray[np.int32], columns: int) -> tuple[NDArray[np.int64], ...]:
         """Return kind, length and exact samples of the final columns."""
@@ -367,8 +367,9 @@ def count(spool: Spool, table: Sketch, rules: Rules) -> Counted:
     features, found, about = _Columns(), _Columns(), _About()
     begins, shapes = [np.zeros((0, 2), dtype=np.uint64)], [np.zeros(0, dtype=np.uint64)]
     for tally in chain.from_iterable(spool.each(_tallied, table, least, rows=first == np.arange(len(first)))):
-        begins.append(tally.heads)
-        shapes.append(tally.shapes)
+        # What is kept is copied: from a cluster it is a view, for which everything that came with it would stay in memory.
+        begins.append(tally.heads.copy())
+        shapes.append(tally.shapes.copy())
         features.add(*tally.features)
         about.add(tally.shape, found.add(*tally.pieces), len(found))
     heads, shaped = np.unique(np.concatenate(begins), axis=0), np.unique(np.concatenate(shapes))
