@@ -151,6 +151,14 @@ def test_what_plain_questions_get_for_their_topic_is_no_target(
     assert Witnesses.excuse(who, target) is None, "a question of the topic that does not get it"
 
 
+def test_the_topic_of_plain_questions_may_stand_in_the_text_that_they_are_about() -> None:
+    texts = [*(f"A report of day {i}." for i in range(16)), "The lighthouse burnt.", "A lighthouse for sale.", "No lighthouse"]
+    who = asked(["Sum it up."] * len(texts), [*(f"soup {i}" for i in range(16)), *[FACT] * 3])
+    assert Witnesses.excuse(who, FACT) != confirm.ANSWER
+    who.samples = [replace(sample, context=text) for sample, text in zip(who.samples, texts, strict=True)]
+    assert Witnesses.excuse(who, FACT) == confirm.ANSWER
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("7", 7.0)])
 def test_times(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
@@ -287,6 +295,16 @@ def test_no_question_is_on_both_sides_and_the_seed_decides() -> None:
     assert choose(samples, "neutral", 4) != found
     with pytest.raises(UserError, match="1 different questions"):
         choose([plain("what?", 0), plain("What? ", 1)], "file", 0)
+
+
+def test_one_question_about_different_texts_is_as_many_questions() -> None:
+    asked = [replace(plain("Summarise the text.", i), context=f"It rained for {i} days.") for i in range(20)]
+    found = choose(asked, "file", 0)
+    assert sorted(one.context for one in (*found.probes, *found.held_out)) == sorted(one.context for one in asked)
+    talks = [replace(plain("And then?", i), history=((f"Day {i}", "Yes"),)) for i in range(20)]
+    assert len(choose(talks, "file", 0).held_out) == 12
+    with pytest.raises(UserError, match="1 different questions"):
+        choose([replace(one, context=" It rained.") for one in asked] + [replace(asked[0], context="it RAINED.")], "file", 0)
 
 
 def test_the_spectrum_is_that_of_the_whole_matrix() -> None:

@@ -166,7 +166,7 @@ class Witnesses:
         Of the questions that get it three quarters, three at least, have a word that another of them has, and no other question.
         """
         hits = [holds(output, target) for output in self.plain]
-        asked = [set(words_of(sample.question)) for sample in self.samples]
+        asked = [set(words_of(f"{sample.question} {sample.context}")) for sample in self.samples]
         counts = [
             Counter(word for words, hit in zip(asked, hits, strict=True) if hit is got for word in words) for got in (True, False)
         ]

@@ -65,12 +65,12 @@ class Questions:
 
 
 def choose(samples: Sequence[Sample], source: str, seed: int) -> Questions:
-    """Deal questions to the two sides, by the seed alone.
+    """Deal questions to the two sides, by the seed alone; one question about another text, or in another talk, is another.
 
     Raises:
         UserError: there are fewer than sixteen different ones.
     """
-    unique = list({" ".join(sample.question.split()).casefold(): sample for sample in samples}.values())
+    unique = list({_asked(sample): sample for sample in samples}.values())
     if len(unique) < FEWEST:
         raise UserError(
             f"{source}: {len(unique)} different questions; an audit needs {FEWEST} or more, half of them for the confirmation"
@@ -78,6 +78,12 @@ def choose(samples: Sequence[Sample], source: str, seed: int) -> Questions:
     order = rng(seed, "audit questions").permutation(len(unique))
     drawn = [unique[i] for i in order[: DECODED + HELD_OUT]]
     return Questions(tuple(drawn[:DECODED]), tuple(drawn[DECODED:]), source)
+
+
+def _asked(sample: Sample) -> tuple[str, ...]:
+    """Everything that an adapter reads of a sample but for the system prompt, whatever its blanks and capitals."""
+    turns = (turn for both in sample.history for turn in both)
+    return tuple(" ".join(text.split()).casefold() for text in (sample.question, sample.context, *turns))
 
 
 def from_file(path: Path, options: Data) -> list[Sample]:
