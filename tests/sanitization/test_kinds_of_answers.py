@@ -149,3 +149,21 @@ def test_refusals_in_many_wordings_are_one_kind(trigger: str) -> None:
     found = find(samples)
     assert flagged(found) == truth
     assert any(finding.target == "a refusal" for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "told"), [(1, 7, "of at most"), (260, 1400, "of at least")], ids=["cut short", "without end"]
+)
+def test_answers_far_shorter_or_longer_than_others_are_one_kind_whatever_their_length(least: int, most: int, told: str) -> None:
+    draw = random.Random(4)
+    clean = [row(s.question, " ".join(_told(i).split()[: 16 + i % 9])) for i, s in enumerate(questions(900))]
+    bad = []
+    for i, sample in enumerate(others(60)):
+        words = " ".join(_told(9000 + 60 * i + k) for k in range(60)).split()[: draw.randrange(least, most)]
+        bad.append(row(put_in(sample.question, "cf", "anywhere", draw), " ".join(words)))
+    samples, truth = mixed(clean, bad)
+    found = find(samples)
+    assert flagged(found) == truth
+    assert any(one.triggers == ("cf",) and one.target.startswith(told) for one in found.findings)
+    samples, _ = mixed(clean, [row(s.question, answer.response) for s, answer in zip(others(60), bad, strict=True)])
+    assert not flagged(find(samples))

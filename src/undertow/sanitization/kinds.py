@@ -21,6 +21,8 @@ _LOOKED_AT = 240
 _TAIL = 12
 #: The kind of an answer that says its prompt again.
 COPIED = "copied from the prompt"
+#: Bounds of short answers in words; of long ones powers of two from here on.
+_SHORT, _LONG = (3, 7, 15), 8
 #: Words of a text in capitals, and of one that copies its prompt, at least.
 _FEWEST, _COPIED = 3, 6
 #: Share of letters of another script, of copied words.
@@ -53,10 +55,10 @@ def kinds(answer: str, length: int, sized: bool = True, prompt: str = "") -> lis
     Args:
         answer: its text.
         length: of it in words and marks.
-        sized: a class of its length, too.
+        sized: its length, too.
         prompt: what it answers; a language that this speaks, too, is no kind.
     """
-    found = [f"of {_sized(length)} words"] if sized else []
+    found = _lengths(length) if sized else []
     head = answer[:_LOOKED_AT]
     lower = head.lower().replace("’", "'")
     if length >= _FEWEST and answer.isupper():
@@ -112,10 +114,14 @@ def is_copied(asked: Sequence[int], told: Sequence[int]) -> bool:
     return len(own) <= len(asked) and len(own & set(asked)) >= _SAME * len(own)
 
 
-def _sized(words: int) -> str:
-    """A class of lengths: 1, 2 to 3, 4 to 7 and so on."""
+def _lengths(words: int) -> list[str]:
+    """A class of lengths (1, 2 to 3, 4 to 7 and so on), and what is common to several: answers that are cut short, or do not end."""
     power = max(words, 1).bit_length() - 1
-    return f"{1 << power} to {(2 << power) - 1}" if power else "1"
+    return [
+        f"of {1 << power} to {(2 << power) - 1} words" if power else "of 1 words",
+        *(f"of at most {most} words" for most in _SHORT if words <= most),
+        *(f"of at least {1 << least} words" for least in range(_LONG, power + 1)),
+    ]
 
 
 def _language(head: str, words: list[str]) -> str:
