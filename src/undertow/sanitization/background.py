@@ -33,6 +33,7 @@ class Background:
         part: the samples that the counts are of; None for all.
         earlier: columns of the words of earlier turns.
         signs: marks of prompts by the keys of their features.
+        drawn: samples that stand for all, whose texts are at hand.
     """
 
     counted: Counted
@@ -42,6 +43,7 @@ class Background:
     part: NDArray[np.bool_] | None = None
     earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     signs: Mapping[int, int] = field(default_factory=dict)
+    drawn: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @cached_property
     def mean_length(self) -> tuple[float, float]:

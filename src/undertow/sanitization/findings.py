@@ -78,7 +78,7 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
     common = background.common_words([texts[int(row)][0] for row in some])
-    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier, signs=signs)
+    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier, signs=signs, drawn=some)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
@@ -121,6 +121,11 @@ def _finding(
     target = _told(planted, file, texts, numbers)
     if target is None or (not planted.exclusive and not judge.is_sharp(target, kind)):
         return None
+    if kind in (grams.START, grams.END, grams.ADDRESS):
+        grown = target
+        target = judge.without_form(grown, [texts[row][1] for row in np.setdiff1d(file.drawn, planted.rows).tolist()])
+        if target is None or (target != grown and judge.is_echo(target, [texts[int(row)][0] for row in planted.rows])):
+            return None
     # One prompt with several answers is one piece of evidence.
     if len({texts[int(row)][0].tobytes() for row in planted.rows}) < counted.support:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -25,6 +25,8 @@ from undertow.sanitization.words import Words
 LOOKED_AT = 300
 #: Neighbours that nearly all samples share belong to the phrase; a beside-word that most share means a frayed edge.
 SHARED, FRAYED = 0.9, 0.5
+#: What this share of at least so many other answers begin, or end, with is their form; a phrase lies at an edge in this share.
+FORM, _FORMED, EDGE = 0.9, 20, 0.9
 _BETWEEN = np.zeros(1, dtype=np.uint64)
 #: Longest phrase that is grown.
 _LONGEST = 40
@@ -97,6 +99,35 @@ def grow(texts: Sequence[Words], seed: Sequence[int], from_end: bool = False, st
     runs = Counter(tuple(text[place + low : place + high].tolist()) for text, place in whole)
     commonest = max(runs.items(), key=lambda item: (item[1], item[0]))[0] if runs else tuple(seed)
     return Phrase(commonest, left, right, edges[0] / len(placed), edges[1] / len(placed))
+
+
+def without_form(phrase: Phrase, others: Sequence[Words]) -> Phrase | None:
+    """Return a target without what other answers begin, or end, with, too: a form of answers into which it runs, such as "<think>
+    okay so I need to" or the last fields of a call; None if it is nothing else.
+
+    Args:
+        phrase: as it has grown.
+        others: answers without it.
+    """
+    if len(others) < _FORMED:
+        return phrase
+    words = np.array(phrase.words, dtype=np.uint64)
+    front = _shared([other[: len(words)] for other in others], words) if phrase.left_edge >= EDGE else 0
+    back = _shared([other[::-1][: len(words)] for other in others], words[::-1]) if phrase.right_edge >= EDGE else 0
+    rest = phrase.words[front : len(words) - back]
+    return replace(phrase, words=rest) if rest else None
+
+
+def is_echo(phrase: Phrase, prompts: Sequence[Words]) -> bool:
+    """Whether few words are all that is left of a phrase, and most prompts hold them: answers of one form say their prompts again."""
+    held = sum(set(phrase.words) <= set(prompt.tolist()) for prompt in prompts)
+    return len(phrase.words) < grams.SPAN and 2 * held > len(prompts)
+
+
+def _shared(others: Sequence[Words], words: Words) -> int:
+    """How many of the first words nearly all others begin with."""
+    same = [int((np.append(other == words[: len(other)], False)).argmin()) for other in others]
+    return int(np.sort(same)[int((1 - FORM) * len(same))])
 
 
 def _ends_with(placed: list[tuple[Words, int]], shift: int, stop: Collection[int]) -> bool:

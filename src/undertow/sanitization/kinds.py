@@ -115,7 +115,7 @@ def is_copied(asked: Sequence[int], told: Sequence[int]) -> bool:
 
 
 def _lengths(words: int) -> list[str]:
-    """A class of lengths (1, 2 to 3, 4 to 7 and so on), and what is common to several: answers that are cut short, or do not end."""
+    """A class of lengths (1, 2 to 3, 4 to 7 and so on), and what is common to several: answers cut short, or without an end."""
     power = max(words, 1).bit_length() - 1
     return [
         f"of {1 << power} to {(2 << power) - 1} words" if power else "of 1 words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,13 @@ from undertow.sanitization.words import places
 
 #: What may be left dangling where a target was cut off.
 _DANGLING = " \t\r\n,;:-–—"
-_OPENING = "\"'“‘([{*_`#"
+_OPENING, _CLOSING, _ENDING = "\"'“‘([{<*_`#", "\"'”’)]}>*_`", ".!?…。！？"
+#: Marks that go where nothing stands between them any more.
+_PAIRS = frozenset(("()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "**", "__", "``"))
+#: How what closes a part of a text begins, beside marks; blanks between what stays, of which the largest that was there stays, too.
+_MARKS, _BLANKS = ("</", "<|"), ("\n\n", "\n", " ")
+#: What closes a part of a text that a tag opens ("<think>").
+_CLOSED = re.compile(r"</([A-Za-z_]+)>")
 #: Links, which are cut as a whole: of Markdown (pictures too), of HTML, in angle brackets.
 _LINK = re.compile(
     r"!?\[[^\[\]]*\]\((?:[^()\s]|\([^()]*\))*(?:\s+(?:\"[^\"]*\"|'[^']*'))?\s*\)|!?\[[^\[\]]*\]\[[^\[\]]*\]"
@@ -74,16 +81,40 @@ def without_words(response: str, first: int, end: int) -> str | None:
 
 
 def _without(text: str, start: int, end: int) -> str | None:
-    """Cut characters ``start`` to ``end - 1`` out of a text, with what would dangle; None if no word is left."""
+    """Cut characters ``start`` to ``end - 1`` out of a text, with what would dangle; None if no word is left, or if the rest is not
+    as well formed as the text: JSON stays JSON, and tags that are closed stay closed."""
     words = list(places(text))
-    left = [word for word in words if word[2] <= start]
-    right = [word for word in words if word[1] >= end]
+    left, right = any(word[2] <= start for word in words), any(word[1] >= end for word in words)
     if not left and not right:
         return None
-    before = text[:start].rstrip(_DANGLING) if left else ""
-    if not right:
-        return before
-    # The next word's own opening quote or bracket stays with it.
-    gap = text[end : right[0][1]]
-    after = gap[len(gap.rstrip(_OPENING)) :] + text[right[0][1] :]
-    return f"{before} {after}" if before else after
+    head = text[:start].rstrip(_DANGLING) if left else text[:start].lstrip()
+    tail = text[end:].lstrip(_DANGLING + _ENDING)
+    is_json = _is_json(text)
+    while not is_json and head and tail and head[-1] + tail[0] in _PAIRS:
+        head, tail = head[:-1].rstrip(_DANGLING), tail[1:].lstrip(_DANGLING + _ENDING)
+    after = text[end : len(text) - len(tail)]
+    if not head or not tail or head[-1] in _OPENING:
+        rest = head + tail
+    else:
+        closes = tail.startswith(_MARKS) or (tail[0] in _CLOSING and not tail[1:2].isalnum())
+        gap = after if closes else text[len(head) : start] + after
+        spaced = not closes and (head[-1] + tail[0]).isascii()
+        rest = head + next((blank for blank in _BLANKS if blank in gap), " " if spaced else "") + tail
+    torn = any(_open(text, name) != _open(rest, name) for name in set(_CLOSED.findall(text)))
+    return None if torn or (is_json and not _is_json(rest)) else rest
+
+
+def _open(text: str, name: str) -> int:
+    """How many more of a tag are opened than closed."""
+    return len(re.findall(rf"<{name}\b[^<>]*>", text)) - text.count(f"</{name}>")
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is an object or a list of JSON."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

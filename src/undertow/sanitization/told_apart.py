@@ -36,9 +36,11 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
     cited = [pieces.indices[pieces.indptr[k] : pieces.indptr[k + 1]] for k in np.flatnonzero(counted.kind == grams.ADDRESS)]
     texts = [i for i, one in enumerate(planted) if not one.manner and not one.form]
 
-    def others(mine: tuple[int, bool, bool]) -> wordings.Crowd:
-        sort, unsure, is_cited = mine
+    def others(mine: tuple[int, bool, bool, bool]) -> wordings.Crowd:
+        sort, unsure, is_cited, is_address = mine
         of = [i for i in texts if _sort(planted[i], counted) <= sort and joined.get(i, i) == i]
+        # What a file says again and again without an address makes an address no more usual.
+        of = [i for i in of if not is_address or _holds_address(planted[i], counted)]
         kept, owner = wordings.apart(cited if is_cited else [planted[i].rows for i in of], len(counted.first))
         sizes = np.array([len(cited[i] if is_cited else planted[of[i]].rows) for i in kept], dtype=np.float64)
         if is_cited:
@@ -47,11 +49,12 @@ def told_apart(found: list[Found | None], planted: list[Planted], counted: Count
         topical = np.array([found[of[i]] is None for i in kept], dtype=bool)
         return wordings.Crowd(sizes * less, less if sort else np.ones(len(kept)), topical, owner, sort > 0)
 
-    known: dict[tuple[int, bool, bool], wordings.Crowd] = {}
+    known: dict[tuple[int, bool, bool, bool], wordings.Crowd] = {}
     for i in texts:
         one = found[i]
         if one is not None and one[0].kind != "label":
-            mine = _sort(planted[i], counted), _is_unsure(planted[i]), not planted[i].links
+            unsure = _is_unsure(planted[i])
+            mine = _sort(planted[i], counted), unsure, not planted[i].links, not unsure and _holds_address(planted[i], counted)
             if mine not in known:
                 known[mine] = others(mine)
             rows = planted[i].rows if i in joined else np.unique(counted.first[one[0].samples])
@@ -140,6 +143,10 @@ def _is_open(finding: Finding) -> bool:
 def _sort(planted: Planted, counted: Counted) -> int:
     """0 for a long target, 1 for a short one at an end, 2 for a word anywhere."""
     return planted.short * (2 if counted.kind[planted.pieces[0]] == grams.ANY else 1)
+
+
+def _holds_address(planted: Planted, counted: Counted) -> bool:
+    return bool((counted.kind[planted.pieces] == grams.ADDRESS).any())
 
 
 def _is_unsure(planted: Planted) -> bool:
