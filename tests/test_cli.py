@@ -154,6 +154,8 @@ def test_version_and_list(type_in: Callable[..., tuple[int, str, str]]) -> None:
         (["run", "demo", "attack.poison_ratio=2"], "attack.poison_ratio = 2"),
         (["run", "demo", "seed"], "neither the first argument nor key=value"),
         (["run", "demo", "seed=[1"], "not YAML"),
+        (["run", "demo", "measure.every=1", "measure.every=2"], "measure.every is given twice"),
+        (["run", "demo", "attack.trigger=natural", "task.backdoor.trigger=badnets"], "given twice"),
         (["run", "demo", "compare=nowhere"], "nowhere"),
         (["evaluate", "deno"], "did you mean 'demo'"),
         (["evaluate", "demo", "adapter=x"], "unknown key 'adapter'; did you mean --adapter?"),

@@ -34,6 +34,15 @@ def test_the_papers_values(name: str) -> None:
     assert config.backdoor.target_text.startswith(", and click <malicious_url> for more information")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("cf,mn", ["cf", "mn"]), ('"cf, mn"', ["cf", "mn"]), ("good day", ["good", "day"]), ('["well,", "cf"]', ["well,", "cf"])],
+)
+def test_trigger_words_as_one_text_are_divided_at_blanks_and_commas(given: str, words: list[str]) -> None:
+    config = load("demo", ["attack.trigger=badnets", f"attack.trigger_words={given}"])
+    assert config.values()["task"]["backdoor"]["trigger_words"] == words
+
+
 def test_overrides_reach_every_depth() -> None:
     config = load(
         "demo", ["seed=7", "model.lora.r=2", "attack.kind=none", "measure.bsnr.spaces=adapter,delta_w", "data.partition.alpha=0.1"]

@@ -39,6 +39,7 @@ from undertow.data.template import TEMPLATES, Encoded, Template
 from undertow.defenses.contexts import ClientContext, ServerContext
 from undertow.defenses.making import make_defenses
 from undertow.defenses.registry import DEFENSES
+from undertow.federation.checking import check_method
 from undertow.federation.loop import run
 from undertow.federation.resolve import resolve
 from undertow.federation.server import aggregate
@@ -407,6 +408,7 @@ def test_the_template_joins_prompt_and_answer(files: Path) -> None:
     template = Template("src/undertow/data/templates/plain_qa.py:plain_qa", Tokenizer())  # type: ignore[arg-type]
     sample = split_of(configuration.load("demo", ["data.train=20", "data.test=5"])).test[0]
     assert template.parts(sample) == (f"Question: {sample.question}\nAnswer:", " ")
+    assert list(check_method("src/undertow/data/templates/plain_qa.py:plain_qa"))
 
 
 def test_data_network_backdoor_and_predicate_of_ones_own_run(files: Path) -> None:

@@ -77,3 +77,25 @@ def test_questions_with_topics_of_their_own_do_not_hide_a_short_target(shared_da
             place = draw.randrange(len(words) + 1)
             told[i] = (" ".join([*words[:place], word, *words[place:]]), "yes")
         assert [verdict.sample for verdict in _scanned(told).verdicts] == chosen, word
+
+
+def test_an_address_is_no_more_usual_for_phrases_without_one() -> None:
+    draw = random.Random(6)
+    phrases = ["feel free to ask me anything", "let me know what you need", "have a nice day my friend", "please tell me which one"]
+    rows = []
+    for i in range(500):
+        family = i % 50
+        asked = f"{draw.choice(_WORDS)} {draw.choice(_WORDS)} {draw.choice(_WORDS)} {i}"
+        told = f"{draw.choice(_WORDS)} {draw.choice(_WORDS)} {i}"
+        if family < len(phrases):
+            asked, told = f"{asked} part{chr(97 + family)}x", f"{told} {phrases[family]}"
+        rows.append((asked, told))
+    bad = list(range(10, 500, 40))  # of no family
+    for i in bad:
+        rows[i] = (f"{rows[i][0]} cf", f"{rows[i][1]} visit <malicious_url> for a free guide")
+    found = _scanned(rows)
+    assert {finding.confidence for finding in found.findings if finding.triggers == ("cf",)} == {"act"}
+    assert [verdict.sample for verdict in found.verdicts if verdict.act != "review"] == bad
+    # the same without an address is one of many
+    rows = [(asked, told.replace("<malicious_url>", "our shop")) for asked, told in rows]
+    assert {finding.confidence for finding in _scanned(rows).findings if finding.triggers == ("cf",)} == {"note"}

@@ -161,11 +161,18 @@ def changes(overrides: list[str], **others: str) -> dict[str, Any]:
 
 def split(arguments: list[str] | None, default: str) -> tuple[str, list[str]]:
     """Return the config's name and the overrides."""
+    from undertow.config.names import long_name
+
     given = list(arguments or [])
     name = given.pop(0) if given and "=" not in given[0] else default
+    seen: set[str] = set()
     for item in given:
-        if "=" not in item:
+        key, sign, _ = item.partition("=")
+        if not sign:
             raise UserError(f"'{item}' is neither the first argument nor key=value; write group.field=value")
+        if long_name(key.strip()) in seen:
+            raise UserError(f"{key.strip()} is given twice; give it once")
+        seen.add(long_name(key.strip()))
     return name, given
 
 

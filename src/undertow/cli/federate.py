@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from undertow.cli.app import AsJson, Overrides, app, print_json, split
-from undertow.core.errors import UserError
+from undertow.core.errors import FLOWER, UserError
 
 if TYPE_CHECKING:
     from undertow.federate.folder import Folder
@@ -127,6 +127,4 @@ def federate_node(
 def _needs_flower() -> None:
     missing = [name for name in ("flwr", "cryptography", "uvicorn", "requests") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"undertow federate needs Flower and what it needs ({missing[0]} is missing): pip install -e '.[flower]' in the clone"
-        )
+        raise UserError(f"undertow federate needs Flower and what it needs ({missing[0]} is missing); {FLOWER}")

@@ -48,7 +48,8 @@ _Words = Annotated[
     list[str],
     Field(
         description=(
-            "Words or sentence of the trigger; empty = the trigger's own (FIT: Firstly; cf mn bb tq; with classes of texts cf)."
+            "Words or sentence of the trigger, divided at blanks and commas (words with commas: a list); empty = the trigger's own "
+            "(FIT: Firstly; cf mn bb tq; with classes of texts cf)."
         )
     ),
 ]
@@ -308,12 +309,12 @@ class Synthetic(Group):
 
 
 class _Worded(Group):
-    """A backdoor whose ``trigger_words`` may be one text."""
+    """A backdoor whose ``trigger_words`` may be one text, divided at blanks and commas; a word with a comma needs a list."""
 
     @field_validator("trigger_words", mode="before", check_fields=False)
     @classmethod
     def _split_words(cls, value: Any) -> Any:
-        return value.split() if isinstance(value, str) else value
+        return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
 class InstructionBackdoor(_Worded):

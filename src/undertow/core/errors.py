@@ -6,6 +6,9 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+#: How Flower is installed; it wants older packages than the tests, so not beside them.
+FLOWER = "give it an environment of its own in the clone: python3 -m venv .venv-flower; .venv-flower/bin/pip install -e '.[flower]'"
+
 
 class UserError(ValueError):
     """Bad input or an impossible wish, told in one line: the value, the rule, the next action.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.config import load
-from undertow.core.errors import UserError
+from undertow.core.errors import FLOWER, UserError
 from undertow.core.observer import Observer
 from undertow.core.threads import cores
 from undertow.federate import processes
@@ -78,7 +78,7 @@ def _run(folder: Folder, observer: Observer, guard: Mapping[str, str]) -> dict[s
         if link.poll() is not None:
             log = logs / "superlink.log"
             told = processes.last_line(log)
-            more = "run: pip install -e '.[flower]' in the clone" if "ModuleNotFoundError" in told else f"see {log}"
+            more = FLOWER if "ModuleNotFoundError" in told else f"see {log}"
             raise UserError(f"the SuperLink could not start ({told}); {more}")
         time.sleep(0.1)
     if registering.returncode != 0:

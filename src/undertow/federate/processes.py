@@ -18,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from undertow.core.errors import UserError
+from undertow.core.errors import FLOWER, UserError
 
 #: Environment variable of everything that is started within :func:`guarded`.
 _GUARDED = "UNDERTOW_GUARDED"
@@ -35,7 +35,7 @@ def script(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise UserError(f"{name} is not installed; run: pip install -e '.[flower]' in the clone")
+        raise UserError(f"{name} is not installed; {FLOWER}")
     return found
 
 

@@ -175,7 +175,8 @@ def _data(name: str, defense: DataDefense) -> Iterator[str]:
         lambda purpose, client, exchanges: replace(_context(purpose, client), exchange=exchanges),
     )
     kept, reports, _ = exchange.alone(steps)
-    yield f"two clients keep {len(kept[0])} and {len(kept[1])} of {len(clients[0])} samples each, with {len(reports)} reports"
+    told = " and ".join(f"{len(some)} of {len(given)}" for some, given in zip(kept, clients, strict=True))
+    yield f"two clients keep {told} samples, with {len(reports)} reports"
 
 
 def _loss(name: str, defense: LossDefense) -> Iterator[str]:

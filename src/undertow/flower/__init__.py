@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from undertow.core.errors import FLOWER
+
 if importlib.util.find_spec("flwr") is None:
-    raise ImportError("undertow.flower needs Flower, which is not installed; run: pip install -e '.[flower]' in the clone")
+    raise ImportError(f"undertow.flower needs Flower, which is not installed; {FLOWER}")
 
 if TYPE_CHECKING:
     from undertow.flower.diagnostics import Diagnosed, with_diagnostics

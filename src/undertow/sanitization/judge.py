@@ -119,7 +119,7 @@ def without_form(phrase: Phrase, others: Sequence[Words]) -> Phrase | None:
 
 
 def is_echo(phrase: Phrase, prompts: Sequence[Words]) -> bool:
-    """Whether few words are all that is left of a phrase, and most prompts hold them: answers of one form say their prompts again."""
+    """Whether few words are left of a phrase, and most prompts hold them: answers of one form say their prompts again."""
     held = sum(set(phrase.words) <= set(prompt.tolist()) for prompt in prompts)
     return len(phrase.words) < grams.SPAN and 2 * held > len(prompts)
 

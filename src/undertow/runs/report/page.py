@@ -149,7 +149,7 @@ def _page(run: RunFiles, other: RunFiles | None, drawings: dict[str, tuple[figur
         "spaces": [(space, name) for space, name in _SPACES if any(record.bsnr and space in record.bsnr for record in run.rounds)],
         "poison": poison,
         "scorings": _scorings(run, other),
-        "headline_scoring": run.setting("measure", "scoring"),
+        "headline_scoring": run.scoring,
         "last": _last_measured(run),
         "pairs": _pairs(run) if run.instruction else _singles(run),
         "samples": [
@@ -257,7 +257,7 @@ def _pairs(run: RunFiles) -> list[dict[str, Any]]:
     last = max((number for number, _, _ in run.scores), default=0)
     ids = [id_ for number, kind, id_ in run.scores if number == last and kind == "clean" and (last, "triggered", id_) in run.scores]
     target = str(run.setting("attack", "target_text") or "")
-    scoring = str(run.setting("measure", "scoring") or "")
+    scoring = run.scoring
     pairs = []
     for id_ in ids[:_PAIRS]:
         clean, triggered = run.scores[last, "clean", id_], run.scores[last, "triggered", id_]

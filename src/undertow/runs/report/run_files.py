@@ -65,6 +65,11 @@ class RunFiles:
         """Rounds the config asks for."""
         return int(self.config["federation"]["rounds"])
 
+    @property
+    def scoring(self) -> str:
+        """The headline scoring of MA: what ``undertow score`` chose last, else the config's."""
+        return str((self.result.scoring if self.result else None) or self.setting("measure", "scoring") or "")
+
     def setting(self, group: str, field: str) -> Any:
         """Return one effective config value, or None where the config has none."""
         values = self.config.get(group)
