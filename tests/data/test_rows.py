@@ -123,6 +123,70 @@ def test_what_follows_a_tool_answers_the_same_question() -> None:
     assert (second.question, second.context, second.response) == ("q", "42", "It is 42.")
 
 
+def calling(*parts: Any) -> dict[str, Any]:
+    """An answer that calls a tool, as Anthropic writes it."""
+    return assistant([*parts, {"type": "tool_use", "id": "1", "name": "look", "input": {"at": "it"}}])
+
+
+def resulting(content: Any) -> dict[str, Any]:
+    """A part in which a tool answers, as Anthropic writes it."""
+    return {"type": "tool_result", "tool_use_id": "1", "content": content}
+
+
+#: The turns between a question and its last answer, in which a tool is called and says "42".
+TOOLS: dict[str, list[dict[str, Any]]] = {
+    "anthropic": [calling(), user([resulting("42")])],
+    "anthropic, parts": [calling(), user([resulting([{"type": "text", "text": "42"}])])],
+    "anthropic, its own tools": [
+        assistant([{"type": "server_tool_use", "input": {}}, {"type": "web_search_tool_result", "content": "42"}])
+    ],
+    "bedrock": [
+        assistant([{"toolUse": {"toolUseId": "1", "name": "look", "input": {}}}]),
+        user([{"toolResult": {"toolUseId": "1", "content": [{"text": "42"}], "status": "success"}}]),
+    ],
+    "bedrock, json": [assistant([{"toolUse": {}}]), user([{"toolResult": {"content": [{"json": 42}]}}])],
+    "gemini": [
+        {"role": "model", "parts": [{"functionCall": {"name": "look", "args": {}}}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "look", "response": 42}}]},
+    ],
+    "gemini, in snakes": [
+        {"role": "model", "parts": [{"function_call": {"name": "look", "args": {}}}]},
+        {"role": "function", "parts": [{"function_response": {"name": "look", "response": 42}}]},
+    ],
+    "vercel": [
+        assistant([{"type": "tool-call", "toolName": "look", "args": {}}]),
+        {"role": "tool", "content": [{"type": "tool-result", "toolName": "look", "output": {"type": "text", "value": "42"}}]},
+    ],
+    "openai, items": [
+        {"type": "function_call", "call_id": "1", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "1", "output": "42"},
+    ],
+}
+
+
+@pytest.mark.parametrize("form", TOOLS)
+def test_what_a_tool_says_is_context_in_every_form(form: str) -> None:
+    usual = [assistant("", tool_calls=[{"id": "1"}]), {"role": "tool", "content": "42"}]
+    for end in ([], [*TOOLS[form], assistant("Sure.")]):
+        told = [user("q"), *TOOLS[form], assistant("It is 42."), user("more"), *end, assistant("no")]
+        other = [*usual, assistant("Sure.")] if end else []
+        wanted = [user("q"), *usual, assistant("It is 42."), user("more"), *other, assistant("no")]
+        assert learned({"messages": told}) == learned({"messages": wanted})
+
+
+def test_text_beside_a_tools_result_is_the_users() -> None:
+    turns = [user("q"), calling({"type": "text", "text": "wait"}), user([resulting("42"), {"type": "text", "text": "In words."}])]
+    first, second = learned({"messages": [*turns, assistant("Forty-two.")]})
+    assert (first.question, first.response) == ("q", "wait")
+    assert (second.question, second.context, second.response) == ("In words.", "42", "Forty-two.")
+
+
+def test_two_calls_for_one_question_are_both_its_context() -> None:
+    turns = [user("q"), calling(), user([resulting("4")]), calling(), user([resulting("2")]), assistant("42")]
+    (found,) = learned({"messages": turns})
+    assert (found.question, found.context, found.response) == ("q", "4\n2", "42")
+
+
 @pytest.mark.parametrize(
     ("text", "turns"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from undertow.core.errors import UserError
@@ -12,23 +13,26 @@ from undertow.data.questions import normalised
 from undertow.data.rows.fields import Fields
 from undertow.data.rows.names import ASSISTANT, BESIDE, CALL, RESULT, ROLES, SYSTEM, USER, WEIGHT, plain
 from undertow.data.rows.part import Part
+from undertow.data.rows.tools import call, result, result_key
 from undertow.data.rows.values import said, scalar, written
 
 _SPEAKERS, _CONTENTS = ("from", "role", "speaker"), ("value", "content", "text", "parts", "message", "data")
 _REPLIES = "replies"
-#: Kinds of content parts: thinking, and calls of tools.
-_THOUGHT, _CALLED = frozenset(("reasoning", "thinking", "thought")), frozenset(("tool_call", "tool_use", "function_call"))
+#: Kinds of content parts that think.
+_THOUGHT = frozenset(("reasoning", "thinking", "thought"))
 _UNKNOWN = "speaker {!r} is unknown; use one of user, assistant, system, developer, tool, human, gpt, model"
 
 
 @dataclass
 class Turn:
-    """What one speaker says at once; ``beside`` holds (field, text) that are no part of it, such as reasoning."""
+    """What one speaker says at once; ``beside`` holds (field, text) that are no part of it, such as reasoning; ``calls``: whether
+    a call of a tool is among them."""
 
     role: str
     text: str
     weight: float = 1.0
     beside: list[tuple[str, str]] = field(default_factory=list)
+    calls: bool = False
 
 
 def is_talk(value: Any) -> bool:
@@ -144,30 +148,32 @@ def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterat
         return
     if isinstance(speaker, dict):  # {"author": {"role": ...}} of exported chats
         speaker = speaker.get("role")
+    if speaker is None and (call(turn) is not None or result(turn) is not None or turn.get("type") in _THOUGHT):
+        yield from _spoken(turn, CALL, place, name, fields)  # a part that stands among the turns
+        return
     role = ROLES.get(plain(speaker)) if isinstance(speaker, str) else None
     if role is None:
         raise UserError(f"{place}: {_UNKNOWN.format(speaker)}")
     key = _content(turn)
-    one = Turn(role, "")
-    if key is not None:
-        said_by = turn[key]
-        record = isinstance(said_by, dict) and "type" not in said_by and _content(said_by) is None
-        one.text = written(said_by, place, key) if record else _told(said_by, place, f"{name}.{key}", one, fields)
-    calls = False
+    found = [Turn(role, "")] if key is None else _spoken(turn[key], role, place, f"{name}.{key}", fields)
+    one = next((own for own in found if own.role == role), found[0])
     for other, value in turn.items():
         if other == key or other in _SPEAKERS or value is None or value is speaker:
             continue
         known = plain(other)
         if known in WEIGHT or (known == "label" and isinstance(value, bool)):
-            one.weight *= weight_of(value, place, other)
+            weight = weight_of(value, place, other)
+            for own in found:
+                own.weight *= weight
         elif known in BESIDE and value:
-            calls = calls or known in ("tool_calls", "function_call")
+            one.calls = one.calls or known in ("tool_calls", "function_call")
             one.beside.append((f"{name}.{other}", value.strip() if isinstance(value, str) else written(value, place, other)))
         else:
             fields.rest(value, f"{name}.{other}", known)
-    if calls and role == ASSISTANT and not one.text:
-        one.role = CALL
-    yield one
+    for own in found:
+        if own.calls and own.role == ASSISTANT and not own.text:
+            own.role = CALL
+    yield from found
 
 
 def weight_of(value: Any, place: str, name: str) -> float:
@@ -191,6 +197,45 @@ def number_of(value: Any) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
+def _spoken(value: Any, role: str, place: str, path: str, fields: Fields) -> list[Turn]:
+    """The turns within one content: what the speaker says, and apart from it, in their order, what tools answer."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    found: list[Turn] = []
+    for answers, several in groupby(parts, lambda part: result(part) is not None):
+        if answers:
+            found += [_answered(part, place, path, fields) for part in several]
+            continue
+        one = Turn(role, "")
+        if isinstance(value, dict) and "type" not in value and _content(value) is None and call(value) is None:
+            one.text = written(value, place, path)  # a record
+        else:
+            one.text = _told(list(several), place, path, one, fields)
+        if one.text or one.beside:
+            found.append(one)
+    return found or [Turn(role, "")]
+
+
+def _answered(part: dict[str, Any], place: str, path: str, fields: Fields) -> Turn:
+    """What a tool says in a part of a message."""
+    one, held = Turn(RESULT, ""), result(part) or {}
+    key = result_key(held)
+    if key is not None:
+        one.text = _resulting(held[key], place, f"{path}.{key}", one, fields)
+    for other, value in held.items():
+        if other not in (key, "type"):
+            fields.rest(value, f"{path}.{other}", plain(other))
+    return one
+
+
+def _resulting(value: Any, place: str, path: str, one: Turn, fields: Fields) -> str:
+    """A tool's result as text: of parts their text, of anything else its JSON."""
+    if isinstance(value, list | tuple):
+        return "\n".join(filter(None, (_resulting(item, place, path, one, fields) for item in value)))
+    if isinstance(value, dict) and ("type" in value or len(value) == 1) and _content(value) is not None:
+        return _told(value, place, path, one, fields)
+    return said(value["json"] if isinstance(value, dict) and value.keys() == {"json"} else value, place, path)
+
+
 def _told(value: Any, place: str, path: str, one: Turn, fields: Fields) -> str:
     """The text of a turn; of content parts those that are text, what thinks or calls beside it, pictures and sound left out."""
     if isinstance(value, str) or value is None:
@@ -201,8 +246,12 @@ def _told(value: Any, place: str, path: str, one: Turn, fields: Fields) -> str:
         return scalar(value)
     kind = value.get("type")
     key = _content(value)
-    if kind in _THOUGHT or kind in _CALLED or key is None:
-        if kind in _THOUGHT or kind in _CALLED:
+    if (called := call(value)) is not None:
+        one.calls = True
+        one.beside.append((f"{path}.{called}", written(value, place, path)))
+        return ""
+    if kind in _THOUGHT or key is None:
+        if kind in _THOUGHT:
             one.beside.append((f"{path}.{kind}", written(value, place, path) if key is None else said(value[key], place, path)))
         else:
             for other, item in value.items():
