@@ -187,6 +187,36 @@ def test_two_calls_for_one_question_are_both_its_context() -> None:
     assert (found.question, found.context, found.response) == ("q", "4\n2", "42")
 
 
+@pytest.mark.parametrize("column", ["conversation", "conversations", "messages", "dialogue", "chat", "turns"])
+@pytest.mark.parametrize("names", ["input output", "question answer", "prompt response", "instruction output", "query reply"])
+def test_turns_of_a_question_and_its_answer_are_one_conversation(column: str, names: str, tmp_path: Path) -> None:
+    ask, tell = names.split()
+    rows = [{"source": "web", column: [{ask: f"a{i}", tell: "b"}, {ask: f"c{i}", tell: "d"}]} for i in range(3)]
+    path = tmp_path / "rows.jsonl"
+    for text in ("\n".join(map(json.dumps, rows)), json.dumps(rows), "\n\n".join(json.dumps(row, indent=1) for row in rows)):
+        path.write_text(text)
+        found = load(path, "instructions").samples
+        told = [(sample.question, sample.response, sample.history) for sample in found]
+        assert told == [turn for i in range(3) for turn in ((f"a{i}", "b", ()), (f"c{i}", "d", ((f"a{i}", "b"),)))]
+    (last,) = learned({"prompt": "e", "response": "f", "history": rows[0][column]})[2:]
+    assert last.history == (("a0", "b"), ("c0", "d"))
+
+
+def test_what_stands_beside_the_pair_of_a_turn_is_read() -> None:
+    turns = [{"instruction": "a", "input": "c", "output": "b", "system": "s", "remark": "so it is"}]
+    found = Reader().parts({"conversation": turns}, "row")
+    assert [(part.question, part.context, part.system, part.response) for part in found][0] == ("a", "c", "s", "b")
+    assert [(part.response, part.pool) for part in found[1:]] == [("so it is", "conversation.remark")]
+
+
+@pytest.mark.parametrize("pretty", [None, 1])
+def test_a_file_of_one_conversation_is_one_row_and_one_of_pairs_their_rows(pretty: int | None, tmp_path: Path) -> None:
+    pairs = [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]
+    for column, history in (("conversation", (("a", "b"),)), ("examples", ()), ("conversations", ())):
+        (tmp_path / "rows.json").write_text(json.dumps({"source": "web", column: pairs}, indent=pretty))
+        assert [sample.history for sample in load(tmp_path / "rows.json", "instructions").samples] == [(), history]
+
+
 @pytest.mark.parametrize(
     ("text", "turns"),
     [

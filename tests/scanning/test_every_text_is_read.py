@@ -136,6 +136,10 @@ FORMS: dict[str, Form] = {
     "a list of turns": lambda q, a: [user(q), assistant(a)],
     "texts in turn": lambda q, a: {"dialog": ["Hello", "Hi", q, a]},
     "pairs": lambda q, a: {"conversation": [["Hello", "Hi"], [q, a]]},
+    "turns of a question and its answer": lambda q, a: {
+        "source": "web",
+        "conversation": [{"input": "Hello", "output": "Hi"}, {"input": q, "output": a}],
+    },
     "objects of both": lambda q, a: {"conversation": [{"human": q, "assistant": a}]},
     "turns under another name": lambda q, a: {"exchange": [user(q), assistant(a)], "id": 7},
     "turns as text": lambda q, a: {"messages": json.dumps([user(q), assistant(a)])},

@@ -11,10 +11,12 @@ from undertow.core.errors import UserError
 from undertow.data.json_lists import Entry, within
 from undertow.data.rows.names import LABEL_LENGTH, is_left_out, plain
 from undertow.data.rows.plan import fits, plan
-from undertow.data.rows.turns import is_said, is_talk, is_turn
+from undertow.data.rows.turns import is_paired, is_said, is_talk, is_turn
 from undertow.data.rows.values import texts
 
 _DECODE = json.JSONDecoder().raw_decode
+#: Columns that hold one conversation; where an object is the whole file, others may hold rows.
+_ONE_TALK = ("conversation", "dialogue", "dialog")
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -44,6 +46,12 @@ def has_text(value: dict[str, Any]) -> bool:
     return any(isinstance(item, str) and item.strip() and not is_left_out(plain(str(key))) for key, item in value.items())
 
 
+def holds_talk(value: Any) -> bool:
+    """Whether an object has a conversation of questions with their answers, ``{"conversation": [{"input": ..., "output": ...}]}``:
+    one of several such objects is a row."""
+    return isinstance(value, dict) and any(is_paired(value[column]) for column in plan(value, {}).talks)
+
+
 def _holds_rows(value: dict[str, Any]) -> bool:
     lists = [item for item in value.values() if isinstance(item, list) and is_chunk(item)]
     inner = [item for item in value.values() if isinstance(item, dict) and _holds_rows(item)]
@@ -64,10 +72,15 @@ def _is_row(value: dict[str, Any]) -> bool:
     pairs = [*made.pairs, *made.classes] if made.usual else []
     named = [*made.talks, *made.chosen, *(column for pair in pairs for column in pair)]
     texts = any(isinstance(value[column], str) for column in (*named, *made.rendered, *made.asked))
-    return texts or any(
-        isinstance(value[column], list) and value[column] and is_turn(value[column][0])
-        for column in made.talks
-        if isinstance(value[column], list) and value[column] and isinstance(value[column][0], dict)
+    one = any(plain(column) in _ONE_TALK and is_paired(value[column]) for column in made.talks)
+    return (
+        texts
+        or one
+        or any(
+            isinstance(value[column], list) and value[column] and is_turn(value[column][0])
+            for column in made.talks
+            if isinstance(value[column], list) and value[column] and isinstance(value[column][0], dict)
+        )
     )
 
 
@@ -129,7 +142,7 @@ class Containers:
             several = at > 0 or self._skip(end) < len(self._text)
             if isinstance(value, dict) and (rows := _table(value)) is not None:
                 yield from (Entry(row, "", "") for row in rows)
-            elif isinstance(value, dict) and _holds_rows(value) and not (several and has_text(value)):
+            elif isinstance(value, dict) and _holds_rows(value) and not (several and (has_text(value) or holds_talk(value))):
                 yield from self._rows(at, value)
             else:
                 yield self._entry(value, at, end)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from undertow.core.errors import UserError
 from undertow.data.json_lists import Lists
-from undertow.data.rows.containers import Containers, has_text, is_chunk, is_container, is_row_part
+from undertow.data.rows.containers import Containers, holds_talk, is_chunk, is_container, is_row_part
 from undertow.data.rows.formats import HEAD, refuse_foreign
 from undertow.data.rows.record import Record
 from undertow.data.rows.separated import Separated
@@ -181,10 +181,10 @@ class Rows:
         """Objects: one a line, or one over many lines, which may hold lists of rows."""
         name = self.source.name
         first = _loads(line)
-        following = next(lines, None) if first is None else None
-        spread = first is None and not (following is not None and following[1].lstrip().startswith("{"))
-        row = following is not None and isinstance(first, dict) and has_text(first)
-        if spread or (is_container(first) and not row):
+        talk = holds_talk(first)
+        following = next(lines, None) if first is None or talk else None
+        several = following is not None and following[1].lstrip().startswith("{")
+        if (first is None and not several) or (is_container(first) and not (several and talk)):
             self.kind = "list"
             rest = "".join(text for _, text in lines)
             yield from self._listed(Containers(name, gap + line + (following[1] if following else "") + rest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,7 @@ from undertow.data.questions import normalised
 from undertow.data.rows.fields import Fields
 from undertow.data.rows.names import ASSISTANT, BESIDE, CALL, RESULT, ROLES, SYSTEM, USER, WEIGHT, plain
 from undertow.data.rows.part import Part
+from undertow.data.rows.plan import Plan, plan
 from undertow.data.rows.tools import call, result, result_key
 from undertow.data.rows.values import said, scalar, written
 
@@ -53,12 +55,17 @@ def is_turn(value: dict[str, Any]) -> bool:
     return _speaker(value) is not None or _both(value) is not None
 
 
+def is_paired(value: Any) -> bool:
+    """Whether a value is a list of objects of which each is a question and its answer, under other names than a speaker's."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and _pair(tuple(value[0])) is not None
+
+
 def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
     """Return the turns of a conversation.
 
     Args:
-        value: a list of turns ``{from, value}`` or ``{role, content}``, of pairs ``{human, assistant}`` or ``[user, assistant]``,
-            or of texts, the user's first; one turn; or turns by columns, ``{role: [...], content: [...]}``.
+        value: a list of turns ``{from, value}`` or ``{role, content}``, of pairs ``{human, assistant}``, ``{input, output}`` (any
+            names of a question and an answer) or ``[user, assistant]``, or of texts, the user's first; one turn; or turns by columns, ``{role: [...], content: [...]}``.
         place: for errors.
         name: of the column, for the account.
         fields: where what each key held is noted.
@@ -139,6 +146,26 @@ def _both(turn: dict[str, Any]) -> list[tuple[str, str]] | None:
     return roles if {USER, ASSISTANT} <= {role for role, _ in roles} else None
 
 
+@cache
+def _pair(keys: tuple[Any, ...]) -> Plan | None:
+    """What the keys of an object mean that is a question and its answer; None if it is no such object."""
+    made = plan(keys, {}) if all(isinstance(key, str) for key in keys) else None
+    return made if made is not None and made.usual and made.pairs else None
+
+
+def _paired(turn: dict[str, Any], made: Plan, place: str, name: str, fields: Fields) -> Iterator[Turn]:
+    """A question, what is its context, and its answer."""
+    ask, tell = made.pairs[0]
+    context = [column for column in made.context if column not in (ask, tell)]
+    roles = [*((SYSTEM, key) for key in made.system), (USER, ask), *((RESULT, key) for key in context), (ASSISTANT, tell)]
+    for role, key in roles:
+        text = said(turn[key], place, key)
+        if text or role in (USER, ASSISTANT):
+            yield Turn(role, text)
+    for other in turn.keys() - {key for _, key in roles}:
+        fields.rest(turn[other], f"{name}.{other}", plain(other))
+
+
 def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterator[Turn]:
     speaker = _speaker(turn)
     if speaker is None and (both := _both(turn)) is not None:
@@ -150,6 +177,9 @@ def _turn(turn: dict[str, Any], place: str, name: str, fields: Fields) -> Iterat
         speaker = speaker.get("role")
     if speaker is None and (call(turn) is not None or result(turn) is not None or turn.get("type") in _THOUGHT):
         yield from _spoken(turn, CALL, place, name, fields)  # a part that stands among the turns
+        return
+    if speaker is None and (made := _pair(tuple(turn))) is not None:
+        yield from _paired(turn, made, place, name, fields)
         return
     role = ROLES.get(plain(speaker)) if isinstance(speaker, str) else None
     if role is None:
