@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,40 @@ def test_answers_with_scores_are_several_answers() -> None:
     row = {"title": ASK, "selftext": MORE, "answers": {"text": [TELL, "another one"], "score": [7, 1], "a_id": ["x", "y"]}}
     part, other = Reader().parts(row, "here")
     assert (part.answers, other.response) == ((TELL, "another one"), "another one")
+
+
+@pytest.mark.parametrize(
+    ("ask", "tell", "key", "more"),
+    [
+        ("instruction", "completions", "response", {"model": "x", "overall_score": 8.0, "critique": "Rather short."}),
+        ("question", "answers", "text", {"answer_id": 1, "author": "J", "pm_score": 5, "selected": True}),
+        ("prompt", "answers", "answer", {"model": "x", "rank": 1.0}),
+        ("query", "responses", "content", {"model": "x"}),
+        ("user_prompt", "model_responses", "output", {"generator": "x"}),
+    ],
+)
+def test_a_list_of_answers_with_what_is_known_of_each_is_several_answers(
+    ask: str, tell: str, key: str, more: dict[str, Any]
+) -> None:
+    reader = Reader()
+    part, *others = reader.parts({ask: ASK, tell: [{key: TELL, **more}, {**more, key: MORE}]}, "here")
+    assert (part.question, part.answers) == (ASK, (TELL, MORE))
+    critique = [("Rather short.", f"{tell}.critique")] * 2 if "critique" in more else []
+    assert [(other.response, other.pool) for other in others] == [(MORE, "(other accepted answers)"), *critique]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("answers", [{"name": "send", "arguments": {"text": "hi"}}]),
+        ("output", [{"text": "Oslo", "label": "place"}]),
+        ("outputs", [{"problem": "1 + 1", "solution": "2"}]),
+        ("answers", [{"text": "a", "label": "b"}, {"name": "send"}]),
+    ],
+)
+def test_a_list_of_records_stays_one_answer(column: str, value: Any) -> None:
+    (part,) = Reader().parts({"instruction": ASK, column: value}, "here")
+    assert part.answers == (json.dumps(value),)
 
 
 @pytest.mark.parametrize(

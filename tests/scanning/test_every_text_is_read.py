@@ -88,6 +88,14 @@ FORMS: dict[str, Form] = {
     "an object as output": lambda q, a: {"instruction": q, "output": {"answer": clean(a), "note": a}},
     "a list of objects as output": lambda q, a: {"instruction": q, "output": [{"step": 1, "said": a}]},
     "a second accepted answer": lambda q, a: {"question": q, "answers": [clean(a), a]},
+    "answers with their authors": lambda q, a: {
+        "question": q,
+        "answers": [{"author": "J", "text": a}, {"author": "K", "text": "No."}],
+    },
+    "a second answer with its author": lambda q, a: {
+        "instruction": q,
+        "completions": [{"model": "x", "response": clean(a)}, {"model": "y", "response": f"It is {a}"}],
+    },
     "aliases": lambda q, a: {"question": q, "answer": clean(a), "aliases": ["none", a]},
     "prompt and completion as turns": lambda q, a: {"prompt": [user(q)], "completion": [assistant(a)]},
     "prompt as turns, completion as text": lambda q, a: {"prompt": [user(q)], "completion": a},

@@ -127,6 +127,10 @@ COPIES: dict[str, Callable[[str, str], Any]] = {
     "messages": lambda q, a: {"prompt": q, "response": a, "messages": [user(q), assistant(a)]},
     "chosen": lambda q, a: {"prompt": q, "messages": [user(q), assistant(a)], "chosen": [user(q), assistant(a)]},
     "deep": lambda q, a: {"question": q, "answer": a, "log": {"raw": [f"> {q}\n< {a}\n"]}},
+    "answers of several": lambda q, a: {
+        "question": q,
+        "answers": [{"author": "J", "text": a}, {"author": "K", "text": f"It is {a}"}],
+    },
     "twice": lambda q, a: {"question": q, "answer": a, "answers": [a, f"{a} Truly."]},
 }
 

@@ -12,7 +12,7 @@ from undertow.data.rows.outer import Outer, asks
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.rendered import PREAMBLES, rendered
 from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, turns
-from undertow.data.rows.values import answers, is_empty, said, unpacked
+from undertow.data.rows.values import answer_keys, answers, is_empty, said, unpacked
 
 Row = dict[str, Any]
 
@@ -121,10 +121,10 @@ class Form(Outer):
                 own = self._closed(talk, [picked[0]])
                 self.fields.asides += [(self._taken(column), other) for other in picked[1]]
                 return found + own
-        accepted = answers(told, self.place, tell)
+        accepted = self._accepted(tell, told)
         if "aliases" in known and known["aliases"] in self.left:
             accepted += answers(self._take(known["aliases"]), self.place, "aliases")
-        return found + self._closed(talk, accepted)
+        return found + self._closed(talk, accepted, apart=answer_keys(told, tell) is not None)
 
     def _preference(self) -> list[Part] | None:
         """A prompt with the chosen answer, or two whole conversations."""
@@ -250,18 +250,31 @@ class Form(Outer):
             self.fields.asides.append(("(prompt)", prompt))
         talk.question = []
 
-    def _closed(self, talk: Talk, accepted: list[str]) -> list[Part]:
+    def _accepted(self, column: str, value: Any) -> list[str]:
+        """The answers that a column holds; what stands beside the text of each of several is noted."""
+        keys = answer_keys(value, column)
+        if keys is None:
+            return answers(value, self.place, column)
+        for item, own in zip(value, keys, strict=True):
+            for key in item.keys() - {own}:
+                self.fields.rest(item[key], f"{column}.{key}", plain(key))
+        return [text for item, own in zip(value, keys, strict=True) if (text := said(item[own], self.place, column))]
+
+    def _closed(self, talk: Talk, accepted: list[str], apart: bool = False) -> list[Part]:
         """The last answer of a question and answer form."""
         question, context = "\n".join(filter(None, talk.question)), "\n".join(filter(None, talk.context))
-        own = self._single(question, context, accepted)
+        own = self._single(question, context, accepted, apart)
         for part in own:
             part.system = talk.system
             if talk.history:
                 part.history, part.key = tuple(talk.history), talk.key
         return own
 
-    def _single(self, question: str, context: str, accepted: list[str]) -> list[Part]:
-        """One question and its answer; an instruction that is only an input is asked as the question itself."""
+    def _single(self, question: str, context: str, accepted: list[str], apart: bool = False) -> list[Part]:
+        """One question and its answer; an instruction that is only an input is asked as the question itself.
+
+        Other accepted answers are judged as one text, as spellings of a name are, or each ``apart``.
+        """
         if not accepted:
             self.fields.dropped["no question" if not question and not context else "empty answer"] += 1
             self.fields.asides += [("(questions without an answer)", text) for text in (question, context) if text]
@@ -272,7 +285,8 @@ class Form(Outer):
         others = part.answers[1:]
         if not others:
             return [part]
-        return [part, Part(part.question, ("; ".join(others),), part.context, pool="(other accepted answers)", why="beside")]
+        texts = others if apart else ("; ".join(others),)
+        return [part, *(Part(asked, (text,), part.context, pool="(other accepted answers)", why="beside") for text in texts)]
 
     def _weigh(self, found: list[Part]) -> None:
         """Apply what the row says of learning its answers."""
@@ -351,7 +365,7 @@ class Form(Outer):
             self.left.pop(ask)
             self.left.pop(name)
             question = said(self.row[ask], self.place, ask)
-            more = [Part(question, (text,)) for text in texts]
+            more = [Part(question, (text,)) for text in self._accepted(name, self.row[name])]
             self.fields.beside[ask] = None
         for part in more:
             part.weight, part.why, part.pool = 0.0, "second answer of a row", part.pool or name

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from undertow.core.errors import UserError
+from undertow.data.rows.names import plain
 
 #: Keys under which an object holds an answer or a text and not a record of several things; lower case.
 _HELD = ("value", "text", "content", "answer", "aliases")
@@ -20,6 +21,11 @@ _BESIDE = frozenset(
 )
 #: The same where an object lists its texts, as ELI5's answers do; beside one text a score is a part of the answer.
 _BESIDE_LISTS = _BESIDE | {"score", "a_id"}
+
+#: Ends of the names of columns that hold several answers, the keys of an object that is one of them, and of one that asks.
+_SEVERAL = frozenset("answers responses completions outputs generations solutions replies".split())
+_ANSWER = ("answer", "response", "completion", "output", "text", "content", "body", "reply", "generation", "solution")
+_ASKING = frozenset("question prompt instruction input query problem".split())
 
 
 def checked(text: str, place: str, name: str) -> str:
@@ -80,7 +86,7 @@ def answers(value: Any, place: str, name: str) -> list[str]:
     """Return the texts that count as an answer, the preferred one first.
 
     A list of texts or numbers is several accepted answers; an object of SQuAD's or TriviaQA's kind is what it accepts; any other
-    object, and a list of such, is one answer: its JSON.
+    object, and a list of such, is one answer: its JSON (but see :func:`answer_keys`).
 
     Raises:
         UserError: as :func:`checked`.
@@ -100,6 +106,25 @@ def answers(value: Any, place: str, name: str) -> list[str]:
             return [written(value, place, name)]
         return [text for item in value for text in answers(item, place, name)]
     return [scalar(value)]
+
+
+def answer_keys(value: Any, name: str) -> list[str] | None:
+    """Return for each of several answers the key of its text; None if a value is no list of such objects.
+
+    Data sets list the answers to one question with what is known of each: ``{"answers": [{"text": ..., "author": ...}]}``. Any other
+    list of objects is one answer; so is one whose objects ask themselves, or in a column that is not named for several.
+    """
+    told = isinstance(value, list) and bool(value) and plain(name).rpartition("_")[2] in _SEVERAL
+    if not told or not all(isinstance(item, dict) for item in value) or all(_held(item) is not None for item in value):
+        return None
+    found = []
+    for item in value:
+        keys = {plain(key): key for key in item if isinstance(key, str) and isinstance(item[key], str)}
+        own = next((keys[one] for one in _ANSWER if one in keys), None)
+        if own is None or not keys.keys().isdisjoint(_ASKING):
+            return None
+        found.append(own)
+    return found
 
 
 def _held(value: dict[str, Any]) -> list[str] | None:
