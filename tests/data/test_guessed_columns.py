@@ -68,6 +68,41 @@ def test_answers_with_scores_are_several_answers() -> None:
     assert (part.answers, other.response) == ((TELL, "another one"), "another one")
 
 
+JUDGED = [{"role": "system", "content": "You rate."}, {"role": "user", "content": "Which of the two is better?"}]
+
+
+@pytest.mark.parametrize("judge", ["labelling_prompt", "judge_messages", "ratingPrompt", "prompt_for_annotator"])
+@pytest.mark.parametrize(
+    "row", [{"input": ASK, "chosen": TELL}, {"query": ASK, "output": TELL}, {"user_prompt": ASK, "final_response": TELL}]
+)
+@pytest.mark.parametrize("said", [JUDGED, "Which of the two is better?"])
+def test_what_a_judge_is_asked_is_no_question(judge: str, row: dict[str, Any], said: Any) -> None:
+    reader = Reader()
+    more = {"labelling_model": "gpt", judge.replace("prompt", "response"): "the first one"}
+    part, *others = reader.parts({**more, judge: said, **row}, "here")
+    assert (part.question, part.response, part.system) == (ASK, TELL, "")
+    assert any("Which of the two is better?" in other.response + other.question for other in others)
+    assert not reader.account.unread
+    assert "labelling_model" in reader.account.left_out
+
+
+def test_a_judge_may_learn_from_what_it_is_asked() -> None:
+    assert first({"judge_prompt": ASK, "judge_response": TELL}) == (ASK, "", TELL)
+
+
+@pytest.mark.parametrize("inputs", ["input", "inputs"])
+def test_the_definition_of_a_task_is_asked_about_its_input(inputs: str) -> None:
+    assert first({"definition": [ASK], inputs: MORE, "targets": [TELL]}) == (ASK, MORE, TELL)
+    assert first({"definition": MORE, "question": ASK, "answer": TELL}) == (ASK, "", TELL)
+
+
+def test_a_conversation_as_context_is_asked_where_several_answer() -> None:
+    talk = [{"role": "user", "content": MORE}, {"role": "assistant", "content": "Which one?"}, {"role": "user", "content": ASK}]
+    earlier, part, other = Reader().parts({"context": talk, "response1": TELL, "response2": "No."}, "here")
+    assert (part.question, part.history, part.response) == (ASK, ((MORE, "Which one?"),), TELL)
+    assert (earlier.response, earlier.why, other.response) == ("Which one?", "answer within the prompt", "No.")
+
+
 @pytest.mark.parametrize(
     ("ask", "tell", "key", "more"),
     [

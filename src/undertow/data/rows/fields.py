@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from undertow.data.rows.account import Account
-from undertow.data.rows.names import BESIDE, LABEL_LENGTH, is_left_out, plain
+from undertow.data.rows.names import BESIDE, LABEL_LENGTH, is_judging, is_left_out, plain
 from undertow.data.rows.values import texts, written
 
 
@@ -44,12 +44,13 @@ class Fields:
             if found:
                 self.left_out[path] = None
         else:
+            judging = is_judging(path.rpartition(".")[2])
             for where, text in found:
                 leaf = plain(where.rpartition(".")[2])
-                if where != path and is_left_out(leaf) and len(text) <= LABEL_LENGTH:
+                if len(text) <= LABEL_LENGTH and (is_left_out(leaf) if where != path else judging and name.endswith("_model")):
                     self.left_out[where] = None
                 else:
-                    self.unread.append((where, text))
+                    (self.asides if judging else self.unread).append((where, text))
 
     def copies(self, read: set[str]) -> None:
         """Leave out the texts that the row holds elsewhere, where they are read."""

@@ -7,7 +7,7 @@ from typing import Any
 from undertow.core.errors import UserError
 from undertow.data.questions import distinct
 from undertow.data.rows.choices import CHOICES, chosen
-from undertow.data.rows.names import LABEL_LENGTH, SECOND, SYSTEM, TALKS, is_left_out, plain
+from undertow.data.rows.names import LABEL_LENGTH, SECOND, SYSTEM, TALKS, is_judging, is_left_out, plain
 from undertow.data.rows.outer import Outer, asks
 from undertow.data.rows.part import OUTPUT, Part
 from undertow.data.rows.rendered import PREAMBLES, rendered
@@ -182,6 +182,8 @@ class Form(Outer):
             *self.plan.history,
             *(column for pair in self.plan.pairs if self.plan.usual for column in pair),
         }
+        if self.plan.asked or self.plan.pairs:
+            taken.update(filter(is_judging, self.left))
         about = any(isinstance(self.row[name], str) and not is_left_out(plain(name)) for name in self.left)
         shaped = (
             column
@@ -349,7 +351,7 @@ class Form(Outer):
 
     def _second(self) -> list[Part] | None:
         """A second form in what is left of the row: read by a scan, not learned."""
-        talk = next((column for column in self.left if is_talk(self.row[column])), None)
+        talk = next((column for column in self.left if is_talk(self.row[column]) and not is_judging(column)), None)
         if talk is not None:
             self.left.pop(talk)
             own = Talk(self.fields, talk)

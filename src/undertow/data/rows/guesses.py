@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from undertow.data.rows import names
@@ -64,7 +63,6 @@ _TELLING = frozenset(
 _COUNTING = frozenset("ids id tokens token count length len num time score type url".split())
 #: More words than this are a sentence and no name.
 _WORDS = 5
-_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 #: ISO 639 codes and English names of the languages that parallel texts are published in.
 _LANGUAGES = frozenset(
@@ -91,13 +89,14 @@ def guessed_pairs(known: Mapping[str, str]) -> list[tuple[str, str]]:
         found.append((spoken[0], spoken[1]))
     asking, telling = [], []
     for name, column in known.items():
-        words = set(_CAPITAL.sub("_", column).lower().replace("-", "_").replace(" ", "_").split("_"))
+        words = names.words(column)
         if len(words) > _WORDS or words & _COUNTING or names.is_left_out(name):
             continue
         if words & _TELLING:
             telling.append(column)
         elif words & _ASKING:
             asking.append(column)
+    asking, telling = (sorted(columns, key=names.is_judging) for columns in (asking, telling))
     return found + [pair for pair in ((ask, tell) for ask in asking for tell in telling) if pair not in found]
 
 

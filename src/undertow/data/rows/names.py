@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 USER, ASSISTANT, SYSTEM, CALL, RESULT = "user", "assistant", "system", "call", "result"
@@ -77,6 +78,12 @@ LEFT_OUT = frozenset(
     "object_mid relation_id truncated_cells media image images video videos audio audios image_url input_audio file files "
     "annotations status state tree_state tool_call_id finish_reason stop_reason role from speaker".split()
 )
+#: Words in the names of columns that are for, or of, whoever judges the answers: ``labelling_prompt``, ``judge_response``.
+_JUDGING = frozenset(
+    "labelling labeling labeller labeler annotator annotation judge judges judging judgement judgment rating rater evaluator "
+    "evaluation grader grading critic critique".split()
+)
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 #: Columns that give a sample's group, as they are written.
 GROUPS = ("group", "category", "relation", "author")
 #: Longest text of such a field that is taken for what it says it is, in characters.
@@ -101,6 +108,17 @@ _LEFT_OUT_ENDS = (
 def is_left_out(name: str) -> bool:
     """Whether a name, as it is compared, is that of an identifier, a source, a score or the like."""
     return name in LEFT_OUT or name.endswith(_LEFT_OUT_ENDS)
+
+
+@cache
+def words(name: str) -> frozenset[str]:
+    """Return the words of which a column's name is made, as in ``user_prompt`` and ``assistantResponse``."""
+    return frozenset(_CAPITAL.sub("_", name).lower().replace("-", "_").replace(" ", "_").split("_"))
+
+
+def is_judging(name: str) -> bool:
+    """Whether a column's name says that it is for, or of, a judge of the answers; it is then no question where there is another."""
+    return not _JUDGING.isdisjoint(words(name))
 
 
 @cache

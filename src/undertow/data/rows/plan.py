@@ -24,7 +24,7 @@ class Plan:
         pairs: (question, answer) columns; ``first``: whether those that come before all others are among them.
         context, system, history, talks, chosen, rejected, asked, rendered: columns.
         classes: (text, class) columns.
-        titles: {body of a post: its title}.
+        titles: {body of a post: its title}, {input of a task: its definition}.
         usual: whether any form is told by usual names, and nothing by a guess.
         labels, weights: columns that may say whether, and how much, the answer is learned.
         group: columns that may give the samples' group.
@@ -78,14 +78,18 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
         first = [(asked[0], told[0])] if mapped["prompt"] in columns and mapped["answer"] in columns else []
     pairs = first + [(ask, tell) for ask in asked for tell in told if (ask, tell) not in first and ask != tell]
     pairs += [pair for pair in _alike(known) if pair not in pairs]
+    pairs = _judges_last(pairs, known, bool(asked and named(names.CHOSEN)))
     titles: dict[str, str] = {}
     classes = [(text, label) for text in named(names.CLASSIFIED) for label in named(names.CLASS)]
     if not pairs:
-        pairs = [(ask, known[name]) for ask in asked for name in known if _NUMBERED.fullmatch(name)]
+        asking = asked or named(("context",))
+        pairs = [(ask, known[name]) for ask in asking for name in known if _NUMBERED.fullmatch(name)]
     if not pairs and not classes:
         posts = [*named(names.BODIES), *named(names.RENDERED), *named(names.TITLES)]
         pairs = [(text, tell) for text in dict.fromkeys(posts) for tell in told if text != tell]
         titles = {body: title for title in named(names.TITLES)[:1] for body in named(names.BODIES)}
+    if "definition" in known and pairs and plain(pairs[0][0]) in ("input", "inputs"):  # of a task, as Super-NaturalInstructions has
+        titles = {pairs[0][0]: known["definition"]}
     made = Plan(
         known=known,
         first=bool(first),
@@ -111,6 +115,15 @@ def plan(columns: Iterable[str], mapped: Mapping[str, str]) -> Plan:
     if pairs:
         made.quick, made.beside = _quick(made, columns)
     return made
+
+
+def _judges_last(pairs: list[tuple[str, str]], known: Mapping[str, str], asked: bool) -> list[tuple[str, str]]:
+    """What a judge is asked and says, after all other pairs; nothing of it where the row asks something else (``asked``)."""
+    judged = [pair for pair in pairs if any(map(names.is_judging, pair))]
+    others = [pair for pair in pairs if pair not in judged]
+    if judged and not others:
+        asked = asked or any(not any(map(names.is_judging, pair)) for pair in guesses.guessed_pairs(known))
+    return others if asked and not others else others + judged
 
 
 def _guess(made: Plan) -> None:
