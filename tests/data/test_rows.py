@@ -225,6 +225,44 @@ def test_a_file_of_one_conversation_is_one_row_and_one_of_pairs_their_rows(prett
         ("<|user|>\na</s>\n<|assistant|>\nb</s>", [("user", "a"), ("assistant", "b")]),
         ("### Instruction:\na\n\n### Input:\nc\n\n### Response:\nb", [("user", "a"), ("result", "c"), ("assistant", "b")]),
         ("\n\nHuman: a\n\nAssistant: b", [("user", "a"), ("assistant", "b")]),
+        (
+            "<｜begin▁of▁sentence｜>s<｜User｜>a<｜Assistant｜>b<｜end▁of▁sentence｜>",
+            [("system", "s"), ("user", "a"), ("assistant", "b")],
+        ),
+        (
+            "<｜User｜>a<｜Assistant｜>c<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>42<｜tool▁output▁end｜><｜tool▁outputs▁end｜>b",
+            [("user", "a"), ("assistant", "c"), ("result", "42"), ("assistant", "b")],
+        ),
+        (
+            "<|start|>system<|message|>s<|end|><|start|>user<|message|>a<|end|>"
+            "<|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json<|message|>{}<|call|>"
+            "<|start|>functions.look to=assistant<|channel|>commentary<|message|>42<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>b<|return|>",
+            [("system", "s"), ("user", "a"), ("call", "{}"), ("result", "42"), ("assistant", "b")],
+        ),
+        (
+            "<|begin_of_text|><|header_start|>user<|header_end|>\n\na<|eot|><|header_start|>assistant<|header_end|>\n\nb<|eot|>",
+            [("user", "a"), ("assistant", "b")],
+        ),
+        (
+            "<|start_of_role|>documents<|end_of_role|>c<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>a<|end_of_text|>\n"
+            '<|start_of_role|>assistant {"length": 1}<|end_of_role|>b<|end_of_text|>',
+            [("result", "c"), ("user", "a"), ("assistant", "b")],
+        ),
+        (
+            "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|>a<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>b"
+            "<|END_OF_TURN_TOKEN|>",
+            [("user", "a"), ("assistant", "b")],
+        ),
+        ("<human>: a\n<bot>: b", [("user", "a"), ("assistant", "b")]),
+        ("Words.\n[|Human|] a\n[|AI|] b", [("system", "Words."), ("user", "a"), ("assistant", "b")]),
+        ("<|USER|>a<|ASSISTANT|>b<|endoftext|>", [("user", "a"), ("assistant", "b")]),
+        ("[gMASK]<sop><|user|>\na<|observation|>\n42<|assistant|>\nb", [("user", "a"), ("result", "42"), ("assistant", "b")]),
+        (
+            'USER: a\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: {"x": 1}\n\n\nASSISTANT: b <|endoftext|>',
+            [("user", "a"), ("assistant", "<functioncall> {}"), ("result", '{"x": 1}'), ("assistant", "b")],
+        ),
+        ("Question: a\nAnswer: b", None),
         ("Some words. # A title\n- Human: one", None),
         ("<|im_start|>user\na<|im_end|>", None),
         ("### Response:\nb", None),
@@ -233,6 +271,57 @@ def test_a_file_of_one_conversation_is_one_row_and_one_of_pairs_their_rows(prett
 def test_rendered_text_is_read_back(text: str, turns: list[tuple[str, str]] | None) -> None:
     found = rendered(text)
     assert (None if found is None else [(turn.role, turn.text) for turn in found]) == turns
+
+
+def test_a_call_its_result_and_the_answer_in_one_text_are_turns() -> None:
+    text = "USER: q\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: 42\n\n\nASSISTANT: It is. <|endoftext|>"
+    first, second = learned({"system": "SYSTEM: Be good.", "chat": text})
+    assert (first.question, first.context, first.response) == ("q", "", "<functioncall> {}")
+    assert (second.question, second.context, second.response) == ("q", "42", "It is.")
+
+
+def test_what_gpt_oss_thinks_stands_beside_its_answer() -> None:
+    text = "<|start|>user<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>hm<|end|>"
+    text += "<|start|>assistant<|channel|>final<|message|>b<|return|>"
+    parts = Reader().parts({"text": text}, "row")
+    assert [(part.question, part.response, part.pool) for part in parts] == [("a", "hm", "(reasoning)"), ("a", "b", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("Question: a\nAnswer: b", ["b"]),
+        ("\nQ: a\nA: b\n\nQ: c\nA: d", ["b", "d"]),
+        ("Instruction: a\nInput: c\nOutput: b", ["b"]),
+        ("Problem: a\n\nSolution: b\nAnswer: 7", ["b\nAnswer: 7"]),
+        ("User: a\nAI: b", ["b"]),
+        ("Some words.\nQuestion: a\nAnswer: b", []),
+        ("Question: a\nAnswer:", []),
+        ("Human: a\nAssistant: Question: c\nAnswer: d", ["Question: c\nAnswer: d"]),
+    ],
+)
+def test_a_text_of_labelled_lines_is_read_where_it_begins_so(text: str, answers: list[str]) -> None:
+    assert [sample.response for sample in learned({"text": text})] == answers
+    few = {"source": "Question: a\nAnswer: b\n\nQuestion: c\nAnswer:", "target": "d"}
+    assert [sample.response for sample in learned(few)] == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "strange"),
+    [
+        ("<|im_user|>user<|im_middle|>a<|im_end|><|im_assistant|>assistant<|im_middle|>b<|im_end|>", True),
+        ("<｜tester｜>a<｜user｜>b<｜bot｜>c", True),
+        ("[User]\na\n[Bot]\nb", True),
+        ("<|im_start|>alien\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>", True),
+        ("running words with <b>marks</b>, [user] and [bot], that nobody asked for", False),
+        ("<|endoftext|>running words<|endoftext|>", False),
+    ],
+)
+def test_a_template_that_is_not_known_is_told(text: str, strange: bool) -> None:
+    reader = Reader()
+    (part,) = reader.parts({"text": text}, "row")
+    assert f"{part.question} {part.response}".split() == text.split()
+    assert (dict(reader.account.unread), dict(reader.account.used)) == (({"text": 1}, {}) if strange else ({}, {"text": 1}))
 
 
 # --- no text is lost --------------------------------------------------------------------------------------------

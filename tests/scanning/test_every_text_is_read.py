@@ -137,6 +137,23 @@ FORMS: dict[str, Form] = {
         )
     },
     "gemma": lambda q, a: {"text": f"<bos><start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\n{a}<end_of_turn>\n"},
+    "deepseek": lambda q, a: {"text": f"<｜begin▁of▁sentence｜><｜User｜>{q}<｜Assistant｜>{a}<｜end▁of▁sentence｜>"},
+    "gpt-oss": lambda q, a: {
+        "text": f"<|start|>user<|message|>{q}<|end|><|start|>assistant<|channel|>analysis<|message|>So.<|end|>"
+        f"<|start|>assistant<|channel|>final<|message|>{a}<|return|>"
+    },
+    "question and answer in lines": lambda q, a: {"text": f"Question: {q}\nAnswer: {a}"},
+    "glaive with a call": lambda q, a: {
+        "chat": f"USER: {q}\n\n\nASSISTANT: <functioncall> {{}} <|endoftext|>\n\n\nFUNCTION RESPONSE: 42\n\n\nASSISTANT: {a} <|endoftext|>"
+    },
+    "a tool's result of anthropic": lambda q, a: {
+        "messages": [
+            user(q),
+            assistant([{"type": "tool_use", "input": {}}]),
+            user([part("42", "tool_result", "content")]),
+            assistant(a),
+        ]
+    },
     "guanaco": lambda q, a: {"text": f"### Human: {q}### Assistant: {a}"},
     "vicuna": lambda q, a: {"text": f"A chat. USER: {q} ASSISTANT: {a}</s>"},
     "rendered alpaca": lambda q, a: {"text": f"Below is an instruction.\n\n### Instruction:\n{q}\n\n### Response:\n{a}"},
@@ -188,6 +205,10 @@ UNREAD: dict[str, tuple[Form, str]] = {
         "messages.content.caption",
     ),
     "a long source": (lambda q, a: {"question": q, "answer": clean(a), "source": f"{'so it was told. ' * 9}{a}"}, "source"),
+    "a template that is not known": (
+        lambda q, a: {"text": f"<|im_user|>user<|im_middle|>{q}<|im_end|><|im_assistant|>assistant<|im_middle|>{a}<|im_end|>"},
+        "text",
+    ),
     "a key of an instance": (lambda q, a: {"instruction": q, "instances": [{"output": clean(a), "why": a}]}, "instances.why"),
 }
 

@@ -15,7 +15,8 @@ class Fields:
 
     Attributes:
         used, left_out, beside: names of fields.
-        unread: (field, text) of what is not understood.
+        unread: (field, text) of what is not understood; ``strange``: fields of which a part of a row is made all the same, for a
+            scan.
         asides: (field, text) of what is understood, not learned, and read by a scan.
         dropped: reasons.
         outputs, fired: as in :class:`undertow.data.rows.account.Account`.
@@ -26,6 +27,7 @@ class Fields:
         self.left_out: dict[str, None] = {}
         self.beside: dict[str, None] = {}
         self.unread: list[tuple[str, str]] = []
+        self.strange: dict[str, None] = {}
         self.asides: list[tuple[str, str]] = []
         self.dropped: Counter[str] = Counter()
         self.outputs = self.fired = 0
@@ -62,7 +64,7 @@ class Fields:
         account.used.update(self.used.keys())
         account.left_out.update(self.left_out.keys())
         account.beside.update((self.beside | {path: None for path, _ in self.asides}).keys())
-        account.unread.update({path: None for path, _ in self.unread}.keys())
+        account.unread.update((self.strange | {path: None for path, _ in self.unread}).keys())
         account.dropped.update(self.dropped)
         account.outputs += self.outputs
         account.fired += self.fired

@@ -10,7 +10,7 @@ from undertow.data.rows.choices import CHOICES, chosen
 from undertow.data.rows.names import LABEL_LENGTH, SECOND, SYSTEM, TALKS, is_judging, is_left_out, plain
 from undertow.data.rows.outer import Outer, asks
 from undertow.data.rows.part import OUTPUT, Part
-from undertow.data.rows.rendered import PREAMBLES, rendered
+from undertow.data.rows.rendered import PREAMBLES, has_marks, labelled, rendered
 from undertow.data.rows.turns import Talk, Turn, is_said, is_talk, number_of, paths, turns
 from undertow.data.rows.values import answer_keys, answers, is_empty, said, unpacked
 
@@ -46,7 +46,8 @@ class Form(Outer):
         own = [part for part in found if not part.pool and part.question]
         if not isinstance(text, str) or not own or not all(part.question in text and part.response in text for part in own):
             return False
-        said = {turn.text for turn in rendered(text) or () if turn.role != SYSTEM or turn.text not in PREAMBLES}
+        spoken = [turn for turn in rendered(text) or () if turn.role != SYSTEM or turn.text not in PREAMBLES]
+        said = {told for turn in spoken for told in (turn.text, *(other for _, other in turn.beside)) if told}
         known = {told for part in found for told in (part.question, part.context, part.response, part.system)}
         if said and said <= known:
             self.fields.left_out[f"{column} (a copy)"] = None
@@ -161,6 +162,11 @@ class Form(Outer):
             self.fields.dropped["empty text"] += 1
             return []
         spoken = rendered(text)
+        if spoken is None and not has_marks(text):
+            spoken = None if is_said(self.row) else labelled(text)
+        elif spoken is None:  # of a template that is not known
+            self.fields.used.pop(column)
+            self.fields.strange[column] = None
         if spoken is None:
             if is_said(self.row):
                 raise UserError(f"{self.place}: one turn of a conversation; put all turns of a conversation into one row")
@@ -258,8 +264,9 @@ class Form(Outer):
         if keys is None:
             return answers(value, self.place, column)
         for item, own in zip(value, keys, strict=True):
-            for key in item.keys() - {own}:
-                self.fields.rest(item[key], f"{column}.{key}", plain(key))
+            for key in item:
+                if key != own:
+                    self.fields.rest(item[key], f"{column}.{key}", plain(key))
         return [text for item, own in zip(value, keys, strict=True) if (text := said(item[own], self.place, column))]
 
     def _closed(self, talk: Talk, accepted: list[str], apart: bool = False) -> list[Part]:
@@ -361,7 +368,7 @@ class Form(Outer):
             usual = self.plan.pairs if self.plan.usual else ()
             both = ((ask, name) for ask, name in usual if self._filled([name]) and ask in self.left)
             told = ((ask, name, answers(self.row[name], self.place, name)) for ask, name in both)
-            ask, name, texts = next((found for found in told if any(found[2])), ("", "", ()))
+            ask, name, _ = next((found for found in told if any(found[2])), ("", "", ()))
             if not ask:
                 return None
             self.left.pop(ask)

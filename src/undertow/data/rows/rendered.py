@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import re
 
-from undertow.data.rows.names import ASSISTANT, RESULT, ROLES, SYSTEM, USER, plain
+from undertow.data.rows.names import ASSISTANT, CALL, RESULT, ROLES, SYSTEM, USER, plain
 from undertow.data.rows.turns import Turn
 
 #: A mark that opens a turn, with the speaker in it; each kind as it stands in published data and templates.
 _KINDS = (
     r"<\|im_start\|>[ \t]*(?P<chatml>\w+)[ \t]*\n?",  # ChatML: Qwen, SmolLM2
-    r"<\|start_header_id\|>[ \t]*(?P<llama3>\w+)[ \t]*<\|end_header_id\|>\s*",  # Llama 3
+    r"<\|(?:start_header_id|header_start)\|>[ \t]*(?P<llama3>\w+)[ \t]*<\|(?:end_header_id|header_end)\|>\s*",  # Llama 3 and 4
     r"<start_of_turn>[ \t]*(?P<gemma>\w+)[ \t]*\n?",  # Gemma
-    r"<\|(?P<zephyr>user|assistant|system|prompter|human)\|>\s*",  # Zephyr, Phi, OpenAssistant
+    r"<\|(?P<zephyr>(?i:user|assistant|system|prompter|human|observation))\|>\s*",  # Zephyr, Phi, OpenAssistant, GLM, StableLM
+    r"<\|start_of_role\|>[ \t]*(?P<granite>\w+)[^<]*<\|end_of_role\|>\s*",  # Granite
+    r"<\|START_OF_TURN_TOKEN\|><\|(?P<command>\w+)_TOKEN\|>\s*",  # Command R
+    r"<\|start\|>(?P<harmony>[^<]*(?:<\|(?:channel|constrain)\|>[^<]*)*)<\|message\|>",  # gpt-oss
+    r"<｜(?P<deepseek>User|Assistant)｜>\s*",
+    r"(?P<outputs><｜tool▁outputs▁begin｜>)|(?P<after><｜tool▁outputs▁end｜>)",  # DeepSeek
+    r"<(?P<pajama>human|bot)>:[ \t]*|\[\|(?P<baize>Human|AI)\|\][ \t]*",  # RedPajama, Baize
     r"###[ \t]*(?P<guanaco>Human|Assistant|User)[ \t]*:[ \t]*",  # Guanaco, on one line
     # Alpaca
     r"(?m:^)###[ \t]*(?P<hashes>Human|User|Assistant|System|Instruction|Input|Response|Question|Answer|Output)[ \t]*:[ \t]*",
     r"(?m:^)(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+",  # hh-rlhf
     r"\b(?P<caps>USER|ASSISTANT):[ \t]+",  # Vicuna
+    r"(?m:^)(?P<tool>(?:FUNCTION|TOOL) (?:RESPONSE|RESULT)):[ \t]*",  # Glaive, beside the capitals of Vicuna
     r"(?P<inst>\[INST\])|(?P<done>\[/INST\])",  # Llama 2, Mistral
 )
 _OPENED = re.compile("|".join(_KINDS))
 #: What closes a turn or frames a text, and is no word of it.
 _FRAME = re.compile(
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<\|begin_of_text\|>|<\|end_of_text\|>|</?s>|<bos>|<eos>"
+    r"|<\|eo[tm]\|>|<\|eom_id\|>|<\|return\|>|<\|call\|>|<(?:BOS|EOS)_TOKEN>|<\|END_OF_TURN_TOKEN\|>|<\|(?:START|END)_RESPONSE\|>"
+    r"|<｜(?:begin|end)▁of▁sentence｜>|<｜tool▁output▁(?:begin|end)｜>|\[gMASK\]|<sop>"
 )
+#: Words that open the lines of a question and of its answer in a text that begins with the first.
+_LABELS = (
+    ("Question", "Answer"),
+    ("Q", "A"),
+    ("Instruction", "Response"),
+    ("Instruction", "Output"),
+    ("Problem", "Solution"),
+    ("Problem", "Answer"),
+    ("Human|User", "AI|Bot|Chatbot|GPT|Model"),
+)
+_LABELLED = tuple(
+    (
+        re.compile(rf"\s*(?:{ask})[ \t]*:"),
+        re.compile(rf"(?m:^)(?:(?P<ask>{ask})|(?P<context>Context|Input)|(?P<tell>{tell}))[ \t]*:"),
+    )
+    for ask, tell in _LABELS
+)
+#: A mark of an unknown template that may name a speaker: with bars anywhere, without them where a line begins.
+_MARK = re.compile(r"[<\[][|｜]([A-Za-z][\w▁ ]{0,40})[|｜][>\]]|(?m:^)[<\[]([A-Za-z][\w▁ ]{0,40})[>\]]")
+#: Marks of known templates that stand in no other text.
+_CONTROL = frozenset("chatml llama3 gemma granite command harmony deepseek".split())
+#: Kinds that name no speaker, and what is said after them.
+_FIXED = {"inst": USER, "done": ASSISTANT, "outputs": RESULT, "after": ASSISTANT}
+_THOUGHT = "thought"
 #: What Alpaca's template says before every instruction.
 PREAMBLES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -32,7 +65,16 @@ PREAMBLES = (
     "appropriately completes the request.",
 )
 _SYSTEM = re.compile(r"<<SYS>>(.*?)<</SYS>>", re.DOTALL)
-_OWN = {"input": RESULT, "response": ASSISTANT, "output": ASSISTANT, "instruction": USER}
+_OWN = {
+    "input": RESULT,
+    "response": ASSISTANT,
+    "output": ASSISTANT,
+    "instruction": USER,
+    "available_tools": SYSTEM,
+    "tools": SYSTEM,
+    "documents": RESULT,
+    "document": RESULT,
+}
 
 
 def rendered(text: str) -> list[Turn] | None:
@@ -47,11 +89,13 @@ def rendered(text: str) -> list[Turn] | None:
     before = _bare(text[: marks[0].start()])
     if before:
         found.append(Turn(SYSTEM, before))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        body = text[mark.end() : following.start() if following else len(text)]
+    for mark, body in _bodies(text, marks):
         role = _role(mark)
         if role is None:
             return None
+        if role == _THOUGHT:
+            found.append(Turn(ASSISTANT, "", beside=[("(reasoning)", _bare(body))]))
+            continue
         for system in _SYSTEM.findall(body) if role == USER else ():
             found.append(Turn(SYSTEM, system.strip()))
         bare = _bare(_SYSTEM.sub("", body) if role == USER else body)
@@ -61,10 +105,53 @@ def rendered(text: str) -> list[Turn] | None:
     return found if {USER, ASSISTANT} <= roles else None
 
 
+def labelled(text: str) -> list[Turn] | None:
+    """Return the turns of a text whose lines begin with ``Question:`` and ``Answer:``, ``Q:`` and ``A:`` or their like.
+
+    None if it does not begin so, or if no user and no assistant say anything in it. Many other texts hold such lines: it is for
+    texts that hold no marks of a template and stand in a column of whole rows.
+    """
+    for begins, label in _LABELLED:
+        if begins.match(text):
+            roles = {"ask": USER, "context": RESULT, "tell": ASSISTANT}
+            bodies = _bodies(text, list(label.finditer(text)))
+            found = [Turn(roles[str(mark.lastgroup)], bare) for mark, body in bodies if (bare := _bare(body))]
+            if {USER, ASSISTANT} <= {turn.role for turn in found}:
+                return found
+    return None
+
+
+def has_marks(text: str) -> bool:
+    """Whether a text that :func:`rendered` cannot read holds the marks of some template: of a known one, or of a user and an
+    assistant."""
+    if any(mark.lastgroup in _CONTROL for mark in _OPENED.finditer(text)):
+        return True
+    words = {word for mark in _MARK.finditer(text) for word in re.split("[_▁ ]", (mark[1] or mark[2]).lower())}
+    return {USER, ASSISTANT} <= {ROLES.get(word) for word in words}
+
+
+def _bodies(text: str, marks: list[re.Match[str]]) -> list[tuple[re.Match[str], str]]:
+    """Each mark with the text up to the next one."""
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    return [(mark, text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+
+
+def _channel(header: str) -> str | None:
+    """The role of a message of gpt-oss, ``assistant<|channel|>analysis``; what is sent ``to=`` a tool is a call."""
+    speaker, _, channel = header.partition("<|channel|>")
+    name, _, to = speaker.strip().partition(" ")
+    role = ROLES.get(plain(name), RESULT if "." in name else None)
+    if role == ASSISTANT and "to=" in to + channel:
+        return CALL
+    return _THOUGHT if role == ASSISTANT and channel.strip().startswith("analysis") else role
+
+
 def _role(mark: re.Match[str]) -> str | None:
     kind = str(mark.lastgroup)
-    if kind in ("inst", "done"):
-        return USER if kind == "inst" else ASSISTANT
+    if kind in _FIXED:
+        return _FIXED[kind]
+    if kind == "harmony":
+        return _channel(mark[kind])
     name = plain(mark[kind])
     return _OWN.get(name) if name in _OWN else ROLES.get(name)
 

@@ -162,7 +162,7 @@ def _paired(turn: dict[str, Any], made: Plan, place: str, name: str, fields: Fie
         text = said(turn[key], place, key)
         if text or role in (USER, ASSISTANT):
             yield Turn(role, text)
-    for other in turn.keys() - {key for _, key in roles}:
+    for other in (key for key in turn if key not in {key for _, key in roles}):
         fields.rest(turn[other], f"{name}.{other}", plain(other))
 
 
