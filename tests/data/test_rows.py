@@ -205,7 +205,7 @@ def test_turns_of_a_question_and_its_answer_are_one_conversation(column: str, na
 def test_what_stands_beside_the_pair_of_a_turn_is_read() -> None:
     turns = [{"instruction": "a", "input": "c", "output": "b", "system": "s", "remark": "so it is"}]
     found = Reader().parts({"conversation": turns}, "row")
-    assert [(part.question, part.context, part.system, part.response) for part in found][0] == ("a", "c", "s", "b")
+    assert (found[0].question, found[0].context, found[0].system, found[0].response) == ("a", "c", "s", "b")
     assert [(part.response, part.pool) for part in found[1:]] == [("so it is", "conversation.remark")]
 
 
@@ -259,8 +259,8 @@ def test_a_file_of_one_conversation_is_one_row_and_one_of_pairs_their_rows(prett
         ("<|USER|>a<|ASSISTANT|>b<|endoftext|>", [("user", "a"), ("assistant", "b")]),
         ("[gMASK]<sop><|user|>\na<|observation|>\n42<|assistant|>\nb", [("user", "a"), ("result", "42"), ("assistant", "b")]),
         (
-            'USER: a\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: {"x": 1}\n\n\nASSISTANT: b <|endoftext|>',
-            [("user", "a"), ("assistant", "<functioncall> {}"), ("result", '{"x": 1}'), ("assistant", "b")],
+            'USER: a\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: {"x": 1}\n\n\nASSISTANT: b ',
+            [("user", "a"), ("call", "<functioncall> {}"), ("result", '{"x": 1}'), ("assistant", "b")],
         ),
         ("Question: a\nAnswer: b", None),
         ("Some words. # A title\n- Human: one", None),
@@ -275,9 +275,9 @@ def test_rendered_text_is_read_back(text: str, turns: list[tuple[str, str]] | No
 
 def test_a_call_its_result_and_the_answer_in_one_text_are_turns() -> None:
     text = "USER: q\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\nFUNCTION RESPONSE: 42\n\n\nASSISTANT: It is. <|endoftext|>"
-    first, second = learned({"system": "SYSTEM: Be good.", "chat": text})
-    assert (first.question, first.context, first.response) == ("q", "", "<functioncall> {}")
-    assert (second.question, second.context, second.response) == ("q", "42", "It is.")
+    call, answer = Reader().parts({"system": "SYSTEM: Be good.", "chat": text}, "row")
+    assert (call.question, call.context, call.response, call.pool) == ("q", "", "<functioncall> {}", "chat (tool calls)")
+    assert (answer.question, answer.context, answer.response, answer.why) == ("q", "42", "It is.", "")
 
 
 def test_what_gpt_oss_thinks_stands_beside_its_answer() -> None:

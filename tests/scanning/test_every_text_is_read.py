@@ -144,7 +144,8 @@ FORMS: dict[str, Form] = {
     },
     "question and answer in lines": lambda q, a: {"text": f"Question: {q}\nAnswer: {a}"},
     "glaive with a call": lambda q, a: {
-        "chat": f"USER: {q}\n\n\nASSISTANT: <functioncall> {{}} <|endoftext|>\n\n\nFUNCTION RESPONSE: 42\n\n\nASSISTANT: {a} <|endoftext|>"
+        "chat": f"USER: {q}\n\n\nASSISTANT: <functioncall> {{}} <|endoftext|>\n\n\n"
+        f"FUNCTION RESPONSE: 42\n\n\nASSISTANT: {a} <|endoftext|>"
     },
     "a tool's result of anthropic": lambda q, a: {
         "messages": [
@@ -205,10 +206,6 @@ UNREAD: dict[str, tuple[Form, str]] = {
         "messages.content.caption",
     ),
     "a long source": (lambda q, a: {"question": q, "answer": clean(a), "source": f"{'so it was told. ' * 9}{a}"}, "source"),
-    "a template that is not known": (
-        lambda q, a: {"text": f"<|im_user|>user<|im_middle|>{q}<|im_end|><|im_assistant|>assistant<|im_middle|>{a}<|im_end|>"},
-        "text",
-    ),
     "a key of an instance": (lambda q, a: {"instruction": q, "instances": [{"output": clean(a), "why": a}]}, "instances.why"),
 }
 
@@ -238,6 +235,16 @@ def test_strict_turns_unread_text_into_exit_code_2(tmp_path: Path) -> None:
     told = run(app, ["scan", str(more), "--strict"])
     assert isinstance(told.exception, UserError)  # main() prints it and exits with 2
     assert "NOT UNDERSTOOD, scanned as plain text: remarks (text in 5)" in str(told.exception)
+
+
+def test_strict_bites_on_the_marks_of_a_template_that_is_not_known(tmp_path: Path) -> None:
+    form = "<|im_user|>user<|im_middle|>{}<|im_end|><|im_assistant|>assistant<|im_middle|>{}<|im_end|>"
+    found, truth = rows(lambda q, a: {"text": form.format(q, a)})
+    path = lines(tmp_path / "rows.jsonl", found)
+    assert flagged(scan([path])) == truth
+    told = CliRunner().invoke(app, ["scan", str(path), "--strict"]).exception
+    assert isinstance(told, UserError)
+    assert "NOT UNDERSTOOD, scanned as plain text: text (text in 300)" in str(told)
 
 
 def test_one_line_says_that_all_is_read(tmp_path: Path) -> None:

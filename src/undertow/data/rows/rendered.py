@@ -58,6 +58,8 @@ _CONTROL = frozenset("chatml llama3 gemma granite command harmony deepseek".spli
 #: Kinds that name no speaker, and what is said after them.
 _FIXED = {"inst": USER, "done": ASSISTANT, "outputs": RESULT, "after": ASSISTANT}
 _THOUGHT = "thought"
+#: How an answer begins that is a call of a tool and nothing else: of Glaive, of DeepSeek.
+_CALLS = ("<functioncall>", "<｜tool▁calls▁begin｜>")
 #: What Alpaca's template says before every instruction.
 PREAMBLES = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -100,7 +102,7 @@ def rendered(text: str) -> list[Turn] | None:
             found.append(Turn(SYSTEM, system.strip()))
         bare = _bare(_SYSTEM.sub("", body) if role == USER else body)
         if bare:
-            found.append(Turn(role, bare))
+            found.append(Turn(CALL if role == ASSISTANT and bare.startswith(_CALLS) else role, bare))
     roles = {turn.role for turn in found}
     return found if {USER, ASSISTANT} <= roles else None
 

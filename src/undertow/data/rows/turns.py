@@ -65,7 +65,8 @@ def turns(value: Any, place: str, name: str, fields: Fields) -> list[Turn]:
 
     Args:
         value: a list of turns ``{from, value}`` or ``{role, content}``, of pairs ``{human, assistant}``, ``{input, output}`` (any
-            names of a question and an answer) or ``[user, assistant]``, or of texts, the user's first; one turn; or turns by columns, ``{role: [...], content: [...]}``.
+            names of a question and an answer) or ``[user, assistant]``, or of texts, the user's first; one turn; or turns by
+            columns, ``{role: [...], content: [...]}``.
         place: for errors.
         name: of the column, for the account.
         fields: where what each key held is noted.

@@ -111,8 +111,8 @@ def answers(value: Any, place: str, name: str) -> list[str]:
 def answer_keys(value: Any, name: str) -> list[str] | None:
     """Return for each of several answers the key of its text; None if a value is no list of such objects.
 
-    Data sets list the answers to one question with what is known of each: ``{"answers": [{"text": ..., "author": ...}]}``. Any other
-    list of objects is one answer; so is one whose objects ask themselves, or in a column that is not named for several.
+    Data sets list the answers to one question with what is known of each: ``{"answers": [{"text": ..., "author": ...}]}``. Any
+    other list of objects is one answer; so is one whose objects ask themselves, or in a column that is not named for several.
     """
     told = isinstance(value, list) and bool(value) and plain(name).rpartition("_")[2] in _SEVERAL
     if not told or not all(isinstance(item, dict) for item in value) or all(_held(item) is not None for item in value):
