@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from undertow.config import Data
@@ -351,6 +351,7 @@ _ROW = st.dictionaries(st.sampled_from(_COLUMNS), st.one_of(_UNIQUE, _UNIQUE, _V
 
 @settings(max_examples=1500, deadline=None)
 @given(_ROW)
+@example({"output": "said 0 so", "context": [{"instruction": None, "output": None}]})
 def test_every_text_of_a_row_is_read_or_accounted_for(row: dict[str, Any]) -> None:
     reader = Reader()
     try:

@@ -78,6 +78,8 @@ class Outer(ABC):
         about = [name for name in self.left if isinstance(self.row[name], str) and not is_left_out(plain(name))]
         context = "\n".join(filter(None, (self._said(column) for column in about)))
         found = [part for item in inner for part in self._inner(item)]
+        if context and not found:
+            self.fields.asides.append(("(text without a question)", context))
         for part in found:
             part.context = "\n".join(filter(None, (context, part.context)))
         return found
