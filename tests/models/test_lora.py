@@ -296,6 +296,12 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Breaker:
     return rewrite
 
 
+def _dangling(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.unlink()
+    path.symlink_to(folder / "nowhere")
+
+
 def _without(key: str) -> Breaker:
     def change(folder: Path) -> None:
         path = folder / "adapter_config.json"
@@ -370,6 +376,13 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "parameters": (_config(target_parameters=["weight"]), "target_parameters"),
     "activated lora": (_config(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
     "qalora": (_config(use_qalora=True), "use_qalora = True"),
+    "an empty object of tomorrow": (_config(kasa_config={}), "kasa_config = {} is not supported"),
+    "alpha pattern a list": (_config(alpha_pattern=[4]), r"alpha_pattern = \[4\], which is no object"),
+    "a config that nests": (
+        lambda folder: (folder / "adapter_config.json").write_text("[" * 100_000 + "]" * 100_000),
+        "the adapter is damaged",
+    ),
+    "a link to nothing": (_dangling, "adapter_model.safetensors is no file, or a link that leads to none"),
     "a key of tomorrow": (_config(use_xyz={"a": 1}), "use_xyz = {'a': 1} is not supported"),
     "embeddings": (_config(target_modules=["embed_tokens"]), "adapts the embeddings"),
     "head": (_config(target_modules=["lm_head"]), "adapts the output head"),

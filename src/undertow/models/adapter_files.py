@@ -37,7 +37,7 @@ def adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load_file(weights)
         if not isinstance(config, dict):
             raise ValueError("adapter_config.json holds no object")
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter is damaged ({' '.join(str(error).split())}); copy it again") from error
     for name, tensor in tensors.items():
         numbers = _numbers(tensor)
@@ -97,6 +97,8 @@ def _no_weights(folder: Path) -> str:
     """Return what is there in the place of ``adapter_model.safetensors``."""
     names = sorted(file.name for file in folder.iterdir())
     told = f"{folder} has no adapter_model.safetensors"
+    if "adapter_model.safetensors" in names:
+        return f"{folder}: adapter_model.safetensors is no file, or a link that leads to none; copy the adapter again"
     for name in names:
         if re.fullmatch(r"adapter_model.*\.(bin|pt|pth|ckpt)", name):
             return f"{told}: {name} is pickled, and pickled adapters are refused; save the adapter as safetensors"

@@ -66,6 +66,10 @@ _BIASES = ("none", "lora_only", "all")
 #: Ways to begin that draw A and B and leave the base's weights; and those that change the base, always in the same way.
 _BEGUN, _BASE_CHANGED = (True, False, "gaussian", "eva", "orthogonal"), ("pissa", "olora")
 
+#: Tokens of the text on which a folded adapter is compared, the largest difference of its logits as a share of the largest, and how
+#: many times that in coarser types than float32.
+_PROBE, _SAME, _COARSE = 8, 1e-4, 500
+
 #: What PEFT's other tasks are, in words.
 _OTHER_TASKS = (
     ("SEQ_CLS", "sequence classification"),
@@ -159,15 +163,24 @@ def folded(folder: Path, model: Any) -> Any:
     config, tensors = adapter_files(folder)
     try:
         surplus = {PREFIX + key for key in _base_embeddings(folder, config, by_module(folder, tensors), model)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is missing is told below
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             whole = PeftModel.from_pretrained(copy.deepcopy(model), str(folder))
             wanted = get_peft_model_state_dict(whole, save_embedding_layers=False)
             if odd := sorted(wanted.keys() ^ (tensors.keys() - surplus)):
                 kind = "lacks" if odd[0] in wanted else "holds, and its config does not announce,"
                 raise UserError(f"{folder} {kind} {odd[0]}; copy the adapter again")
+            if lost := [text for one in warned if "missing adapter keys" in (text := str(one.message))]:
+                raise UserError(f"{folder}: peft does not load all of it on this base ({lost[0][-120:]}); train other modules")
             _room_for_biases(whole)
+            beside = _logits(whole)
             merged = whole.merge_and_unload(safe_merge=True)
+            gap = float((_logits(merged) - beside).abs().max())
+            if not gap <= _SAME * max(1.0, float(beside.abs().max())) * (1 if _is_float32(merged) else _COARSE):
+                raise UserError(
+                    f"{folder}: folded into this base it gives other logits than beside it (by {gap:.2g}), where the base reads a "
+                    "weight past its layer; train plain LoRA on other modules"
+                )
     except UserError:
         raise
     except KeyError as error:
@@ -179,6 +192,18 @@ def folded(folder: Path, model: Any) -> Any:
             raise UserError(f"{folder} does not fit this base: {told[:200]}; give the base it was trained on") from error
         raise UserError(f"{folder}: peft cannot fold this adapter into the base ({told[:200]}); use plain LoRA") from error
     return merged.requires_grad_(False).eval()
+
+
+def _logits(model: Any) -> Tensor:
+    """The logits of a short text."""
+    place = next(model.parameters()).device
+    with torch.no_grad():
+        found: Tensor = model(input_ids=torch.arange(_PROBE, device=place)[None] + 1).logits.float()
+    return found
+
+
+def _is_float32(model: nn.Module) -> bool:
+    return all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
 def _room_for_biases(model: nn.Module) -> None:
@@ -198,7 +223,8 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
         raise UserError(f"{folder}: peft_type = {config['peft_type']!r} is not supported; only LoRA adapters are")
     _causal(folder, config.get("task_type"))
     for key, value in config.items():
-        if key in _INERT or key in _READ or key in _FOLDED or not value:
+        # An object switches on what it is for, even an empty one: peft fills it with defaults.
+        if key in _INERT or key in _READ or key in _FOLDED or (not value and not isinstance(value, dict)):
             continue
         raise UserError(f"{folder}: {key} = {value!r} is not supported; an adapter without {key} is")
     if config.get("bias", "none") not in _BIASES:
@@ -219,7 +245,9 @@ def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:
         wrong = f"lora_alpha = {alpha!r}, which is no number"
     elif not -math.inf < alpha < math.inf:
         wrong = f"lora_alpha = {alpha}, it must be finite"
-    elif odd := [value for value in (config.get("alpha_pattern") or {}).values() if _is_endless(value)]:
+    elif not isinstance(patterns := config.get("alpha_pattern") or {}, dict):
+        wrong = f"alpha_pattern = {str(patterns)[:80]}, which is no object of names and numbers"
+    elif odd := [value for value in patterns.values() if _is_endless(value)]:
         wrong = f"{odd[0]} in alpha_pattern, it must be finite"
     if wrong:
         raise UserError(f"{folder}: adapter_config.json has {wrong}; write the number of its training there, or copy it again")

@@ -35,7 +35,7 @@ def hashes(path: str) -> dict[str, str]:
     found = {"weights": _of_weights(tuple((file, file.stat().st_mtime_ns) for file in files))} if files else {}
     try:
         source = json.loads((place / "source.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return found
     return {**found, "source": str(source)}
 
@@ -82,7 +82,7 @@ def check_identity(folder: Path, path: str, config: Any = None) -> None:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         name, wanted = str(told["name"]), {kind: str(value) for kind, value in told["sha256"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged; copy the adapter again") from error
     found = hashes(path) if wanted else {}
     common = wanted.keys() & found.keys()
@@ -98,7 +98,7 @@ def _named(folder: Path) -> str:
     """Return the base that an adapter's config names, or ""."""
     try:
         named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
     return named if isinstance(named, str) else ""
 

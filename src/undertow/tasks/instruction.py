@@ -117,7 +117,8 @@ class Instruction(Task):
         start = self.options.start
         if start is None:
             return initial_adapter(self.layout, self.seed, dtype)
-        folder = Path(start) / "adapter" if (Path(start) / "adapter").is_dir() else Path(start)
+        below = (Path(start) / "adapter").is_dir() and not (Path(start) / "adapter_config.json").is_file()
+        folder = Path(start) / "adapter" if below else Path(start)
         flat, layout = plain_adapter(self.base, folder)
         if layout != self.layout:
             raise UserError(
