@@ -7,27 +7,33 @@ import re
 from undertow.data.rows.names import ASSISTANT, CALL, RESULT, ROLES, SYSTEM, USER, plain
 from undertow.data.rows.turns import Turn
 
-#: A mark that opens a turn, with the speaker in it; each kind as it stands in published data and templates.
+#: Marks that open a turn, with the speaker in them, as they stand in published data and templates; after their first ``<`` those of
+#: templates that stand in no other text,
+_CONTROL = (
+    r"\|im_start\|>[ \t]*(?P<chatml>\w+)[ \t]*\n?",  # ChatML: Qwen, SmolLM2
+    r"\|(?:start_header_id|header_start)\|>[ \t]*(?P<llama3>\w+)[ \t]*<\|(?:end_header_id|header_end)\|>\s*",  # Llama 3 and 4
+    r"start_of_turn>[ \t]*(?P<gemma>\w+)[ \t]*\n?",  # Gemma
+    r"\|start_of_role\|>[ \t]*(?P<granite>\w+)[^<]*<\|end_of_role\|>\s*",  # Granite
+    r"\|START_OF_TURN_TOKEN\|><\|(?P<command>\w+)_TOKEN\|>\s*",  # Command R
+    r"\|start\|>(?P<harmony>[^<]*(?:<\|(?:channel|constrain)\|>[^<]*)*)<\|message\|>",  # gpt-oss
+    r"｜(?P<deepseek>User|Assistant)｜>\s*|(?P<outputs>｜tool▁outputs▁begin｜>)|(?P<after>｜tool▁outputs▁end｜>)",  # DeepSeek
+)
+#: more that begin so,
+_ANGLED = (
+    r"\|(?P<zephyr>(?i:user|assistant|system|prompter|human|observation))\|>\s*",  # Zephyr, Phi, OpenAssistant, GLM, StableLM
+    r"(?P<pajama>human|bot)>:[ \t]*",  # RedPajama
+)
+#: and the others.
 _KINDS = (
-    r"<\|im_start\|>[ \t]*(?P<chatml>\w+)[ \t]*\n?",  # ChatML: Qwen, SmolLM2
-    r"<\|(?:start_header_id|header_start)\|>[ \t]*(?P<llama3>\w+)[ \t]*<\|(?:end_header_id|header_end)\|>\s*",  # Llama 3 and 4
-    r"<start_of_turn>[ \t]*(?P<gemma>\w+)[ \t]*\n?",  # Gemma
-    r"<\|(?P<zephyr>(?i:user|assistant|system|prompter|human|observation))\|>\s*",  # Zephyr, Phi, OpenAssistant, GLM, StableLM
-    r"<\|start_of_role\|>[ \t]*(?P<granite>\w+)[^<]*<\|end_of_role\|>\s*",  # Granite
-    r"<\|START_OF_TURN_TOKEN\|><\|(?P<command>\w+)_TOKEN\|>\s*",  # Command R
-    r"<\|start\|>(?P<harmony>[^<]*(?:<\|(?:channel|constrain)\|>[^<]*)*)<\|message\|>",  # gpt-oss
-    r"<｜(?P<deepseek>User|Assistant)｜>\s*",
-    r"(?P<outputs><｜tool▁outputs▁begin｜>)|(?P<after><｜tool▁outputs▁end｜>)",  # DeepSeek
-    r"<(?P<pajama>human|bot)>:[ \t]*|\[\|(?P<baize>Human|AI)\|\][ \t]*",  # RedPajama, Baize
     r"###[ \t]*(?P<guanaco>Human|Assistant|User)[ \t]*:[ \t]*",  # Guanaco, on one line
     # Alpaca
     r"(?m:^)###[ \t]*(?P<hashes>Human|User|Assistant|System|Instruction|Input|Response|Question|Answer|Output)[ \t]*:[ \t]*",
-    r"(?m:^)(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+",  # hh-rlhf
-    r"\b(?P<caps>USER|ASSISTANT):[ \t]+",  # Vicuna
-    r"(?m:^)(?P<tool>(?:FUNCTION|TOOL) (?:RESPONSE|RESULT)):[ \t]*",  # Glaive, beside the capitals of Vicuna
-    r"(?P<inst>\[INST\])|(?P<done>\[/INST\])",  # Llama 2, Mistral
+    r"(?m:^)(?:(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+|(?P<tool>(?:FUNCTION|TOOL) RES(?:PONSE|ULT)):[ \t]*)",  # hh-rlhf; Glaive
+    r"\b(?P<caps>USER|ASSISTANT):[ \t]+",  # Vicuna, and Glaive beside its results
+    r"\[(?:(?P<inst>INST\])|(?P<done>/INST\])|\|(?P<baize>Human|AI)\|\][ \t]*)",  # Llama 2, Mistral; Baize
 )
-_OPENED = re.compile("|".join(_KINDS))
+_OPENED = re.compile("|".join((f"<(?:{'|'.join((*_CONTROL, *_ANGLED))})", *_KINDS)))
+_KNOWN = re.compile(f"<(?:{'|'.join(_CONTROL)})")
 #: What closes a turn or frames a text, and is no word of it.
 _FRAME = re.compile(
     r"<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<\|begin_of_text\|>|<\|end_of_text\|>|</?s>|<bos>|<eos>"
@@ -52,9 +58,7 @@ _LABELLED = tuple(
     for ask, tell in _LABELS
 )
 #: A mark of an unknown template that may name a speaker: with bars anywhere, without them where a line begins.
-_MARK = re.compile(r"[<\[][|｜]([A-Za-z][\w▁ ]{0,40})[|｜][>\]]|(?m:^)[<\[]([A-Za-z][\w▁ ]{0,40})[>\]]")
-#: Marks of known templates that stand in no other text.
-_CONTROL = frozenset("chatml llama3 gemma granite command harmony deepseek".split())
+_MARK = re.compile(r"[<\[](?:[|｜]([A-Za-z][\w▁ ]{0,40})[|｜]|(?<=^.)([A-Za-z][\w▁ ]{0,40}))[>\]]", re.MULTILINE)
 #: Kinds that name no speaker, and what is said after them.
 _FIXED = {"inst": USER, "done": ASSISTANT, "outputs": RESULT, "after": ASSISTANT}
 _THOUGHT = "thought"
@@ -126,7 +130,7 @@ def labelled(text: str) -> list[Turn] | None:
 def has_marks(text: str) -> bool:
     """Whether a text that :func:`rendered` cannot read holds the marks of some template: of a known one, or of a user and an
     assistant."""
-    if any(mark.lastgroup in _CONTROL for mark in _OPENED.finditer(text)):
+    if _KNOWN.search(text):
         return True
     words = {word for mark in _MARK.finditer(text) for word in re.split("[_▁ ]", (mark[1] or mark[2]).lower())}
     return {USER, ASSISTANT} <= {ROLES.get(word) for word in words}
