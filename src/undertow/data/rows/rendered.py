@@ -28,7 +28,7 @@ _KINDS = (
     r"###[ \t]*(?P<guanaco>Human|Assistant|User)[ \t]*:[ \t]*",  # Guanaco, on one line
     # Alpaca
     r"(?m:^)###[ \t]*(?P<hashes>Human|User|Assistant|System|Instruction|Input|Response|Question|Answer|Output)[ \t]*:[ \t]*",
-    r"(?m:^)(?:(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+|(?P<tool>(?:FUNCTION|TOOL) RES(?:PONSE|ULT)):[ \t]*)",  # hh-rlhf; Glaive
+    r"(?m:^)(?:(?P<colon>Human|User|Assistant)[ \t]*:[ \t]+|(?P<tool>(?:FUNCTION|TOOL) RES(?:PONSE|ULT)):[ \t]*)",  # hh-rlhf
     r"\b(?P<caps>USER|ASSISTANT):[ \t]+",  # Vicuna, and Glaive beside its results
     r"\[(?:(?P<inst>INST\])|(?P<done>/INST\])|\|(?P<baize>Human|AI)\|\][ \t]*)",  # Llama 2, Mistral; Baize
 )
