@@ -53,6 +53,12 @@ def adapter_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors
 
 
+def adapter_folder(place: Path) -> Path:
+    """Return where an adapter is: the place itself, or the folder within it in which a run leaves one."""
+    below = (place / "adapter").is_dir() and not (place / "adapter_config.json").is_file()
+    return place / "adapter" if below else place
+
+
 def by_module(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by the modules they belong to: ``MODULE.lora_A.weight``."""
     named = {}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from undertow.core.errors import UserError
 from undertow.core.layout import Layout
 from undertow.models.adapter_files import PREFIX, adapter_files, by_module
+from undertow.models.folding import without_adapter
 from undertow.models.lora import linear_sizes, linears_of, lost_in_peft
 
 #: Keys that say how an adapter was made, kept or begun, not what it computes.
@@ -65,10 +66,6 @@ _BIASES = ("none", "lora_only", "all")
 
 #: Ways to begin that draw A and B and leave the base's weights; and those that change the base, always in the same way.
 _BEGUN, _BASE_CHANGED = (True, False, "gaussian", "eva", "orthogonal"), ("pissa", "olora")
-
-#: Tokens of the text on which a folded adapter is compared, the largest difference of its logits as a share of the largest, and how
-#: many times that in coarser types than float32.
-_PROBE, _SAME, _COARSE = 8, 1e-4, 500
 
 #: What PEFT's other tasks are, in words.
 _OTHER_TASKS = (
@@ -172,15 +169,7 @@ def folded(folder: Path, model: Any) -> Any:
                 raise UserError(f"{folder} {kind} {odd[0]}; copy the adapter again")
             if lost := [text for one in warned if "missing adapter keys" in (text := str(one.message))]:
                 raise UserError(f"{folder}: peft does not load all of it on this base ({lost[0][-120:]}); train other modules")
-            _room_for_biases(whole)
-            beside = _logits(whole)
-            merged = whole.merge_and_unload(safe_merge=True)
-            gap = float((_logits(merged) - beside).abs().max())
-            if not gap <= _SAME * max(1.0, float(beside.abs().max())) * (1 if _is_float32(merged) else _COARSE):
-                raise UserError(
-                    f"{folder}: folded into this base it gives other logits than beside it (by {gap:.2g}), where the base reads a "
-                    "weight past its layer; train plain LoRA on other modules"
-                )
+            merged = without_adapter(whole, str(folder))
     except UserError:
         raise
     except KeyError as error:
@@ -192,29 +181,6 @@ def folded(folder: Path, model: Any) -> Any:
             raise UserError(f"{folder} does not fit this base: {told[:200]}; give the base it was trained on") from error
         raise UserError(f"{folder}: peft cannot fold this adapter into the base ({told[:200]}); use plain LoRA") from error
     return merged.requires_grad_(False).eval()
-
-
-def _logits(model: Any) -> Tensor:
-    """The logits of a short text."""
-    place = next(model.parameters()).device
-    with torch.no_grad():
-        found: Tensor = model(input_ids=torch.arange(_PROBE, device=place)[None] + 1).logits.float()
-    return found
-
-
-def _is_float32(model: nn.Module) -> bool:
-    return all(parameter.dtype == torch.float32 for parameter in model.parameters())
-
-
-def _room_for_biases(model: nn.Module) -> None:
-    """Give layers whose adapter has a bias, and that have none of their own, one of zeros: PEFT adds to it when it merges."""
-    from peft.tuners.lora import LoraLayer
-
-    for module in model.modules():
-        if isinstance(module, LoraLayer) and any(module.lora_bias.values()):
-            layer = module.get_base_layer()
-            if getattr(layer, "bias", None) is None:
-                layer.bias = nn.Parameter(layer.weight.new_zeros(module.out_features))
 
 
 def _understood(folder: Path, config: dict[str, Any], begun: Any) -> None:

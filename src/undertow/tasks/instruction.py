@@ -33,6 +33,7 @@ from undertow.inference.answering import answerer, make_template
 from undertow.metrics.filtering import filtering
 from undertow.metrics.measure import Answer, Probes, measure, rates
 from undertow.metrics.neighbourhood import measure_neighbourhood
+from undertow.models.adapter_files import adapter_folder
 from undertow.models.bounds import BOUNDS, save_bounds
 from undertow.models.causal_lm import CausalLM, load_base, read_config
 from undertow.models.identity import FILE as IDENTITY
@@ -117,9 +118,7 @@ class Instruction(Task):
         start = self.options.start
         if start is None:
             return initial_adapter(self.layout, self.seed, dtype)
-        below = (Path(start) / "adapter").is_dir() and not (Path(start) / "adapter_config.json").is_file()
-        folder = Path(start) / "adapter" if below else Path(start)
-        flat, layout = plain_adapter(self.base, folder)
+        flat, layout = plain_adapter(self.base, adapter_folder(Path(start)))
         if layout != self.layout:
             raise UserError(
                 f"model.start = {start} holds an adapter of another shape than model.lora; use the rank, alpha and targets of "
