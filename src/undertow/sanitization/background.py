@@ -33,7 +33,7 @@ class Background:
         part: the samples that the counts are of; None for all.
         earlier: columns of the words of earlier turns.
         signs: marks of prompts by the keys of their features.
-        drawn: samples that stand for all, whose texts are at hand.
+        drawn: samples that stand for all; ``edges``: the first words of their answers, and the last.
     """
 
     counted: Counted
@@ -44,6 +44,7 @@ class Background:
     earlier: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     signs: Mapping[int, int] = field(default_factory=dict)
     drawn: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    edges: tuple[NDArray[np.uint64], ...] = ()
 
     @cached_property
     def mean_length(self) -> tuple[float, float]:

@@ -78,7 +78,9 @@ def judged(spool: Spool, numbers: NumbersLike, rules: Rules) -> Findings:
     texts = judge.gather(spool, {*rows, *some.tolist()})
     lengths, heads = (np.concatenate(part) for part in zip(*spool.each(_beginnings), strict=True))
     common = background.common_words([texts[int(row)][0] for row in some])
-    file = Background(counted, lengths, np.isin(heads, counted.feature_keys), common, earlier=earlier, signs=signs, drawn=some)
+    edges = judge.edges([texts[int(row)][1] for row in some])
+    usual = np.isin(heads, counted.feature_keys)
+    file = Background(counted, lengths, usual, common, earlier=earlier, signs=signs, drawn=some, edges=edges)
     found = [_finding(planted, decision, file, rules, texts, numbers) for planted in decision.planted]
     found = told_apart(found, decision.planted, counted, rules)
     found.append(_repeats(counted, rules, texts, spool, numbers))
@@ -123,7 +125,8 @@ def _finding(
         return None
     if kind in (grams.START, grams.END, grams.ADDRESS):
         grown = target
-        target = judge.without_form(grown, [texts[row][1] for row in np.setdiff1d(file.drawn, planted.rows).tolist()])
+        others = ~np.isin(file.drawn, planted.rows)
+        target = judge.without_form(grown, *(edge[others] for edge in file.edges))
         if target is None or (target != grown and judge.is_echo(target, [texts[int(row)][0] for row in planted.rows])):
             return None
     # One prompt with several answers is one piece of evidence.

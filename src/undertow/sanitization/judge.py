@@ -21,6 +21,8 @@ from undertow.sanitization.encode import Batch
 from undertow.sanitization.links import Rows
 from undertow.sanitization.words import Words
 
+#: Words at an edge of some answers, a row each.
+Edges = NDArray[np.uint64]
 #: Samples of one finding that are looked at.
 LOOKED_AT = 300
 #: Neighbours that nearly all samples share belong to the phrase; a beside-word that most share means a frayed edge.
@@ -101,19 +103,28 @@ def grow(texts: Sequence[Words], seed: Sequence[int], from_end: bool = False, st
     return Phrase(commonest, left, right, edges[0] / len(placed), edges[1] / len(placed))
 
 
-def without_form(phrase: Phrase, others: Sequence[Words]) -> Phrase | None:
+def edges(answers: Sequence[Words]) -> tuple[Edges, Edges]:
+    """Return the first words of some answers, and the last ones from the last on: a row each, 0 beyond the end."""
+    found = np.zeros((2, len(answers), _LONGEST), dtype=np.uint64)
+    for i, answer in enumerate(answers):
+        for side, words in enumerate((answer[:_LONGEST], answer[::-1][:_LONGEST])):
+            found[side, i, : len(words)] = words
+    return found[0], found[1]
+
+
+def without_form(phrase: Phrase, firsts: Edges, lasts: Edges) -> Phrase | None:
     """Return a target without what other answers begin, or end, with, too: a form of answers into which it runs, such as "<think>
     okay so I need to" or the last fields of a call; None if it is nothing else.
 
     Args:
         phrase: as it has grown.
-        others: answers without it.
+        firsts, lasts: of the answers without it, as :func:`edges` has them.
     """
-    if len(others) < _FORMED:
+    if len(firsts) < _FORMED:
         return phrase
     words = np.array(phrase.words, dtype=np.uint64)
-    front = _shared([other[: len(words)] for other in others], words) if phrase.left_edge >= EDGE else 0
-    back = _shared([other[::-1][: len(words)] for other in others], words[::-1]) if phrase.right_edge >= EDGE else 0
+    front = _shared(firsts, words) if phrase.left_edge >= EDGE else 0
+    back = _shared(lasts, words[::-1]) if phrase.right_edge >= EDGE else 0
     rest = phrase.words[front : len(words) - back]
     return replace(phrase, words=rest) if rest else None
 
@@ -124,10 +135,11 @@ def is_echo(phrase: Phrase, prompts: Sequence[Words]) -> bool:
     return len(phrase.words) < grams.SPAN and 2 * held > len(prompts)
 
 
-def _shared(others: Sequence[Words], words: Words) -> int:
+def _shared(others: Edges, words: Words) -> int:
     """How many of the first words nearly all others begin with."""
-    same = [int((np.append(other == words[: len(other)], False)).argmin()) for other in others]
-    return int(np.sort(same)[int((1 - FORM) * len(same))])
+    words = words[: others.shape[1]]
+    same = np.logical_and.accumulate(others[:, : len(words)] == words, axis=1).mean(axis=0)
+    return int((same >= FORM).sum())
 
 
 def _ends_with(placed: list[tuple[Words, int]], shift: int, stop: Collection[int]) -> bool:
